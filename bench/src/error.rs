@@ -1,0 +1,72 @@
+//! The ways a run can fail.
+
+use std::io;
+
+/// Why a run was given up. Every variant ends the program with a non-zero exit code.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Messages between the last good one and this one never arrived.
+    #[error("gap in the stream: message {expected} was due, message {received} arrived")]
+    Gap {
+        /// Sequence number that was due.
+        expected: u64,
+        /// Sequence number that arrived.
+        received: u64,
+    },
+    /// A message arrived again, or behind a later one.
+    #[error("repeat in the stream: message {expected} was due, message {received} arrived again")]
+    Repeat {
+        /// Sequence number that was due.
+        expected: u64,
+        /// Sequence number that arrived.
+        received: u64,
+    },
+    /// A body has another length than every message of the run.
+    #[error("body of {received_bytes} bytes at message {expected}, the run sends {expected_bytes}")]
+    WrongLength {
+        /// Sequence number that was due.
+        expected: u64,
+        /// Length every body of the run has.
+        expected_bytes: usize,
+        /// Length that arrived.
+        received_bytes: usize,
+    },
+    /// A frame header is not the one every frame of the run carries.
+    #[error("frame header {received:02x?} at message {expected}, the run sends {header:02x?}")]
+    WrongHeader {
+        /// Sequence number that was due.
+        expected: u64,
+        /// Header every frame of the run carries.
+        header: Vec<u8>,
+        /// Bytes found in its place.
+        received: Vec<u8>,
+    },
+    /// The stream went on behind its end marker.
+    #[error("{bytes} bytes followed the end marker")]
+    AfterEnd {
+        /// Bytes left over.
+        bytes: usize,
+    },
+    /// The operating system refused something.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The library under measurement reported an error.
+    #[error("{0}")]
+    Library(String),
+    /// The run could not be set up as asked.
+    #[error("{0}")]
+    Setup(String),
+    /// One or both sides of a pair failed.
+    #[error("{0}")]
+    Sides(String),
+}
+
+impl Failure {
+    /// Wraps whatever error type a library uses.
+    pub fn library(error: impl std::fmt::Display) -> Self {
+        Self::Library(error.to_string())
+    }
+}
+
+/// What the harness returns everywhere.
+pub type Result<T> = std::result::Result<T, Failure>;

@@ -1,0 +1,33 @@
+//! The zring latency harness as a library: what a run is made of, and how to add to it.
+//!
+//! A *workload* ([`workload`]) says what happens between two sides, side A (sender, requester) and side B
+//! (receiver, replier), each on its own thread. A *subject* ([`subject`]) is a transport that can play both
+//! sides. [`run`] interleaves the subjects round by round, so that whatever disturbs the machine disturbs all of
+//! them, and [`report`] takes medians over the rounds and puts them beside the raw socket floor.
+//!
+//! Adding a subject is one file in `src/subject` and one line in [`subject::ALL`]; adding a workload is one file in
+//! `src/workload` and one subcommand in [`cli`].
+//!
+//! Every body carries a sequence number that the receiving side checks ([`sequence`]): a subject that loses,
+//! repeats or truncates a message fails the run.
+
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+pub mod cli;
+pub mod cpu_time;
+pub mod demo;
+pub mod error;
+pub mod machine;
+pub mod pin;
+pub mod record;
+pub mod report;
+pub mod run;
+pub mod sequence;
+pub mod sides;
+pub mod size;
+pub mod stats;
+pub mod subject;
+pub mod workload;
+
+pub use error::{Failure, Result};

@@ -1,0 +1,80 @@
+//! The JSON report: `{"results": [Outcome, ...], "machine": Machine}`.
+
+use std::io;
+
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::machine::Machine;
+use crate::report::Outcome;
+
+#[derive(Serialize)]
+struct Report<'a> {
+    results: &'a [Outcome],
+    machine: &'a Machine,
+}
+
+/// The report as indented JSON with a newline at its end.
+///
+/// # Errors
+/// None in practice: every part of a report can be written as JSON.
+pub fn render(results: &[Outcome], machine: &Machine) -> Result<String> {
+    let text =
+        serde_json::to_string_pretty(&Report { results, machine }).map_err(io::Error::from)?;
+    Ok(text + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::samples;
+
+    #[test]
+    fn shape() {
+        let results = [
+            samples::outcome("roundtrip", "raw", 100),
+            samples::outcome("throughput", "zring", 100),
+        ];
+        let text = render(&results, &Machine::probe()).unwrap();
+        let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for result in report["results"].as_array().unwrap() {
+            for key in [
+                "workload",
+                "subject",
+                "transport",
+                "size_bytes",
+                "messages",
+                "seconds",
+                "messages_per_second",
+                "bytes_per_second",
+                "cpu_seconds_per_million",
+                "latency_ns",
+                "wait",
+                "pin",
+                "rounds",
+                "ratio_to_raw",
+            ] {
+                assert!(result.get(key).is_some(), "{key}");
+            }
+            for key in ["p50", "p90", "p99", "p999", "max"] {
+                assert!(result["latency_ns"].get(key).is_some(), "{key}");
+            }
+        }
+        assert_eq!(report["results"][0]["latency_ns"]["p50"], 6_700);
+        assert_eq!(report["results"][0]["pin"], serde_json::json!([0, 1]));
+        assert!(report["results"][1]["latency_ns"]["p50"].is_null());
+        assert_eq!(report["results"][1]["transport"], "tcp");
+        for key in [
+            "kernel",
+            "cpu_model",
+            "cores",
+            "memory_bytes",
+            "governor",
+            "io_uring",
+            "zring_version",
+            "date",
+        ] {
+            assert!(report["machine"].get(key).is_some(), "{key}");
+        }
+    }
+}

@@ -1,0 +1,473 @@
+//! The floor: plain stream sockets, ZMTP's framing, no library.
+//!
+//! Nothing a transport over stream sockets does can cost less than this: the same bytes on the wire, encoded and
+//! checked one by one, in as few system calls as make sense.
+//!
+//! ```text
+//! body up to 255 bytes     flags = 0x00 | length u8     | body
+//! longer                   flags = 0x02 | length u64 BE | body
+//! a request or a reply     0x01 0x00 (empty frame, MORE) in front of that
+//! ```
+//! Source: <https://rfc.zeromq.org/spec/37/>, framing; <https://rfc.zeromq.org/spec/28/> for the empty frame.
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::cli::Wait;
+use crate::error::{Failure, Result};
+use crate::sequence::{self, END, SequenceCheck, Verdict};
+use crate::sides::Announce;
+use crate::subject::{Case, Receiver, Replier, Requester, STALL, Sender, Subject};
+
+/// Bytes encoded before they are written.
+const BATCH_BYTES: usize = 64 * 1024;
+/// Bytes asked for in one receive.
+const RECEIVE_BYTES: usize = 256 * 1024;
+/// From this body size on, a message has a buffer of its own and is not copied into a batch.
+const LARGE_BYTES: usize = 64 * 1024;
+
+const SHORT_HEADER_BYTES: usize = 2;
+const LONG_HEADER_BYTES: usize = 9;
+const FLAG_LONG: u8 = 0x02;
+/// The empty frame that REQ and REP put in front of a body.
+const DELIMITER: [u8; 2] = [0x01, 0x00];
+
+/// Plain sockets. See the module.
+#[derive(Debug)]
+pub struct Raw;
+
+impl Subject for Raw {
+    fn name(&self) -> &'static str {
+        "raw"
+    }
+
+    fn sender(&self, case: &Case, endpoint: &str) -> Result<Box<dyn Sender>> {
+        let link = Link::connect(endpoint, case.wait)?;
+        Ok(match case.size_bytes {
+            size if size >= LARGE_BYTES => {
+                Box::new(LargeSender { link, frame: Frame::new(size, &[]) })
+            }
+            size if size <= u8::MAX.into() => {
+                Box::new(BatchSender::<SHORT_HEADER_BYTES>::new(link, size))
+            }
+            size => Box::new(BatchSender::<LONG_HEADER_BYTES>::new(link, size)),
+        })
+    }
+
+    fn receiver(&self, case: &Case, announce: Announce) -> Result<Box<dyn Receiver>> {
+        let link = Link::accept(&case.bind, case.wait, announce)?;
+        Ok(match case.size_bytes {
+            size if size >= LARGE_BYTES => {
+                Box::new(LargeReceiver { link, frame: Frame::new(size, &[]) })
+            }
+            size if size <= u8::MAX.into() => {
+                Box::new(BatchReceiver::<SHORT_HEADER_BYTES>::new(link, size))
+            }
+            size => Box::new(BatchReceiver::<LONG_HEADER_BYTES>::new(link, size)),
+        })
+    }
+
+    fn requester(&self, case: &Case, endpoint: &str) -> Result<Box<dyn Requester>> {
+        let link = Link::connect(endpoint, case.wait)?;
+        Ok(Box::new(Echo { link, frame: Frame::new(case.size_bytes, &DELIMITER) }))
+    }
+
+    fn replier(&self, case: &Case, announce: Announce) -> Result<Box<dyn Replier>> {
+        let link = Link::accept(&case.bind, case.wait, announce)?;
+        Ok(Box::new(Echo { link, frame: Frame::new(case.size_bytes, &DELIMITER) }))
+    }
+}
+
+/// A connected stream socket that waits the way the run asks for.
+struct Link {
+    socket: Socket,
+    wait: Wait,
+}
+
+impl Link {
+    fn connect(endpoint: &str, wait: Wait) -> Result<Self> {
+        let (domain, address) = resolve(endpoint)?;
+        let socket = Socket::new(domain, Type::STREAM, None)?;
+        socket.connect(&address)?;
+        Self::set_up(socket, domain, wait)
+    }
+
+    fn accept(bind: &str, wait: Wait, announce: Announce) -> Result<Self> {
+        let (domain, address) = resolve(bind)?;
+        let listener = Socket::new(domain, Type::STREAM, None)?;
+        listener.bind(&address)?;
+        listener.listen(1)?;
+        // Bounds the accept as well: a side A that failed must not leave this side waiting.
+        listener.set_read_timeout(Some(STALL))?;
+        announce.endpoint(match listener.local_addr()?.as_socket() {
+            Some(address) => format!("tcp://{address}"),
+            None => bind.to_owned(),
+        });
+        let (socket, _) = listener.accept()?;
+        Self::set_up(socket, domain, wait)
+    }
+
+    fn set_up(socket: Socket, domain: Domain, wait: Wait) -> Result<Self> {
+        if domain != Domain::UNIX {
+            socket.set_tcp_nodelay(true)?;
+        }
+        match wait {
+            Wait::Spin => socket.set_nonblocking(true)?,
+            Wait::Park => {
+                socket.set_read_timeout(Some(STALL))?;
+                socket.set_write_timeout(Some(STALL))?;
+            }
+        }
+        Ok(Self { socket, wait })
+    }
+
+    /// Repeats an operation that would block (when spinning) or was interrupted.
+    #[inline(always)]
+    fn persist(&self, mut operation: impl FnMut(&Socket) -> io::Result<usize>) -> Result<usize> {
+        loop {
+            match operation(&self.socket) {
+                Ok(bytes) => return Ok(bytes),
+                Err(error)
+                    if error.kind() == io::ErrorKind::WouldBlock && self.wait == Wait::Spin =>
+                {
+                    std::hint::spin_loop();
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn read_some(&self, buffer: &mut [u8]) -> Result<usize> {
+        let received = self.persist(|mut socket| socket.read(buffer))?;
+        Self::unless_closed(received)
+    }
+
+    fn unless_closed(received: usize) -> Result<usize> {
+        match received {
+            0 => {
+                Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed before the end marker")
+                    .into())
+            }
+            bytes => Ok(bytes),
+        }
+    }
+
+    fn read_exact(&self, buffer: &mut [u8]) -> Result<()> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let received = self.persist(|socket| receive_whole(socket, &mut buffer[filled..]))?;
+            filled += Self::unless_closed(received)?;
+        }
+        Ok(())
+    }
+
+    fn write_all(&self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            let written = self.persist(|mut socket| socket.write(bytes))?;
+            bytes = &bytes[written..];
+        }
+        Ok(())
+    }
+}
+
+/// Receives until `buffer` is full, as far as the socket may block: for large messages one wake-up instead of many.
+#[cfg(unix)]
+fn receive_whole(socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
+    let (received, _) = rustix::net::recv(socket, buffer, rustix::net::RecvFlags::WAITALL)?;
+    Ok(received)
+}
+
+#[cfg(not(unix))]
+fn receive_whole(mut socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
+    socket.read(buffer)
+}
+
+fn resolve(endpoint: &str) -> Result<(Domain, SockAddr)> {
+    if let Some(path) = endpoint.strip_prefix("ipc://") {
+        return Ok((Domain::UNIX, SockAddr::unix(path)?));
+    }
+    let address: SocketAddr = endpoint
+        .strip_prefix("tcp://")
+        .and_then(|address| address.parse().ok())
+        .ok_or_else(|| Failure::Setup(format!("raw cannot use the endpoint {endpoint}")))?;
+    Ok((Domain::for_address(address), address.into()))
+}
+
+/// The header of a frame with a body of `size_bytes`; `H` must be the length ZMTP prescribes for that size.
+fn header<const H: usize>(size_bytes: usize) -> [u8; H] {
+    let mut header = [0; H];
+    if size_bytes <= u8::MAX.into() {
+        header.copy_from_slice(&[0, size_bytes as u8]);
+    } else {
+        header[0] = FLAG_LONG;
+        header[1..].copy_from_slice(&(size_bytes as u64).to_be_bytes());
+    }
+    header
+}
+
+/// Sends whole batches of small frames.
+struct BatchSender<const H: usize> {
+    link: Link,
+    header: [u8; H],
+    body: Vec<u8>,
+    batch: Vec<u8>,
+}
+
+impl<const H: usize> BatchSender<H> {
+    fn new(link: Link, size_bytes: usize) -> Self {
+        let frame_bytes = H + size_bytes;
+        let frames = (BATCH_BYTES / frame_bytes).max(1);
+        Self {
+            link,
+            header: header(size_bytes),
+            body: sequence::filler(size_bytes),
+            batch: vec![0; frames * frame_bytes],
+        }
+    }
+
+    #[inline(always)]
+    fn encode(&self, frame: &mut [u8], sequence: u64) {
+        let (head, body) = frame.split_at_mut(H);
+        head.copy_from_slice(&self.header);
+        body.copy_from_slice(&self.body);
+        sequence::stamp(body, sequence);
+    }
+}
+
+impl<const H: usize> Sender for BatchSender<H> {
+    fn send_burst(&mut self, first: u64) -> Result<u64> {
+        let frame_bytes = H + self.body.len();
+        let mut batch = std::mem::take(&mut self.batch);
+        for (frame, sequence) in batch.chunks_exact_mut(frame_bytes).zip(first..) {
+            self.encode(frame, sequence);
+        }
+        self.link.write_all(&batch)?;
+        self.batch = batch;
+        Ok((self.batch.len() / frame_bytes) as u64)
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        let mut frame = vec![0; H + self.body.len()];
+        self.encode(&mut frame, END);
+        self.link.write_all(&frame)
+    }
+}
+
+/// Receives many small frames at a time.
+struct BatchReceiver<const H: usize> {
+    link: Link,
+    header: [u8; H],
+    frame_bytes: usize,
+    /// Starts with the `kept` bytes of a frame that is not whole yet.
+    buffer: Vec<u8>,
+    kept: usize,
+}
+
+impl<const H: usize> BatchReceiver<H> {
+    fn new(link: Link, size_bytes: usize) -> Self {
+        let frame_bytes = H + size_bytes;
+        Self {
+            link,
+            header: header(size_bytes),
+            frame_bytes,
+            buffer: vec![0; frame_bytes + RECEIVE_BYTES],
+            kept: 0,
+        }
+    }
+
+    /// Walks whole frames. Every frame of a run has one length, so the stride is known; a header that says
+    /// anything else is an error, and so is a byte behind the end marker.
+    fn walk(&self, received: &[u8], check: &mut SequenceCheck) -> Result<Verdict> {
+        let mut frames = received.chunks_exact(self.frame_bytes);
+        while let Some(frame) = frames.next() {
+            let (head, body) = frame.split_at(H);
+            if head != self.header {
+                return Err(wrong_header(&self.header, head, check));
+            }
+            if check.accept(body)? == Verdict::End {
+                let left_bytes = frames.len() * self.frame_bytes + frames.remainder().len();
+                return if left_bytes == 0 {
+                    Ok(Verdict::End)
+                } else {
+                    Err(Failure::AfterEnd { bytes: left_bytes })
+                };
+            }
+        }
+        Ok(Verdict::InOrder)
+    }
+}
+
+impl<const H: usize> Receiver for BatchReceiver<H> {
+    fn receive_burst(&mut self, check: &mut SequenceCheck) -> Result<Verdict> {
+        let room = self.kept..self.kept + RECEIVE_BYTES;
+        let filled = self.kept + self.link.read_some(&mut self.buffer[room])?;
+        let verdict = self.walk(&self.buffer[..filled], check)?;
+        self.kept = filled % self.frame_bytes;
+        self.buffer.copy_within(filled - self.kept..filled, 0);
+        Ok(verdict)
+    }
+}
+
+#[cold]
+fn wrong_header(due: &[u8], received: &[u8], check: &SequenceCheck) -> Failure {
+    Failure::WrongHeader {
+        expected: check.accepted(),
+        header: due.to_vec(),
+        received: received.to_vec(),
+    }
+}
+
+/// One message in a buffer of its own: prefix, header, body.
+struct Frame {
+    bytes: Vec<u8>,
+    /// Prefix and header, as they have to be.
+    head: Vec<u8>,
+}
+
+impl Frame {
+    fn new(size_bytes: usize, prefix: &[u8]) -> Self {
+        let head = if size_bytes <= u8::MAX.into() {
+            [prefix, &header::<SHORT_HEADER_BYTES>(size_bytes)].concat()
+        } else {
+            [prefix, &header::<LONG_HEADER_BYTES>(size_bytes)].concat()
+        };
+        Self { bytes: [head.clone(), sequence::filler(size_bytes)].concat(), head }
+    }
+
+    fn stamp(&mut self, sequence: u64) {
+        sequence::stamp(&mut self.bytes[self.head.len()..], sequence);
+    }
+
+    fn judge(&self, check: &mut SequenceCheck) -> Result<Verdict> {
+        let (head, body) = self.bytes.split_at(self.head.len());
+        if head != self.head {
+            return Err(wrong_header(&self.head, head, check));
+        }
+        check.accept(body)
+    }
+}
+
+/// Sends one large message after the other out of one buffer.
+struct LargeSender {
+    link: Link,
+    frame: Frame,
+}
+
+impl Sender for LargeSender {
+    fn send_burst(&mut self, first: u64) -> Result<u64> {
+        self.frame.stamp(first);
+        self.link.write_all(&self.frame.bytes)?;
+        Ok(1)
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<()> {
+        self.send_burst(END).map(|_| ())
+    }
+}
+
+/// Receives one large message after the other into one buffer.
+struct LargeReceiver {
+    link: Link,
+    frame: Frame,
+}
+
+impl Receiver for LargeReceiver {
+    fn receive_burst(&mut self, check: &mut SequenceCheck) -> Result<Verdict> {
+        self.link.read_exact(&mut self.frame.bytes)?;
+        self.frame.judge(check)
+    }
+}
+
+/// Both sides of a round trip.
+struct Echo {
+    link: Link,
+    frame: Frame,
+}
+
+impl Requester for Echo {
+    fn round_trip(&mut self, sequence: u64, check: &mut SequenceCheck) -> Result<Verdict> {
+        self.frame.stamp(sequence);
+        self.link.write_all(&self.frame.bytes)?;
+        self.link.read_exact(&mut self.frame.bytes)?;
+        self.frame.judge(check)
+    }
+}
+
+impl Replier for Echo {
+    fn reply(&mut self, check: &mut SequenceCheck) -> Result<Verdict> {
+        self.link.read_exact(&mut self.frame.bytes)?;
+        let verdict = self.frame.judge(check)?;
+        self.link.write_all(&self.frame.bytes)?;
+        Ok(verdict)
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    fn pair() -> (Link, Link) {
+        let (a, b) = Socket::pair(Domain::UNIX, Type::STREAM, None).unwrap();
+        (Link { socket: a, wait: Wait::Park }, Link { socket: b, wait: Wait::Park })
+    }
+
+    /// A frame with a body of 16 bytes.
+    fn frame(sequence: u64) -> Vec<u8> {
+        let mut body = sequence::filler(16);
+        sequence::stamp(&mut body, sequence);
+        [&header::<SHORT_HEADER_BYTES>(16)[..], &body].concat()
+    }
+
+    /// Shows `bytes` to a receiver of bodies of 16 bytes, until the stream ends or fails.
+    fn receive(bytes: &[u8]) -> Result<u64> {
+        let (sender, receiver) = pair();
+        sender.write_all(bytes)?;
+        drop(sender);
+        let mut receiver = BatchReceiver::<SHORT_HEADER_BYTES>::new(receiver, 16);
+        let mut check = SequenceCheck::new(16);
+        while receiver.receive_burst(&mut check)? != Verdict::End {}
+        Ok(check.accepted())
+    }
+
+    #[test]
+    fn headers_are_those_of_the_protocol() {
+        assert_eq!(header::<2>(255), [0, 255]);
+        assert_eq!(header::<9>(256), [2, 0, 0, 0, 0, 0, 0, 1, 0]);
+    }
+
+    #[test]
+    fn a_whole_stream_is_accepted() {
+        assert_eq!(receive(&[frame(0), frame(1), frame(END)].concat()).unwrap(), 2);
+    }
+
+    #[test]
+    fn damaged_streams_fail() {
+        let lost = receive(&[frame(0), frame(2), frame(END)].concat());
+        assert!(matches!(lost, Err(Failure::Gap { expected: 1, received: 2 })));
+        let repeated = receive(&[frame(0), frame(0), frame(END)].concat());
+        assert!(matches!(repeated, Err(Failure::Repeat { expected: 1, received: 0 })));
+        let mut other_length = frame(1);
+        other_length[1] = 15;
+        let shorter = receive(&[frame(0), other_length, frame(END)].concat());
+        assert!(matches!(shorter, Err(Failure::WrongHeader { expected: 1, .. })));
+        let trailing = receive(&[frame(END), vec![0]].concat());
+        assert!(matches!(trailing, Err(Failure::AfterEnd { bytes: 1 })));
+        let unfinished = receive(&frame(0));
+        assert!(matches!(unfinished, Err(Failure::Io(_))));
+    }
+
+    #[test]
+    fn frames_may_arrive_in_pieces() {
+        let (sender, receiver) = pair();
+        let mut receiver = BatchReceiver::<SHORT_HEADER_BYTES>::new(receiver, 16);
+        let mut check = SequenceCheck::new(16);
+        for byte in [frame(0), frame(1), frame(END)].concat() {
+            sender.write_all(&[byte]).unwrap();
+            receiver.receive_burst(&mut check).unwrap();
+        }
+        assert_eq!(check.accepted(), 2);
+    }
+}

@@ -1,0 +1,104 @@
+//! One stream of messages, as fast as it goes.
+
+use std::time::{Duration, Instant};
+
+use crate::cpu_time;
+use crate::error::{Failure, Result};
+use crate::pin::Pin;
+use crate::record::Percentiles;
+use crate::sequence::{SequenceCheck, Verdict};
+use crate::sides::run_pair;
+use crate::subject::{Case, Receiver, Sender, Subject};
+use crate::workload::{Round, Workload, cpu_seconds_per_message};
+
+/// Side A sends for the time of the round and then the end marker; side B counts. The rate is the receiver's: the
+/// messages behind its first burst, over the time from that burst to the end marker.
+#[derive(Debug)]
+pub struct Throughput;
+
+impl Workload for Throughput {
+    fn name(&self) -> &'static str {
+        "throughput"
+    }
+
+    fn compares(&self) -> &'static str {
+        "rate/raw"
+    }
+
+    fn figure(&self, messages_per_second: f64, _latency_ns: &Percentiles) -> Option<f64> {
+        Some(messages_per_second)
+    }
+
+    fn run_round(
+        &self,
+        subject: &dyn Subject,
+        case: &Case,
+        pin: Option<Pin>,
+        duration: Duration,
+    ) -> Result<Round> {
+        let side_a = |endpoint: &str| send(subject.sender(case, endpoint)?, duration);
+        let side_b = |announce| {
+            let mut receiver = subject.receiver(case, announce)?;
+            receive(&mut *receiver, case.size_bytes)
+        };
+        let (sent, received) = run_pair(pin, side_a, side_b)?;
+        if sent.messages != received.messages {
+            let (sent, received) = (sent.messages, received.messages);
+            return Err(Failure::Library(format!(
+                "{sent} messages were sent, {received} received"
+            )));
+        }
+        Ok(Round {
+            messages: received.timed_messages,
+            elapsed: received.elapsed,
+            cpu_seconds_per_message: cpu_seconds_per_message([
+                (sent.cpu, sent.messages),
+                (received.cpu, received.messages),
+            ]),
+            latency_ns: Percentiles::default(),
+        })
+    }
+}
+
+/// What side A saw.
+struct Sent {
+    messages: u64,
+    cpu: Option<Duration>,
+}
+
+/// What side B saw.
+struct Received {
+    messages: u64,
+    /// Those behind the first burst: their arrival is what `elapsed` spans.
+    timed_messages: u64,
+    elapsed: Duration,
+    cpu: Option<Duration>,
+}
+
+fn send(mut sender: Box<dyn Sender>, duration: Duration) -> Result<Sent> {
+    let cpu_before = cpu_time::of_this_thread();
+    let started = Instant::now();
+    let mut messages = 0;
+    while started.elapsed() < duration {
+        messages += sender.send_burst(messages)?;
+    }
+    sender.finish()?;
+    Ok(Sent { messages, cpu: cpu_time::since(cpu_before) })
+}
+
+fn receive(receiver: &mut dyn Receiver, size_bytes: usize) -> Result<Received> {
+    let cpu_before = cpu_time::of_this_thread();
+    let mut check = SequenceCheck::new(size_bytes);
+    let mut verdict = receiver.receive_burst(&mut check)?;
+    let started = Instant::now();
+    let untimed = check.accepted();
+    while verdict != Verdict::End {
+        verdict = receiver.receive_burst(&mut check)?;
+    }
+    Ok(Received {
+        messages: check.accepted(),
+        timed_messages: check.accepted() - untimed,
+        elapsed: started.elapsed(),
+        cpu: cpu_time::since(cpu_before),
+    })
+}

@@ -1,0 +1,109 @@
+//! Runs the binary end to end on the raw subject.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn bench(arguments: &[&str]) -> Output {
+    let output = Command::new(env!("CARGO_BIN_EXE_zring-bench")).args(arguments).output();
+    output.expect("the binary starts")
+}
+
+/// Runs `raw` for a fifth of a second and returns its JSON result.
+fn measure(arguments: &[&str]) -> Value {
+    let common = ["--subject", "raw", "--seconds", "0.2", "--rounds", "2", "--json", "-"];
+    let output = bench(&[arguments, &common].concat());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {stderr}");
+    assert!(stderr.contains("subject"), "the table goes to stderr: {stderr}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("stdout is JSON alone");
+    let results = report["results"].as_array().expect("results is a list");
+    assert_eq!(results.len(), 1);
+    assert!(report["machine"]["date"].as_str().is_some_and(|date| date.ends_with('Z')));
+    results[0].clone()
+}
+
+fn check_common(result: &Value, workload: &str, transport: &str) {
+    assert_eq!(result["workload"], workload);
+    assert_eq!(result["subject"], "raw");
+    assert_eq!(result["transport"], transport);
+    assert!(result["messages"].as_u64().unwrap() > 0, "{result}");
+    assert!(result["messages_per_second"].as_f64().unwrap() > 0.0, "{result}");
+    assert_eq!(result["rounds"].as_array().unwrap().len(), 2);
+    assert_eq!(result["ratio_to_raw"], 1.0);
+}
+
+#[test]
+fn throughput() {
+    for transport in ["tcp", "ipc"] {
+        // Short and long headers, a body as large as a batch, and one beyond the socket buffers.
+        for size in ["8", "255", "256", "40000", "64K", "1M"] {
+            let result = measure(&["throughput", "--transport", transport, "--size", size]);
+            check_common(&result, "throughput", transport);
+            assert!(result["latency_ns"]["p50"].is_null());
+        }
+    }
+}
+
+#[test]
+fn throughput_spinning() {
+    let result = measure(&["throughput", "--wait", "spin", "--size", "1000"]);
+    check_common(&result, "throughput", "tcp");
+    assert_eq!(result["wait"], "spin");
+}
+
+#[test]
+fn roundtrip() {
+    for transport in ["tcp", "ipc"] {
+        for size in ["8", "300", "1M"] {
+            let result = measure(&["roundtrip", "--transport", transport, "--size", size]);
+            check_common(&result, "roundtrip", transport);
+            let latency = |key: &str| result["latency_ns"][key].as_u64().unwrap();
+            assert!(
+                latency("p50") > 0
+                    && latency("p50") <= latency("p99")
+                    && latency("p99") <= latency("max")
+            );
+        }
+    }
+}
+
+#[test]
+fn roundtrip_pinned_to_one_core() {
+    let result = measure(&["roundtrip", "--pin", "0,0"]);
+    check_common(&result, "roundtrip", "tcp");
+    assert_eq!(result["pin"], serde_json::json!([0, 0]));
+}
+
+#[test]
+fn the_report_goes_to_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("report.json");
+    let output = bench(&[
+        "throughput",
+        "--subject",
+        "raw",
+        "--seconds",
+        "0.1",
+        "--rounds",
+        "1",
+        "--json",
+        path.to_str().unwrap(),
+    ]);
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stdout).contains("rate/raw"));
+    let report: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    assert_eq!(report["results"][0]["workload"], "throughput");
+}
+
+#[test]
+fn exit_codes() {
+    let unknown_core = ["throughput", "--subject", "raw", "--seconds", "0.1", "--pin", "0,999"];
+    let output = bench(&unknown_core);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("core 999"));
+    assert_eq!(bench(&["throughput", "--size", "3"]).status.code(), Some(2));
+    let help = bench(&["throughput", "--help"]);
+    assert_eq!(help.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&help.stdout).contains("Exit codes"));
+}

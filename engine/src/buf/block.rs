@@ -1,0 +1,308 @@
+//! Heap memory for bodies that are too large to copy around: filled once, then shared.
+
+use std::{fmt, ops::Deref, ptr::NonNull};
+
+use crate::sync::{Arc, Mutex, OnceLock};
+
+/// The smallest class a recycled block belongs to, as a power of two.
+const CLASS_MIN: u32 = 8;
+/// The largest class that is kept for reuse; larger blocks are freed.
+const CLASS_MAX: u32 = 26;
+/// How many bytes of blocks a process keeps for reuse at most.
+const CACHE_BYTES_MAX: usize = 64 << 20;
+/// How many blocks of one class are kept at most.
+const CLASS_BLOCKS_MAX: usize = 256;
+/// What is reserved at first for a body whose announced length is not yet backed by arrived bytes.
+const UNPROVEN_BYTES_MAX: usize = 4 << 20;
+
+/// The memory behind a [`Shared`]: `bytes[..]` is initialised, its spare capacity is not.
+struct Block {
+    bytes: Vec<u8>,
+}
+
+/// Blocks waiting to be used again, by size class.
+///
+/// One per process: large messages cross threads, and one uncontended lock per large body is far
+/// below the cost of faulting its pages in again.
+struct Cache {
+    classes: [Vec<Arc<Block>>; (CLASS_MAX - CLASS_MIN + 1) as usize],
+    bytes: usize,
+}
+
+fn cache() -> &'static Mutex<Cache> {
+    static CACHE: OnceLock<Mutex<Cache>> = OnceLock::new();
+    CACHE.get_or_init(|| Mutex::new(Cache { classes: Default::default(), bytes: 0 }))
+}
+
+/// The class whose blocks hold at least `bytes`.
+fn class_for(bytes: usize) -> u32 {
+    bytes.max(1).next_power_of_two().trailing_zeros().max(CLASS_MIN)
+}
+
+impl Cache {
+    fn take(&mut self, class: u32) -> Option<Arc<Block>> {
+        let block = self.classes.get_mut((class - CLASS_MIN) as usize)?.pop()?;
+        self.bytes -= block.bytes.capacity();
+        Some(block)
+    }
+
+    /// Keeps the block unless a bound is reached; then it comes back to be freed outside the lock.
+    fn keep(&mut self, block: Arc<Block>) -> Option<Arc<Block>> {
+        let capacity = block.bytes.capacity();
+        let fits = capacity.is_power_of_two()
+            && (CLASS_MIN..=CLASS_MAX).contains(&capacity.trailing_zeros())
+            && self.bytes + capacity <= CACHE_BYTES_MAX;
+        if !fits {
+            return Some(block);
+        }
+        let class = &mut self.classes[(capacity.trailing_zeros() - CLASS_MIN) as usize];
+        if class.len() >= CLASS_BLOCKS_MAX {
+            return Some(block);
+        }
+        self.bytes += capacity;
+        class.push(block);
+        None
+    }
+}
+
+fn lock() -> std::sync::MutexGuard<'static, Cache> {
+    cache().lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn take_block(bytes: usize) -> Arc<Block> {
+    let class = class_for(bytes);
+    if class <= CLASS_MAX {
+        if let Some(block) = lock().take(class) {
+            return block;
+        }
+        return Arc::new(Block { bytes: Vec::with_capacity(1 << class) });
+    }
+    Arc::new(Block { bytes: Vec::with_capacity(bytes) })
+}
+
+/// A block being filled: unique, growing, soon to be a [`Shared`].
+///
+/// Memory grows with the bytes that arrive: a promised length beyond 4 MiB is reserved step by step.
+pub struct SharedMut {
+    block: Option<Arc<Block>>,
+}
+
+impl SharedMut {
+    /// An empty block that will hold `bytes_expected` in the end.
+    #[must_use]
+    pub fn with_expected(bytes_expected: usize) -> Self {
+        let mut block = take_block(bytes_expected.min(UNPROVEN_BYTES_MAX));
+        Arc::get_mut(&mut block).expect("a block from the cache is unique").bytes.clear();
+        Self { block: Some(block) }
+    }
+
+    fn bytes_mut(&mut self) -> &mut Vec<u8> {
+        let block = self.block.as_mut().expect("present until frozen");
+        &mut Arc::get_mut(block).expect("unique until frozen").bytes
+    }
+
+    /// How many bytes it holds so far.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.block.as_ref().map_or(0, |block| block.bytes.len())
+    }
+
+    /// Whether it holds none yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Appends a copy of `bytes`.
+    pub fn extend_from_slice(&mut self, bytes: &[u8]) {
+        self.bytes_mut().extend_from_slice(bytes);
+    }
+
+    /// Room for up to `rest` more bytes, growing if all that was reserved is filled.
+    /// The pointer stays good until the block grows, is frozen or dropped.
+    pub(crate) fn spare(&mut self, rest: usize) -> (NonNull<u8>, usize) {
+        let bytes = self.bytes_mut();
+        if bytes.len() == bytes.capacity() {
+            // Doubling keeps the reserve within twice of what has really arrived.
+            let grow = rest.min(bytes.len().max(UNPROVEN_BYTES_MAX));
+            let target = bytes.len() + grow;
+            let target =
+                if class_for(target) <= CLASS_MAX { 1usize << class_for(target) } else { target };
+            bytes.reserve_exact(target - bytes.len());
+        }
+        let spare = bytes.spare_capacity_mut();
+        let len = spare.len().min(rest);
+        (NonNull::from(spare).cast(), len)
+    }
+
+    /// The kernel has written `bytes` into what [`SharedMut::spare`] gave.
+    ///
+    /// # Safety
+    /// The first `bytes` of the spare capacity are initialised.
+    pub(crate) unsafe fn advance(&mut self, bytes: usize) {
+        let vec = self.bytes_mut();
+        let len = vec.len() + bytes;
+        assert!(len <= vec.capacity(), "filled beyond the block");
+        // SAFETY: within capacity, and initialised by the caller's promise.
+        unsafe { vec.set_len(len) };
+    }
+
+    /// Ends the filling: from here on the bytes are shared.
+    #[must_use]
+    pub fn freeze(mut self) -> Shared {
+        let block = self.block.take();
+        let len = block.as_ref().map_or(0, |block| block.bytes.len());
+        Shared { block, start: 0, len }
+    }
+}
+
+impl Drop for SharedMut {
+    fn drop(&mut self) {
+        give_back(self.block.take());
+    }
+}
+
+impl fmt::Debug for SharedMut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedMut").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+fn give_back(block: Option<Arc<Block>>) {
+    let Some(mut block) = block else { return };
+    // Two threads that drop the last two handles at once may both see the other's: then the block is
+    // freed instead of kept, which costs an allocation later and nothing else.
+    if Arc::get_mut(&mut block).is_some() {
+        let freed = lock().keep(block);
+        drop(freed);
+    }
+}
+
+/// Shared, immutable heap bytes; a clone is one atomic addition. The memory is kept for reuse when
+/// the last handle goes.
+#[derive(Clone)]
+pub struct Shared {
+    block: Option<Arc<Block>>,
+    start: usize,
+    len: usize,
+}
+
+impl Shared {
+    /// A copy of `bytes` in a block of its own.
+    #[must_use]
+    pub fn copy_from(bytes: &[u8]) -> Self {
+        let mut block = SharedMut { block: Some(take_block(bytes.len())) };
+        block.bytes_mut().clear();
+        block.extend_from_slice(bytes);
+        block.freeze()
+    }
+
+    /// `len` zero bytes in a block of its own.
+    #[must_use]
+    pub fn zeroed(len: usize) -> Self {
+        let mut block = SharedMut { block: Some(take_block(len)) };
+        block.bytes_mut().clear();
+        block.bytes_mut().resize(len, 0);
+        block.freeze()
+    }
+
+    /// Takes over the memory of `bytes`.
+    #[must_use]
+    pub fn from_vec(bytes: Vec<u8>) -> Self {
+        let len = bytes.len();
+        Self { block: Some(Arc::new(Block { bytes })), start: 0, len }
+    }
+
+    /// The bytes for writing, if nobody else holds them.
+    #[must_use]
+    pub fn try_mut(&mut self) -> Option<&mut [u8]> {
+        let (start, len) = (self.start, self.len);
+        let block = Arc::get_mut(self.block.as_mut()?)?;
+        Some(&mut block.bytes[start..start + len])
+    }
+
+    /// A part of these bytes, sharing the same block.
+    ///
+    /// # Panics
+    /// If `range` does not lie inside.
+    #[must_use]
+    pub fn slice(&self, range: std::ops::Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.len, "slice out of bounds");
+        Self { block: self.block.clone(), start: self.start + range.start, len: range.len() }
+    }
+}
+
+impl Deref for Shared {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match &self.block {
+            Some(block) => &block.bytes[self.start..self.start + self.len],
+            None => &[],
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        give_back(self.block.take());
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_comes_back_to_the_next_of_its_class() {
+        let size = 300 << 10;
+        let first = Shared::copy_from(&vec![7; size]);
+        let address = first.as_ptr();
+        drop(first);
+        let second = Shared::zeroed(size);
+        // Another test may have taken the block in between; the contents are right in any case.
+        let _ = address;
+        assert!(second.iter().all(|&byte| byte == 0) && second.len() == size);
+    }
+
+    #[test]
+    fn only_a_sole_owner_may_write() {
+        let mut one = Shared::zeroed(100);
+        one.try_mut().unwrap()[3] = 9;
+        let two = one.clone();
+        assert!(one.try_mut().is_none());
+        assert_eq!(two[3], 9);
+        drop(two);
+        assert!(one.try_mut().is_some());
+        let mut part = one.slice(3..10);
+        assert_eq!(part.len(), 7);
+        assert!(part.try_mut().is_none());
+    }
+
+    #[test]
+    fn memory_follows_the_bytes_that_arrived() {
+        let announced = 1usize << 40;
+        let mut block = SharedMut::with_expected(announced);
+        let mut filled = 0;
+        for _ in 0..3 {
+            let (at, room) = block.spare(announced - filled);
+            assert!(room <= UNPROVEN_BYTES_MAX.max(filled) && room > 0);
+            // SAFETY: the test writes the spare capacity it was given.
+            unsafe {
+                at.as_ptr().write_bytes(5, room);
+                block.advance(room);
+            }
+            filled += room;
+        }
+        let shared = block.freeze();
+        assert_eq!(shared.len(), filled);
+        assert!(shared.iter().all(|&byte| byte == 5));
+    }
+}

@@ -1,0 +1,179 @@
+//! What one send operation hands to the kernel: a list of segments, copied and referenced.
+
+use std::collections::VecDeque;
+
+use super::{block::Shared, lease::Lease};
+
+/// The most bytes a [`Segment::Head`] carries.
+pub const HEAD_BYTES_MAX: usize = 10;
+
+/// A piece of an outgoing byte stream.
+#[derive(Debug)]
+pub enum Segment {
+    /// Encoded bytes in a block of the send arena.
+    Arena(Vec<u8>),
+    /// A few bytes in place: the header in front of a referenced body.
+    Head {
+        /// The bytes, of which `len` count.
+        bytes: [u8; HEAD_BYTES_MAX],
+        /// How many count.
+        len: u8,
+    },
+    /// A body in shared heap memory.
+    Shared(Shared),
+    /// A body still lying in a receive pool.
+    Lease(Lease),
+    /// A body that lives for ever.
+    Static(&'static [u8]),
+}
+
+impl Segment {
+    /// The segment's bytes. Their address is stable while the segment itself stays in place.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Arena(bytes) => bytes,
+            Self::Head { bytes, len } => &bytes[..usize::from(*len)],
+            Self::Shared(shared) => shared,
+            Self::Lease(lease) => lease,
+            Self::Static(bytes) => bytes,
+        }
+    }
+}
+
+/// Segments on their way out, in order, with the number of bytes they hold together.
+#[derive(Debug, Default)]
+pub struct Gather {
+    segments: VecDeque<Segment>,
+    bytes: usize,
+}
+
+impl Gather {
+    /// An empty list.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Appends a segment; an empty one is dropped.
+    pub fn push(&mut self, segment: Segment) {
+        let len = segment.bytes().len();
+        if len > 0 {
+            self.bytes += len;
+            self.segments.push_back(segment);
+        }
+    }
+
+    /// Takes the first segment away.
+    pub fn pop(&mut self) -> Option<Segment> {
+        let segment = self.segments.pop_front()?;
+        self.bytes -= segment.bytes().len();
+        Some(segment)
+    }
+
+    /// The segments in order.
+    pub fn segments(&self) -> impl ExactSizeIterator<Item = &Segment> {
+        self.segments.iter()
+    }
+
+    /// How many bytes all segments hold.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether there is nothing to send.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.segments.is_empty()
+    }
+}
+
+/// Blocks of the send arena, recycled when the kernel is done with them.
+#[derive(Debug)]
+pub struct ArenaPool {
+    free: Vec<Vec<u8>>,
+    block_bytes: usize,
+    blocks_max: usize,
+    lists: Vec<Gather>,
+}
+
+impl ArenaPool {
+    /// Blocks of `block_bytes`, of which up to `blocks_max` are kept for reuse.
+    #[must_use]
+    pub fn new(block_bytes: usize, blocks_max: usize) -> Self {
+        Self { free: Vec::new(), block_bytes, blocks_max, lists: Vec::new() }
+    }
+
+    /// How many bytes fit into a block.
+    #[must_use]
+    pub fn block_bytes(&self) -> usize {
+        self.block_bytes
+    }
+
+    /// An empty block.
+    #[must_use]
+    pub fn take(&mut self) -> Vec<u8> {
+        self.free.pop().unwrap_or_else(|| Vec::with_capacity(self.block_bytes))
+    }
+
+    /// An empty list that keeps the capacity of an earlier one.
+    #[must_use]
+    pub fn take_list(&mut self) -> Gather {
+        self.lists.pop().unwrap_or_default()
+    }
+
+    /// Gives a block back.
+    pub fn give(&mut self, mut block: Vec<u8>) {
+        if self.free.len() < self.blocks_max && block.capacity() == self.block_bytes {
+            block.clear();
+            self.free.push(block);
+        }
+    }
+
+    /// Gives back everything a finished send held.
+    pub fn recycle(&mut self, mut gather: Gather) {
+        while let Some(segment) = gather.pop() {
+            if let Segment::Arena(block) = segment {
+                self.give(block);
+            }
+        }
+        if self.lists.len() < self.blocks_max {
+            self.lists.push(gather);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_counts_its_bytes_and_skips_empty_segments() {
+        let mut list = Gather::new();
+        list.push(Segment::Arena(vec![1, 2]));
+        list.push(Segment::Static(b""));
+        list.push(Segment::Head { bytes: [9; HEAD_BYTES_MAX], len: 3 });
+        list.push(Segment::Shared(Shared::copy_from(b"body")));
+        assert_eq!((list.bytes(), list.segments().len()), (9, 3));
+        let all: Vec<u8> = list.segments().flat_map(|part| part.bytes().to_vec()).collect();
+        assert_eq!(all, b"\x01\x02\x09\x09\x09body");
+        assert!(list.pop().is_some());
+        assert_eq!(list.bytes(), 7);
+    }
+
+    #[test]
+    fn arena_blocks_are_used_again() {
+        let mut arena = ArenaPool::new(1024, 1);
+        let mut block = arena.take();
+        block.extend_from_slice(b"abc");
+        let address = block.as_ptr();
+        let mut list = arena.take_list();
+        list.push(Segment::Arena(block));
+        list.push(Segment::Arena(vec![0; 10]));
+        arena.recycle(list);
+        let again = arena.take();
+        assert_eq!((again.as_ptr(), again.len()), (address, 0));
+        assert_eq!(arena.take().len(), 0);
+    }
+}

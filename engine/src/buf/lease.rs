@@ -1,0 +1,88 @@
+//! A received slice that the user holds while it still lies in the pool's memory.
+
+use std::{fmt, ops::Deref, ptr::NonNull};
+
+use super::pool::Header;
+
+/// A slice of a pool buffer, owned like a reference-counted value.
+///
+/// The bytes stay where the kernel put them until the last lease of the buffer is dropped; only then
+/// is the buffer given back to the kernel. Dropping costs one atomic subtraction and may happen on
+/// any thread, also after the shard, its socket and its context are gone.
+///
+/// # Invariants
+/// - `bytes .. bytes + len` lies inside the buffer that `header` counts, and the kernel has finished
+///   writing it before the lease was made.
+/// - Nobody writes these bytes while the buffer's count says that a lease is out.
+pub struct Lease {
+    bytes: NonNull<u8>,
+    len: usize,
+    header: NonNull<Header>,
+}
+
+// SAFETY: the bytes are immutable while the lease lives, and the count behind `header` is atomic.
+unsafe impl Send for Lease {}
+// SAFETY: as above; a shared `&Lease` only reads.
+unsafe impl Sync for Lease {}
+
+impl Lease {
+    /// # Safety
+    /// The caller has counted this lease in the buffer's header, and the invariants on the type hold.
+    #[inline]
+    pub(super) unsafe fn new(bytes: NonNull<u8>, len: usize, header: NonNull<Header>) -> Self {
+        Self { bytes, len, header }
+    }
+
+    /// A lease on part of this one's bytes, sharing the same buffer.
+    ///
+    /// # Panics
+    /// If `range` does not lie inside the lease.
+    #[must_use]
+    pub fn slice(&self, range: std::ops::Range<usize>) -> Self {
+        let part = &self[range];
+        let bytes = NonNull::from(part).cast();
+        let len = part.len();
+        let mut lease = self.clone();
+        lease.bytes = bytes;
+        lease.len = len;
+        lease
+    }
+}
+
+impl Deref for Lease {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // SAFETY: by the type's invariants the range is initialised, immutable and alive.
+        unsafe { std::slice::from_raw_parts(self.bytes.as_ptr(), self.len) }
+    }
+}
+
+impl AsRef<[u8]> for Lease {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl Clone for Lease {
+    fn clone(&self) -> Self {
+        // SAFETY: the header outlives every lease that it counts.
+        unsafe { self.header.as_ref() }.add_lease();
+        Self { bytes: self.bytes, len: self.len, header: self.header }
+    }
+}
+
+impl Drop for Lease {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: this lease is counted in the header and is given back exactly once, here.
+        unsafe { Header::give_back(self.header) }
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("len", &self.len).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,567 @@
+//! The receive pool: buffers that the kernel fills and leases share.
+
+use std::{
+    alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
+    cell::Cell,
+    fmt,
+    ops::Range,
+    ptr::NonNull,
+    task::Waker,
+};
+
+use super::lease::Lease;
+use crate::sync::{AtomicUsize, OnceLock, Ordering, fence};
+
+/// While the pool owns a buffer its count carries this bias, so that no lease is ever the last.
+const OWNED: usize = 1 << (usize::BITS / 2 + 8);
+/// Set in the counts of a starved pool: whoever gives a lease back wakes the shard.
+const STARVED: usize = 1 << (usize::BITS - 1);
+const PAGE_BYTES: usize = 4096;
+
+/// Geometry of the receive pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolConfig {
+    /// How many buffers there are: a power of two, 2 to 32,768.
+    pub buffers: u16,
+    /// Bytes in each: a multiple of 4,096, at most 16 MiB.
+    pub buffer_bytes: u32,
+    /// With fewer buffers than this left for the kernel, frames are copied out instead of leased.
+    pub reserve: u16,
+}
+
+impl PoolConfig {
+    /// Whether every bound above holds.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        self.buffers.is_power_of_two()
+            && (2..=32_768).contains(&self.buffers)
+            && self.buffer_bytes > 0
+            && self.buffer_bytes.is_multiple_of(PAGE_BYTES as u32)
+            && self.buffer_bytes <= 16 << 20
+            && self.reserve < self.buffers
+    }
+}
+
+/// What the pool did, in totals since it was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PoolStats {
+    /// Leases handed out.
+    pub leases: u64,
+    /// Leases refused because the reserve was reached: these frames were copied.
+    pub copies_forced: u64,
+    /// Buffers that went back to the kernel.
+    pub recycled: u64,
+    /// Times a receive found no buffer at all.
+    pub exhausted: u64,
+}
+
+/// The shared part of one buffer: what a lease needs to give itself back.
+///
+/// ```text
+/// count = OWNED - given back + clones  (| STARVED)     while the pool owns the buffer
+/// count = leases still out                             after the pool was dropped
+/// ```
+/// The pool counts leases out in its own memory (`Meta::out`), without atomics. All are back when
+/// `count + out == OWNED`.
+#[repr(align(64))]
+pub(super) struct Header {
+    count: AtomicUsize,
+    memory: NonNull<Memory>,
+}
+
+impl Header {
+    pub(super) fn add_lease(&self) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Gives one lease back. Nothing of the header is touched after the subtraction unless this was
+    /// the last lease of a dropped pool, because the pool's owner may free it right then.
+    ///
+    /// # Safety
+    /// The caller owns one counted lease of `this` and never uses it again.
+    #[inline]
+    pub(super) unsafe fn give_back(this: NonNull<Self>) {
+        // SAFETY: the caller's lease keeps the header alive up to the exchange below.
+        let header = unsafe { this.as_ref() };
+        let memory = header.memory;
+        let mut count = header.count.load(Ordering::Relaxed);
+        loop {
+            let mut waker = None;
+            if count & STARVED != 0 {
+                // SAFETY: still counted, so the memory is alive; the waker is cloned before it may go.
+                waker = unsafe { memory.as_ref() }.waker.get().cloned();
+            }
+            // Release: our reads of the bytes come before their reuse. Acquire matters to the last one.
+            match header.count.compare_exchange_weak(
+                count,
+                count - 1,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => {
+                    if count == 1 {
+                        // SAFETY: the pool is gone and `live` still counts this buffer.
+                        unsafe { Memory::finish_buffer(memory) };
+                    }
+                    if let Some(waker) = waker {
+                        waker.wake();
+                    }
+                    return;
+                }
+                Err(now) => count = now,
+            }
+        }
+    }
+}
+
+/// The allocation that buffers and headers live in, freed by whoever finishes last: the pool or a lease.
+pub(super) struct Memory {
+    base: NonNull<u8>,
+    layout: Layout,
+    headers: Box<[Header]>,
+    /// Buffers not yet finished with, plus one for the pool itself.
+    live: AtomicUsize,
+    waker: OnceLock<Waker>,
+}
+
+impl Memory {
+    fn allocate(config: &PoolConfig) -> NonNull<Self> {
+        let buffers = usize::from(config.buffers);
+        let bytes = buffers * config.buffer_bytes as usize;
+        let layout = Layout::from_size_align(bytes, PAGE_BYTES).expect("bounded by PoolConfig");
+        // SAFETY: the layout's size is not zero (PoolConfig is valid).
+        let base = NonNull::new(unsafe { alloc_zeroed(layout) })
+            .unwrap_or_else(|| handle_alloc_error(layout));
+        let memory = Box::into_raw(Box::new(Self {
+            base,
+            layout,
+            headers: Box::new([]),
+            live: AtomicUsize::new(buffers + 1),
+            waker: OnceLock::new(),
+        }));
+        let memory = NonNull::new(memory).expect("a box is never null");
+        let headers =
+            (0..buffers).map(|_| Header { count: AtomicUsize::new(OWNED), memory }).collect();
+        // SAFETY: just made, nobody else knows it yet.
+        unsafe { (*memory.as_ptr()).headers = headers };
+        memory
+    }
+
+    /// # Safety
+    /// The caller finishes one unit of `live` and does not touch the memory afterwards.
+    unsafe fn finish_buffer(this: NonNull<Self>) {
+        // SAFETY: alive, since the caller's unit of `live` is still counted.
+        if unsafe { this.as_ref() }.live.fetch_sub(1, Ordering::Release) == 1 {
+            fence(Ordering::Acquire);
+            // SAFETY: the last unit: nobody else can reach the memory. It came from a box and
+            // from `alloc_zeroed` with this very layout.
+            unsafe {
+                let memory = Box::from_raw(this.as_ptr());
+                dealloc(memory.base.as_ptr(), memory.layout);
+            }
+        }
+    }
+}
+
+/// The owner's part of one buffer.
+#[derive(Debug, Default)]
+struct Meta {
+    /// Leases handed out since the buffer went to the kernel.
+    out: Cell<usize>,
+    /// Chunks not yet released.
+    chunks: u32,
+    /// How far the kernel has filled it.
+    filled: u32,
+    /// The kernel may still write behind `filled`.
+    with_kernel: bool,
+}
+
+/// Bytes that one completion delivered: a range of one buffer, pinned until released.
+///
+/// Plain data, so that it can wait in queues. It is given to [`Pool::release`] exactly once.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "an unreleased chunk pins its buffer"]
+pub struct Chunk {
+    buffer: u16,
+    start: u32,
+    end: u32,
+}
+
+impl Chunk {
+    /// How many bytes it holds.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        (self.end - self.start) as usize
+    }
+
+    /// Whether it holds none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+}
+
+/// A fixed set of equal buffers that circulate between the kernel, the handler and leases.
+///
+/// A buffer goes back to the kernel when the kernel is done filling it, its chunks are released
+/// and its leases have been given back. The pool belongs to one shard; only leases cross threads.
+pub struct Pool {
+    memory: NonNull<Memory>,
+    config: PoolConfig,
+    meta: Box<[Meta]>,
+    with_kernel: usize,
+    /// Filled and released, but leases are out.
+    lent: Vec<u16>,
+    /// Ready for the kernel.
+    ready: Vec<u16>,
+    stats: Cell<PoolStats>,
+}
+
+// SAFETY: the pool is the only owner of `meta`; what it shares with leases is atomic.
+unsafe impl Send for Pool {}
+
+impl Pool {
+    /// Allocates the buffers; all of them start out ready for the kernel.
+    ///
+    /// # Panics
+    /// If `config` is not valid ([`PoolConfig::is_valid`]).
+    #[must_use]
+    pub fn new(config: PoolConfig) -> Self {
+        assert!(config.is_valid(), "pool geometry out of bounds: {config:?}");
+        let buffers = config.buffers;
+        let mut lent = Vec::new();
+        lent.reserve_exact(usize::from(buffers));
+        Self {
+            memory: Memory::allocate(&config),
+            config,
+            meta: (0..buffers).map(|_| Meta::default()).collect(),
+            with_kernel: 0,
+            lent,
+            ready: (0..buffers).rev().collect(),
+            stats: Cell::default(),
+        }
+    }
+
+    fn memory(&self) -> &Memory {
+        // SAFETY: the pool's own unit of `live` keeps it alive, and it is only ever shared.
+        unsafe { self.memory.as_ref() }
+    }
+
+    /// The geometry it was made with.
+    #[must_use]
+    pub fn config(&self) -> &PoolConfig {
+        &self.config
+    }
+
+    /// Totals so far.
+    #[must_use]
+    pub fn stats(&self) -> PoolStats {
+        self.stats.get()
+    }
+
+    fn count_stat(&self, count: impl FnOnce(&mut PoolStats)) {
+        let mut stats = self.stats.get();
+        count(&mut stats);
+        self.stats.set(stats);
+    }
+
+    /// Who is woken when a lease comes back to a starved pool. Set once.
+    pub fn set_waker(&mut self, waker: Waker) {
+        let _ = self.memory().waker.set(waker);
+    }
+
+    /// Takes a buffer for the kernel to fill.
+    pub(crate) fn take_ready(&mut self) -> Option<u16> {
+        let buffer = self.ready.pop()?;
+        let meta = &mut self.meta[usize::from(buffer)];
+        debug_assert!(!meta.with_kernel && meta.chunks == 0);
+        meta.with_kernel = true;
+        meta.filled = 0;
+        meta.out.set(0);
+        self.memory().headers[usize::from(buffer)].count.store(OWNED, Ordering::Relaxed);
+        self.with_kernel += 1;
+        Some(buffer)
+    }
+
+    /// Where a buffer lies, for the driver to hand to the kernel.
+    pub(crate) fn address(&self, buffer: u16) -> NonNull<u8> {
+        let offset = usize::from(buffer) * self.config.buffer_bytes as usize;
+        // SAFETY: the buffer's index was bounds-checked by `meta` when it was taken; the offset lies
+        // inside the allocation.
+        unsafe { self.memory().base.add(offset) }
+    }
+
+    /// The kernel has put `bytes` behind what it had filled before; `more` says it keeps the buffer.
+    pub(crate) fn filled(&mut self, buffer: u16, bytes: u32, more: bool) -> Chunk {
+        let meta = &mut self.meta[usize::from(buffer)];
+        assert!(meta.with_kernel, "completion for a buffer the kernel does not have");
+        let start = meta.filled;
+        let end = start + bytes;
+        assert!(end <= self.config.buffer_bytes, "completion beyond the end of its buffer");
+        meta.filled = end;
+        meta.chunks += 1;
+        if !more {
+            meta.with_kernel = false;
+            self.with_kernel -= 1;
+        }
+        Chunk { buffer, start, end }
+    }
+
+    /// The chunk's bytes.
+    #[must_use]
+    #[inline]
+    pub fn bytes(&self, chunk: &Chunk) -> &[u8] {
+        let address = self.address(chunk.buffer);
+        // SAFETY: the range was filled by the kernel and is not written again before the chunk is
+        // released; the memory started out zeroed, so it is initialised in any case.
+        unsafe {
+            std::slice::from_raw_parts(address.add(chunk.start as usize).as_ptr(), chunk.len())
+        }
+    }
+
+    /// Whether so few buffers are left for the kernel that frames ought to be copied out.
+    #[must_use]
+    #[inline]
+    pub fn is_low(&self) -> bool {
+        self.with_kernel < usize::from(self.config.reserve)
+    }
+
+    /// A lease on `range` of the chunk, or nothing when the reserve forbids to pin another buffer.
+    ///
+    /// # Panics
+    /// If `range` does not lie inside the chunk.
+    #[inline]
+    #[must_use]
+    pub fn lease(&self, chunk: &Chunk, range: Range<usize>) -> Option<Lease> {
+        let meta = &self.meta[usize::from(chunk.buffer)];
+        if self.is_low() {
+            self.count_stat(|stats| stats.copies_forced += 1);
+            return None;
+        }
+        meta.out.set(meta.out.get() + 1);
+        let bytes = NonNull::from(&self.bytes(chunk)[range.clone()]).cast();
+        let header = NonNull::from(&self.memory().headers[usize::from(chunk.buffer)]);
+        // SAFETY: counted in `out` just now; the range is filled and immutable until all leases are back.
+        Some(unsafe { Lease::new(bytes, range.len(), header) })
+    }
+
+    /// The handler is done with a chunk: its buffer may go back once nothing else pins it.
+    #[expect(clippy::needless_pass_by_value, reason = "a chunk is released once")]
+    pub fn release(&mut self, chunk: Chunk) {
+        let buffer = chunk.buffer;
+        let meta = &mut self.meta[usize::from(buffer)];
+        meta.chunks -= 1;
+        let out = meta.out.get();
+        if meta_idle(&self.meta[usize::from(buffer)]) {
+            if self.is_back(buffer, out) {
+                self.recycle(buffer);
+            } else {
+                self.lent.push(buffer);
+            }
+        }
+    }
+
+    fn is_back(&self, buffer: u16, out: usize) -> bool {
+        let count = self.memory().headers[usize::from(buffer)].count.load(Ordering::Acquire);
+        (count & !STARVED) + out == OWNED
+    }
+
+    fn recycle(&mut self, buffer: u16) {
+        let out = self.meta[usize::from(buffer)].out.get() as u64;
+        self.count_stat(|stats| {
+            stats.recycled += 1;
+            stats.leases += out;
+        });
+        self.ready.push(buffer);
+    }
+
+    /// Looks which lent buffers are back. Call once a turn; costs nothing when none is lent.
+    pub fn collect(&mut self) {
+        let mut at = 0;
+        while at < self.lent.len() {
+            let buffer = self.lent[at];
+            if self.is_back(buffer, self.meta[usize::from(buffer)].out.get()) {
+                self.lent.swap_remove(at);
+                self.recycle(buffer);
+            } else {
+                at += 1;
+            }
+        }
+    }
+
+    /// How many buffers wait to be handed to the kernel.
+    #[must_use]
+    pub fn ready_len(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// How many buffers are filled and held by nothing but leases.
+    #[must_use]
+    pub fn lent_len(&self) -> usize {
+        self.lent.len()
+    }
+
+    /// Gives the memory up for ever: the kernel may still write into it.
+    pub(crate) fn leak(&self) {
+        self.memory().live.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A receive found no buffer. From now on a lease that comes back wakes the shard; returns
+    /// whether one had come back in the meantime, so that the caller must not sleep.
+    pub(crate) fn starve(&mut self) -> bool {
+        self.count_stat(|stats| stats.exhausted += 1);
+        for &buffer in &self.lent {
+            self.memory().headers[usize::from(buffer)].count.fetch_or(STARVED, Ordering::AcqRel);
+        }
+        self.collect();
+        !self.ready.is_empty()
+    }
+}
+
+fn meta_idle(meta: &Meta) -> bool {
+    !meta.with_kernel && meta.chunks == 0
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        for (header, meta) in self.memory().headers.iter().zip(&self.meta) {
+            header.count.fetch_and(!STARVED, Ordering::AcqRel);
+            let bias = OWNED - meta.out.get();
+            if header.count.fetch_sub(bias, Ordering::AcqRel) == bias {
+                // SAFETY: no lease of this buffer is out, so its unit of `live` is ours to finish.
+                // The pool's own unit keeps the memory alive through the loop.
+                unsafe { Memory::finish_buffer(self.memory) };
+            }
+        }
+        // SAFETY: the pool's own unit; it is not used again.
+        unsafe { Memory::finish_buffer(self.memory) };
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("config", &self.config)
+            .field("with_kernel", &self.with_kernel)
+            .field("ready", &self.ready.len())
+            .field("lent", &self.lent.len())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    const CONFIG: PoolConfig = PoolConfig { buffers: 4, buffer_bytes: 4096, reserve: 1 };
+
+    fn fill(pool: &mut Pool, buffer: u16, bytes: &[u8], more: bool) -> Chunk {
+        let at = pool.meta[usize::from(buffer)].filled as usize;
+        let address = pool.address(buffer);
+        // SAFETY: the test plays the kernel: the buffer is with it and has room behind `filled`.
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), address.add(at).as_ptr(), bytes.len());
+        };
+        pool.filled(buffer, bytes.len() as u32, more)
+    }
+
+    #[test]
+    fn a_buffer_returns_when_kernel_chunk_and_leases_are_done() {
+        let mut pool = Pool::new(CONFIG);
+        let buffer = pool.take_ready().unwrap();
+        pool.take_ready().unwrap();
+        let first = fill(&mut pool, buffer, b"hello", true);
+        let lease = pool.lease(&first, 1..4).unwrap();
+        pool.release(first);
+        assert_eq!(pool.ready_len(), 2, "the kernel still has it");
+        let second = fill(&mut pool, buffer, b"world", false);
+        assert_eq!(pool.bytes(&second), b"world");
+        pool.release(second);
+        pool.collect();
+        assert_eq!((pool.ready_len(), pool.lent_len()), (2, 1), "a lease is out");
+        assert_eq!(&*lease, b"ell");
+        let (clone, slice) = (lease.clone(), lease.slice(1..3));
+        drop(lease);
+        pool.collect();
+        assert_eq!(pool.lent_len(), 1, "its clone and slice are out");
+        assert_eq!((&*clone, &*slice), (&b"ell"[..], &b"ll"[..]));
+        drop(clone);
+        drop(slice);
+        pool.collect();
+        assert_eq!((pool.ready_len(), pool.lent_len()), (3, 0));
+        assert_eq!(pool.stats().recycled, 1);
+    }
+
+    #[test]
+    fn leases_outlive_the_pool_on_other_threads() {
+        let mut pool = Pool::new(PoolConfig { reserve: 0, ..CONFIG });
+        let mut leases = Vec::new();
+        for _ in 0..3 {
+            let buffer = pool.take_ready().unwrap();
+            let chunk = fill(&mut pool, buffer, &[buffer as u8; 4096], false);
+            if let Some(lease) = pool.lease(&chunk, 0..4096) {
+                leases.push((buffer as u8, lease));
+            }
+            pool.release(chunk);
+        }
+        assert!(!leases.is_empty());
+        drop(pool);
+        let threads: Vec<_> = leases
+            .into_iter()
+            .map(|(byte, lease)| {
+                std::thread::spawn(move || assert!(lease.iter().all(|&at| at == byte)))
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+
+    #[test]
+    fn the_reserve_is_never_leased() {
+        let mut pool = Pool::new(PoolConfig { reserve: 2, ..CONFIG });
+        let buffer = pool.take_ready().unwrap();
+        pool.take_ready().unwrap();
+        pool.take_ready().unwrap();
+        let chunk = fill(&mut pool, buffer, b"abc", false);
+        assert!(pool.lease(&chunk, 0..3).is_some(), "two are left for the kernel");
+        let buffer = pool.take_ready().unwrap();
+        pool.release(chunk);
+        let chunk = fill(&mut pool, buffer, b"abc", false);
+        let other = pool.meta.iter().position(|meta| meta.with_kernel).unwrap() as u16;
+        let last = fill(&mut pool, other, b"abc", false);
+        assert!(pool.lease(&last, 0..3).is_none());
+        assert_eq!(pool.stats().copies_forced, 1);
+        pool.release(chunk);
+        pool.release(last);
+    }
+
+    #[test]
+    fn a_starved_pool_is_woken_by_the_lease_that_returns() {
+        struct Count(AtomicU32);
+        impl std::task::Wake for Count {
+            fn wake(self: std::sync::Arc<Self>) {
+                self.0.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        let count = std::sync::Arc::new(Count(AtomicU32::new(0)));
+        let mut pool = Pool::new(CONFIG);
+        pool.set_waker(count.clone().into());
+        let buffer = pool.take_ready().unwrap();
+        while pool.take_ready().is_some() {}
+        let chunk = fill(&mut pool, buffer, b"abc", false);
+        let lease = pool.lease(&chunk, 0..3).unwrap();
+        let kept = lease.clone();
+        pool.release(chunk);
+        assert!(!pool.starve());
+        std::thread::spawn(move || drop(lease)).join().unwrap();
+        assert_eq!(count.0.load(Ordering::SeqCst), 1);
+        pool.collect();
+        assert_eq!(pool.ready_len(), 0, "one is still out");
+        drop(kept);
+        assert_eq!(count.0.load(Ordering::SeqCst), 2);
+        pool.collect();
+        assert_eq!(pool.ready_len(), 1);
+        assert!(!pool.starve() || pool.ready_len() == 1);
+    }
+}

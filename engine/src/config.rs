@@ -1,0 +1,53 @@
+//! Sizes and bounds of a shard, and how it waits.
+
+use crate::buf::PoolConfig;
+
+/// What a call that has to wait does meanwhile.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WaitStrategy {
+    /// Looks at shared memory without a pause: the lowest latency, one core at 100 %.
+    Spin,
+    /// Sleeps in the kernel until something happens.
+    #[default]
+    Park,
+}
+
+/// Configuration of one shard. Every queue and pool of the engine has its bound here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// What a waiting call does.
+    pub wait: WaitStrategy,
+    /// Entries of the submission queue; the kernel rounds up to a power of two.
+    pub submissions: u32,
+    /// Entries of the completion queue; the kernel rounds up to a power of two.
+    pub completions: u32,
+    /// Completions handled in one turn at most.
+    pub completions_per_turn: usize,
+    /// The receive pool where buffers are consumed piece by piece.
+    pub pool: PoolConfig,
+    /// The receive pool where each receive takes a whole buffer.
+    pub pool_whole: PoolConfig,
+    /// Bytes in one block of the send arena.
+    pub arena_block_bytes: usize,
+    /// Blocks of the send arena kept for reuse.
+    pub arena_blocks_max: usize,
+    /// io_uring features to hide from the probe (comma-separated); `None` asks the environment's
+    /// `ZRING_URING_MASK`.
+    pub uring_mask: Option<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            wait: WaitStrategy::Park,
+            submissions: 256,
+            completions: 4096,
+            completions_per_turn: 1024,
+            pool: PoolConfig { buffers: 16, buffer_bytes: 256 << 10, reserve: 4 },
+            pool_whole: PoolConfig { buffers: 128, buffer_bytes: 32 << 10, reserve: 16 },
+            arena_block_bytes: 64 << 10,
+            arena_blocks_max: 64,
+            uring_mask: None,
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! The engine's side of a connection: its descriptor and the operations in flight on it.
+
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use crate::driver::OpId;
+
+/// Names a connection of a shard; stale after it was closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnId {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+impl ConnId {
+    /// A small number, unique among the open connections of the shard, for tables beside it.
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.index as usize
+    }
+
+    /// The whole id as one number, never used twice in a shard's life (up to 2^31 connections).
+    #[must_use]
+    pub fn to_u64(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+}
+
+/// Names a listener of a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ListenerId(pub(crate) ConnId);
+
+/// How a connection receives at the moment.
+///
+/// ```text
+///          receive_ring          no buffer
+///   Idle ───────────────▶ Ring ───────────▶ Starved
+///    ▲ │ receive_direct    │  ▲───────────────┘ buffer back
+///    │ └───────▶ Direct ───┤
+///    └─────────────────────┘ last completion
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Receive {
+    Idle,
+    Ring { op: OpId, stopping: bool },
+    Starved,
+    Direct { op: OpId, stopping: bool },
+}
+
+#[derive(Debug)]
+pub(crate) struct Conn {
+    pub(crate) fd: OwnedFd,
+    pub(crate) generation: u32,
+    pub(crate) receive: Receive,
+    pub(crate) send: Option<OpId>,
+    /// A connect on a connection, the accept on a listener.
+    pub(crate) setup: Option<OpId>,
+    pub(crate) closing: bool,
+    pub(crate) listener: bool,
+}
+
+impl Conn {
+    pub(crate) fn new(fd: OwnedFd, generation: u32, listener: bool) -> Self {
+        Self {
+            fd,
+            generation,
+            receive: Receive::Idle,
+            send: None,
+            setup: None,
+            closing: false,
+            listener,
+        }
+    }
+
+    pub(crate) fn raw(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
+    /// Whether no completion can come any more.
+    pub(crate) fn is_quiet(&self) -> bool {
+        matches!(self.receive, Receive::Idle | Receive::Starved)
+            && self.send.is_none()
+            && self.setup.is_none()
+    }
+}

@@ -1,0 +1,293 @@
+//! The completion contract: what a shard asks of the operating system, and how the answers look.
+//!
+//! A driver takes [`Submission`]s and answers each with one or more [`Completion`]s; would-block
+//! never rises above it. Whatever the kernel may touch (buffers, addresses, message headers) belongs
+//! to the driver from submission to the last completion.
+//!
+//! | submission | completions |
+//! |---|---|
+//! | accept | one per connection while `more`, the last one without |
+//! | connect | one |
+//! | receive (ring) | chunks of the pool while `more`; the last one without: end, error, or no buffer |
+//! | receive (direct) | one, giving the [`Direct`] back |
+//! | send | one, giving the [`Gather`] back with how many of its bytes the kernel took |
+//! | cancel | none of its own: the operation ends with what it had done so far, or `ECANCELED` |
+
+use std::{
+    io,
+    os::fd::{BorrowedFd, OwnedFd, RawFd},
+    task::Waker,
+};
+
+use socket2::SockAddr;
+
+use crate::{
+    buf::{Chunk, Gather, Pool, SharedMut},
+    config::Config,
+    error::Error,
+};
+
+#[cfg(target_os = "linux")]
+pub mod uring;
+
+/// Names one operation in flight. A stale id is recognised and never acted on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct OpId(pub(crate) u64);
+
+/// The caller's name for whatever an operation belongs to; it comes back with each completion.
+pub type Token = u64;
+
+/// A receive into memory of the receiver's choice: the rest of a large body, then a spill area that
+/// catches what follows it.
+#[derive(Debug)]
+pub struct Direct {
+    /// Where the body goes; up to `rest` bytes are appended.
+    pub body: Option<SharedMut>,
+    /// How many bytes of the body are still to come.
+    pub rest: usize,
+    /// What followed the body; its spare capacity bounds how much is received. Used only while empty.
+    pub spill: Vec<u8>,
+}
+
+/// One request to the kernel.
+#[derive(Debug)]
+pub enum Submission {
+    /// Accept connections until cancelled.
+    Accept {
+        /// The listening socket.
+        fd: RawFd,
+    },
+    /// Connect to an address.
+    Connect {
+        /// The unconnected socket.
+        fd: RawFd,
+        /// Where to.
+        address: Box<SockAddr>,
+    },
+    /// Receive into the pool until cancelled, ended or out of buffers.
+    Receive {
+        /// The connected socket.
+        fd: RawFd,
+    },
+    /// Receive once into given memory.
+    ReceiveDirect {
+        /// The connected socket.
+        fd: RawFd,
+        /// Where to.
+        direct: Direct,
+    },
+    /// Send all of a list, in order.
+    Send {
+        /// The connected socket.
+        fd: RawFd,
+        /// What; it stays with the driver until the completion.
+        gather: Gather,
+    },
+}
+
+/// What became of a receive into the pool.
+#[derive(Debug)]
+pub enum Received {
+    /// Bytes arrived.
+    Bytes(Chunk),
+    /// The peer has ended its side, in order.
+    End,
+    /// The pool had no buffer left; receive again once one is back.
+    NoBuffer,
+    /// The receive was cancelled or failed.
+    Failed(io::Error),
+}
+
+/// One answer from the kernel.
+#[derive(Debug)]
+pub enum Completion {
+    /// A connection was accepted, or accepting ended or hit an error.
+    Accepted {
+        /// The submitter's token.
+        token: Token,
+        /// The new socket.
+        result: io::Result<OwnedFd>,
+        /// Whether the operation goes on.
+        more: bool,
+    },
+    /// A connect ended.
+    Connected {
+        /// The submitter's token.
+        token: Token,
+        /// How.
+        result: io::Result<()>,
+    },
+    /// Something was received into the pool.
+    Received {
+        /// The submitter's token.
+        token: Token,
+        /// What.
+        received: Received,
+        /// Whether the operation goes on.
+        more: bool,
+    },
+    /// A direct receive ended; `Ok(0)` is the peer's orderly end.
+    ReceivedDirect {
+        /// The submitter's token.
+        token: Token,
+        /// The memory, with what arrived appended.
+        direct: Direct,
+        /// How many bytes arrived.
+        result: io::Result<usize>,
+    },
+    /// A send ended.
+    Sent {
+        /// The submitter's token.
+        token: Token,
+        /// The list it was given.
+        gather: Gather,
+        /// How many of its bytes the kernel took. Fewer than all only when the connection failed or
+        /// the send was cancelled.
+        bytes: usize,
+        /// Why not all, if the kernel said so.
+        error: Option<io::Error>,
+    },
+    /// The driver's waker was called.
+    Woken,
+}
+
+/// How long [`Driver::poll`] may take when nothing is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Not at all.
+    No,
+    /// Look at shared memory for a few microseconds, without system calls while nothing happens.
+    Spin,
+    /// Sleep until something completes, at most this many nanoseconds (none: without bound).
+    Park(Option<u64>),
+}
+
+/// The completion contract.
+pub trait Driver {
+    /// Queues an operation; it reaches the kernel with the next [`Driver::flush`] or [`Driver::poll`].
+    fn submit(&mut self, token: Token, submission: Submission) -> OpId;
+
+    /// Asks for the end of an operation. Its last completion still comes. A stale id is ignored.
+    fn cancel(&mut self, op: OpId);
+
+    /// Hands everything queued to the kernel.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    fn flush(&mut self) -> io::Result<()>;
+
+    /// As [`Driver::flush`], then gives the kernel the chance to finish work, and waits as told.
+    ///
+    /// # Errors
+    /// What the kernel said. A signal is no error.
+    fn poll(&mut self, wait: Wait) -> io::Result<()>;
+
+    /// The next completion that is there already.
+    fn next(&mut self, pool: &mut Pool) -> Option<Completion>;
+
+    /// Hands ready buffers of the pool to the kernel; returns how many.
+    fn provide(&mut self, pool: &mut Pool) -> usize;
+
+    /// How many operations have not seen their last completion.
+    fn in_flight(&self) -> usize;
+
+    /// Cancels everything and reaps the last completions. Returns whether all have ended; if not,
+    /// the kernel may still touch the pool, which then must not be freed.
+    fn shut_down(&mut self, pool: &mut Pool) -> bool;
+
+    /// Wakes a parked driver from any thread.
+    fn waker(&self) -> Waker;
+
+    /// Makes the descriptor of [`Driver::event_fd`] readable after so many nanoseconds.
+    fn alarm(&mut self, after_ns: u64);
+
+    /// A descriptor that polls readable when [`Driver::poll`] has something to do.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    fn event_fd(&mut self) -> io::Result<BorrowedFd<'_>>;
+}
+
+/// The driver of this machine, picked at run time.
+#[derive(Debug)]
+pub enum Native {
+    /// io_uring.
+    #[cfg(target_os = "linux")]
+    Uring(Box<uring::Uring>),
+}
+
+macro_rules! each_driver {
+    ($self:ident, $driver:ident => $call:expr) => {
+        match $self {
+            #[cfg(target_os = "linux")]
+            Native::Uring($driver) => $call,
+        }
+    };
+}
+
+impl Native {
+    /// Opens the driver for the calling thread, with a receive pool in the geometry that suits it.
+    ///
+    /// # Errors
+    /// When the kernel refuses or lacks what is needed.
+    pub fn open(config: &Config) -> Result<(Self, Pool), Error> {
+        #[cfg(target_os = "linux")]
+        {
+            let (driver, pool) = uring::Uring::open(config)?;
+            Ok((Self::Uring(Box::new(driver)), pool))
+        }
+        #[cfg(not(target_os = "linux"))]
+        Err(Error::NoDriver)
+    }
+}
+
+impl Driver for Native {
+    #[inline]
+    fn submit(&mut self, token: Token, submission: Submission) -> OpId {
+        each_driver!(self, driver => driver.submit(token, submission))
+    }
+
+    fn cancel(&mut self, op: OpId) {
+        each_driver!(self, driver => driver.cancel(op))
+    }
+
+    #[inline]
+    fn flush(&mut self) -> io::Result<()> {
+        each_driver!(self, driver => driver.flush())
+    }
+
+    #[inline]
+    fn poll(&mut self, wait: Wait) -> io::Result<()> {
+        each_driver!(self, driver => driver.poll(wait))
+    }
+
+    #[inline]
+    fn next(&mut self, pool: &mut Pool) -> Option<Completion> {
+        each_driver!(self, driver => driver.next(pool))
+    }
+
+    #[inline]
+    fn provide(&mut self, pool: &mut Pool) -> usize {
+        each_driver!(self, driver => driver.provide(pool))
+    }
+
+    fn in_flight(&self) -> usize {
+        each_driver!(self, driver => driver.in_flight())
+    }
+
+    fn shut_down(&mut self, pool: &mut Pool) -> bool {
+        each_driver!(self, driver => driver.shut_down(pool))
+    }
+
+    fn waker(&self) -> Waker {
+        each_driver!(self, driver => driver.waker())
+    }
+
+    fn alarm(&mut self, after_ns: u64) {
+        each_driver!(self, driver => driver.alarm(after_ns));
+    }
+
+    fn event_fd(&mut self) -> io::Result<BorrowedFd<'_>> {
+        each_driver!(self, driver => driver.event_fd())
+    }
+}

@@ -1,0 +1,542 @@
+//! The io_uring driver: one ring per shard, SINGLE_ISSUER and DEFER_TASKRUN, so completions are
+//! produced only while the shard's own thread is inside the kernel.
+
+mod bufring;
+mod probe;
+mod slot;
+
+use std::{
+    collections::VecDeque,
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    task::{Wake, Waker},
+};
+
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
+
+pub use probe::{MASK_VARIABLE, Mask};
+pub use slot::SEGMENTS_PER_SEND_MAX;
+
+use self::{
+    bufring::{BufRing, GROUP},
+    probe::Features,
+    slot::{Kind, Slot, Slots},
+};
+use super::{Completion, Direct, Driver, OpId, Received, Submission, Token, Wait};
+use crate::{
+    buf::{Gather, Pool, Segment},
+    config::Config,
+    error::Error,
+    sync::Arc,
+    sys::eventfd::EventFd,
+};
+
+/// User data of cancellations, whose own completions mean nothing.
+const CANCEL: u64 = u64::MAX;
+/// User data of the poll on the waker's eventfd.
+const WAKE: u64 = u64::MAX - 1;
+/// User data of alarms, which only have to complete.
+const ALARM: u64 = u64::MAX - 2;
+/// How often a spinning poll looks at shared memory before it returns.
+const SPINS: u32 = 256;
+/// How many rounds a shutdown waits for the last completions before it leaks their memory instead.
+const DRAIN_ROUNDS: u32 = 100;
+const DRAIN_ROUND_NS: u64 = 20_000_000;
+const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+
+#[derive(Debug)]
+struct EventFdWaker(EventFd);
+
+impl Wake for EventFdWaker {
+    fn wake(self: std::sync::Arc<Self>) {
+        let _ = self.0.signal();
+    }
+
+    fn wake_by_ref(self: &std::sync::Arc<Self>) {
+        let _ = self.0.signal();
+    }
+}
+
+/// See the module.
+///
+/// # Invariants
+/// - Only the thread that opened it calls it.
+/// - A slot is removed when its last completion was seen, never before.
+pub struct Uring {
+    // Dropped in this order: the ring first, so that the kernel has let go of the rest.
+    ring: IoUring,
+    buffers: BufRing,
+    slots: Slots,
+    backlog: VecDeque<squeue::Entry>,
+    features: Features,
+    waker: Arc<EventFdWaker>,
+    event_fd: Option<EventFd>,
+}
+
+impl Uring {
+    /// Opens a ring for the calling thread, probes it and registers a buffer ring for a new pool.
+    ///
+    /// # Errors
+    /// [`Error::Uring`] with the refused step, if the kernel lacks it or forbids it.
+    pub fn open(config: &Config) -> Result<(Self, Pool), Error> {
+        let mask = Mask::resolve(config.uring_mask.as_deref())?;
+        let refused = |step| move |cause| Error::Uring { step, cause };
+        let mut ring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .setup_clamp()
+            .setup_cqsize(config.completions)
+            .build(config.submissions)
+            .map_err(refused("io_uring_setup"))?;
+        let features = Features::probe(&mut ring, mask).map_err(refused("probe"))?;
+        let geometry = if features.incremental.is_some() { config.pool } else { config.pool_whole };
+        let mut pool = Pool::new(geometry);
+        let buffers = BufRing::open(&ring, pool.config().buffers, features.incremental)
+            .map_err(refused("IORING_REGISTER_PBUF_RING"))?;
+        let waker = Arc::new(EventFdWaker(EventFd::new().map_err(refused("eventfd"))?));
+        let mut this = Self {
+            ring,
+            buffers,
+            slots: Slots::default(),
+            backlog: VecDeque::new(),
+            features,
+            waker,
+            event_fd: None,
+        };
+        pool.set_waker(this.waker());
+        this.provide(&mut pool);
+        this.arm_wake();
+        Ok((this, pool))
+    }
+
+    /// Whether buffers of the receive ring are consumed piece by piece.
+    #[must_use]
+    pub fn is_incremental(&self) -> bool {
+        self.features.incremental.is_some()
+    }
+
+    /// Queues an entry. When the submission queue stays full it waits in the backlog, which every
+    /// later flush or poll empties first; a refusal by the kernel surfaces there.
+    fn push(&mut self, entry: squeue::Entry) {
+        if self.backlog.is_empty() {
+            // SAFETY: every entry built here points into a slot, a pool buffer or the waker, all of
+            // which live until the operation's last completion was reaped.
+            if unsafe { self.ring.submission().push(&entry) }.is_ok() {
+                return;
+            }
+        }
+        self.backlog.push_back(entry);
+        let _ = self.enter();
+    }
+
+    fn push_backlog(&mut self) {
+        while let Some(entry) = self.backlog.front() {
+            // SAFETY: as in `push`.
+            if unsafe { self.ring.submission().push(entry) }.is_err() {
+                return;
+            }
+            self.backlog.pop_front();
+        }
+    }
+
+    /// One `io_uring_enter` without waiting: submits, and runs pending task work if there is any.
+    fn enter(&mut self) -> io::Result<()> {
+        interruptible(self.ring.submit())?;
+        while !self.backlog.is_empty() {
+            let waiting = self.backlog.len();
+            self.push_backlog();
+            if self.backlog.len() == waiting {
+                break;
+            }
+            interruptible(self.ring.submit())?;
+        }
+        Ok(())
+    }
+
+    fn has_completion(&mut self) -> bool {
+        !self.ring.completion().is_empty()
+    }
+
+    fn has_work(&mut self) -> bool {
+        let queue = self.ring.submission();
+        !queue.is_empty() || queue.taskrun() || queue.cq_overflow() || !self.backlog.is_empty()
+    }
+
+    fn arm_wake(&mut self) {
+        let fd = types::Fd(self.waker.0.as_fd().as_raw_fd());
+        let poll = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build();
+        self.push(poll.user_data(WAKE));
+    }
+
+    fn receive_entry(&self, fd: RawFd) -> squeue::Entry {
+        match self.features.multishot {
+            Some(_) => opcode::RecvMulti::new(types::Fd(fd), GROUP).build(),
+            None => opcode::Recv::new(types::Fd(fd), std::ptr::null_mut(), 0)
+                .buf_group(GROUP)
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT),
+        }
+    }
+
+    /// Submits what of `gather` is not yet sent, from inside its slot.
+    fn push_send(&mut self, op: OpId) {
+        let slot = self.slots.find(op).expect("the caller holds the slot");
+        let fd = types::Fd(slot.fd);
+        let Kind::Send { gather, sent, message } = &mut slot.kind else {
+            unreachable!("only sends are submitted here")
+        };
+        let entry = match single(gather) {
+            Some(segment) => {
+                let rest = &segment.bytes()[*sent..];
+                let len = rest.len().min(u32::MAX as usize) as u32;
+                opcode::Send::new(fd, rest.as_ptr(), len).flags(SEND_FLAGS).build()
+            }
+            None => {
+                let message = message.as_mut().expect("taken with the slot");
+                message.gather(gather, *sent);
+                opcode::SendMsg::new(fd, &raw const message.header).flags(SEND_FLAGS as u32).build()
+            }
+        };
+        self.push(entry.user_data(op.0));
+    }
+
+    fn submit_send(&mut self, token: Token, fd: RawFd, gather: Gather) -> OpId {
+        assert!(gather.segments().len() <= SEGMENTS_PER_SEND_MAX, "too many segments in one send");
+        let message = single(&gather).is_none().then(|| self.slots.take_message());
+        let op = self.slots.insert(token, fd, Kind::Send { gather, sent: 0, message });
+        self.push_send(op);
+        op
+    }
+
+    fn submit_direct(&mut self, token: Token, fd: RawFd, direct: Direct) -> OpId {
+        assert!(direct.spill.is_empty(), "the spill area must be empty");
+        let message = self.slots.take_message();
+        let op = self.slots.insert(token, fd, Kind::Direct { direct, room: 0, message });
+        let Some(Slot { kind: Kind::Direct { direct, room, message }, .. }) = self.slots.find(op)
+        else {
+            unreachable!("just inserted")
+        };
+        *room = message.scatter(direct);
+        let entry = opcode::RecvMsg::new(types::Fd(fd), &raw mut message.header).build();
+        self.push(entry.user_data(op.0));
+        op
+    }
+
+    fn complete(&mut self, entry: &cqueue::Entry, pool: &mut Pool) -> Option<Completion> {
+        match entry.user_data() {
+            CANCEL | ALARM => return None,
+            WAKE => return Some(self.complete_wake(entry)),
+            _ => {}
+        }
+        let op = OpId(entry.user_data());
+        let Some(slot) = self.slots.find(op) else {
+            debug_assert!(false, "completion of an operation that has ended: {op:?}");
+            return None;
+        };
+        let token = slot.token;
+        match slot.kind {
+            Kind::Accept => Some(self.complete_accept(op, token, entry)),
+            Kind::Connect { .. } => {
+                self.slots.remove(op);
+                Some(Completion::Connected { token, result: outcome(entry.result()).map(drop) })
+            }
+            Kind::Receive => Some(self.complete_receive(op, token, entry, pool)),
+            Kind::Direct { .. } => Some(self.complete_direct(op, entry.result())),
+            Kind::Send { .. } => self.complete_send(op, entry.result()),
+        }
+    }
+
+    fn complete_wake(&mut self, entry: &cqueue::Entry) -> Completion {
+        let _ = self.waker.0.drain();
+        if !cqueue::more(entry.flags()) {
+            self.arm_wake();
+        }
+        Completion::Woken
+    }
+
+    fn complete_accept(&mut self, op: OpId, token: Token, entry: &cqueue::Entry) -> Completion {
+        let more = cqueue::more(entry.flags());
+        if !more {
+            self.slots.remove(op);
+        }
+        // SAFETY: a successful accept hands over a fresh descriptor that nobody else owns.
+        let result = outcome(entry.result()).map(|fd| unsafe { OwnedFd::from_raw_fd(fd as RawFd) });
+        Completion::Accepted { token, result, more }
+    }
+
+    fn complete_receive(
+        &mut self,
+        op: OpId,
+        token: Token,
+        entry: &cqueue::Entry,
+        pool: &mut Pool,
+    ) -> Completion {
+        let mut more = cqueue::more(entry.flags());
+        let chunk = cqueue::buffer_select(entry.flags()).map(|buffer| {
+            let bytes = entry.result().max(0) as u32;
+            pool.filled(buffer, bytes, cqueue::buffer_more(entry.flags()))
+        });
+        let received = match (chunk, entry.result()) {
+            (Some(chunk), 1..) => Received::Bytes(chunk),
+            (chunk, result) => {
+                if let Some(chunk) = chunk {
+                    pool.release(chunk);
+                }
+                match result {
+                    0 => Received::End,
+                    result if result == -libc::ENOBUFS => Received::NoBuffer,
+                    result => Received::Failed(io::Error::from_raw_os_error(-result)),
+                }
+            }
+        };
+        if !more {
+            let slot = self.slots.find(op).expect("checked by the caller");
+            let (fd, cancelled) = (slot.fd, slot.cancelled);
+            let again = self.features.multishot.is_none()
+                && !cancelled
+                && matches!(received, Received::Bytes(_));
+            if again {
+                let entry = self.receive_entry(fd);
+                self.push(entry.user_data(op.0));
+                more = true;
+            } else {
+                self.slots.remove(op);
+            }
+        }
+        Completion::Received { token, received, more }
+    }
+
+    fn complete_direct(&mut self, op: OpId, result: i32) -> Completion {
+        let slot = self.slots.remove(op);
+        let Kind::Direct { mut direct, room, message } = slot.kind else {
+            unreachable!("checked by the caller")
+        };
+        self.slots.give_message(message);
+        let result = outcome(result).map(|bytes| bytes as usize);
+        if let Ok(bytes) = result {
+            let body_bytes = bytes.min(room);
+            if let Some(body) = direct.body.as_mut().filter(|_| body_bytes > 0) {
+                // SAFETY: the kernel filled the vector in order, so these bytes of the spare room.
+                unsafe { body.advance(body_bytes) };
+                direct.rest -= body_bytes;
+            }
+            // SAFETY: what went beyond the body's room lies in the spill area, which is the next part
+            // of the vector; the kernel never writes more than the vector holds.
+            unsafe { direct.spill.set_len(bytes - body_bytes) };
+        }
+        Completion::ReceivedDirect { token: slot.token, direct, result }
+    }
+
+    fn complete_send(&mut self, op: OpId, result: i32) -> Option<Completion> {
+        let slot = self.slots.find(op).expect("checked by the caller");
+        let (token, cancelled) = (slot.token, slot.cancelled);
+        let Kind::Send { gather, sent, .. } = &mut slot.kind else {
+            unreachable!("checked by the caller")
+        };
+        *sent += result.max(0) as usize;
+        let (bytes, all) = (*sent, gather.bytes());
+        if result > 0 && bytes < all && !cancelled {
+            self.push_send(op);
+            return None;
+        }
+        let error = outcome(result).err();
+        let Kind::Send { gather, message, .. } = self.slots.remove(op).kind else {
+            unreachable!("checked above")
+        };
+        if let Some(message) = message {
+            self.slots.give_message(message);
+        }
+        Some(Completion::Sent { token, gather, bytes, error })
+    }
+}
+
+impl Driver for Uring {
+    fn submit(&mut self, token: Token, submission: Submission) -> OpId {
+        let (fd, kind) = match submission {
+            Submission::Send { fd, gather } => return self.submit_send(token, fd, gather),
+            Submission::ReceiveDirect { fd, direct } => {
+                return self.submit_direct(token, fd, direct);
+            }
+            Submission::Accept { fd } => (fd, Kind::Accept),
+            Submission::Connect { fd, address } => (fd, Kind::Connect { address }),
+            Submission::Receive { fd } => (fd, Kind::Receive),
+        };
+        let op = self.slots.insert(token, fd, kind);
+        let slot = self.slots.find(op).expect("just inserted");
+        let entry = match &slot.kind {
+            Kind::Accept => {
+                opcode::AcceptMulti::new(types::Fd(fd)).flags(libc::SOCK_CLOEXEC).build()
+            }
+            Kind::Connect { address } => {
+                opcode::Connect::new(types::Fd(fd), address.as_ptr().cast(), address.len()).build()
+            }
+            _ => self.receive_entry(fd),
+        };
+        self.push(entry.user_data(op.0));
+        op
+    }
+
+    fn cancel(&mut self, op: OpId) {
+        let Some(slot) = self.slots.find(op) else { return };
+        if !std::mem::replace(&mut slot.cancelled, true) {
+            self.push(opcode::AsyncCancel::new(op.0).build().user_data(CANCEL));
+        }
+    }
+
+    #[inline]
+    fn flush(&mut self) -> io::Result<()> {
+        if self.ring.submission().is_empty() && self.backlog.is_empty() {
+            return Ok(());
+        }
+        self.enter()
+    }
+
+    #[inline]
+    fn poll(&mut self, wait: Wait) -> io::Result<()> {
+        if let Some(event_fd) = &self.event_fd {
+            // Before looking, so that whatever completes later makes it readable again.
+            let _ = event_fd.drain();
+        }
+        if wait == Wait::No || self.has_completion() {
+            return if self.has_work() { self.enter() } else { Ok(()) };
+        }
+        if let Wait::Park(timeout_ns) = wait {
+            let park = match timeout_ns {
+                None => self.ring.submit_and_wait(1),
+                Some(ns) => {
+                    let time = types::Timespec::from(std::time::Duration::from_nanos(ns));
+                    let args = types::SubmitArgs::new().timespec(&time);
+                    self.ring.submitter().submit_with_args(1, &args)
+                }
+            };
+            return interruptible(park);
+        }
+        for _ in 0..SPINS {
+            if self.has_work() {
+                self.enter()?;
+            }
+            if self.has_completion() {
+                break;
+            }
+            std::hint::spin_loop();
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn next(&mut self, pool: &mut Pool) -> Option<Completion> {
+        loop {
+            let entry = self.ring.completion().next()?;
+            if let Some(completion) = self.complete(&entry, pool) {
+                return Some(completion);
+            }
+        }
+    }
+
+    #[inline]
+    fn provide(&mut self, pool: &mut Pool) -> usize {
+        self.buffers.provide(pool)
+    }
+
+    fn in_flight(&self) -> usize {
+        self.slots.len()
+    }
+
+    fn shut_down(&mut self, pool: &mut Pool) -> bool {
+        for op in self.slots.ids() {
+            self.cancel(op);
+        }
+        for _ in 0..DRAIN_ROUNDS {
+            while let Some(completion) = self.next(pool) {
+                if let Completion::Received { received: Received::Bytes(chunk), .. } = completion {
+                    pool.release(chunk);
+                }
+            }
+            if self.slots.len() == 0 {
+                return true;
+            }
+            if self.poll(Wait::Park(Some(DRAIN_ROUND_NS))).is_err() {
+                break;
+            }
+        }
+        self.slots.len() == 0
+    }
+
+    fn waker(&self) -> Waker {
+        Waker::from(self.waker.clone())
+    }
+
+    fn alarm(&mut self, after_ns: u64) {
+        // The kernel copies the time when it takes the entry, which the flush makes happen now.
+        let time = types::Timespec::from(std::time::Duration::from_nanos(after_ns));
+        self.push(opcode::Timeout::new(&raw const time).build().user_data(ALARM));
+        while !self.ring.submission().is_empty() || !self.backlog.is_empty() {
+            if self.enter().is_err() {
+                break;
+            }
+        }
+    }
+
+    fn event_fd(&mut self) -> io::Result<BorrowedFd<'_>> {
+        if self.event_fd.is_none() {
+            let event_fd = EventFd::new()?;
+            self.ring.submitter().register_eventfd(event_fd.as_fd().as_raw_fd())?;
+            // Whatever completed before the registration has signalled nobody.
+            event_fd.signal()?;
+            self.event_fd = Some(event_fd);
+        }
+        Ok(self.event_fd.as_ref().expect("made above").as_fd())
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        if self.slots.len() > 0 {
+            // The kernel may still write into these slots: losing the memory is the lesser evil.
+            tracing::error!(
+                ops = self.slots.len(),
+                "io_uring operations did not end; leaking them"
+            );
+            std::mem::forget(std::mem::take(&mut self.slots));
+        }
+    }
+}
+
+impl std::fmt::Debug for Uring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Uring")
+            .field("features", &self.features)
+            .field("in_flight", &self.slots.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The only segment, when there is exactly one.
+fn single(gather: &Gather) -> Option<&Segment> {
+    let mut segments = gather.segments();
+    let first = segments.next()?;
+    segments.next().is_none().then_some(first)
+}
+
+fn outcome(result: i32) -> io::Result<u32> {
+    u32::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result))
+}
+
+/// Turns the ways an `io_uring_enter` ends early without a fault into success.
+fn interruptible(entered: io::Result<usize>) -> io::Result<()> {
+    match entered {
+        Ok(_) => Ok(()),
+        // A signal, an expired wait, or a completion queue that must be reaped first.
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::EINTR | libc::ETIME | libc::EBUSY | libc::EAGAIN)
+            ) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,90 @@
+//! What this kernel's io_uring can do. A feature is a value that only the probe builds, so nothing
+//! below the driver ever looks at a version.
+
+use std::io;
+
+use io_uring::IoUring;
+
+use super::bufring::BufRing;
+use crate::error::Error;
+
+/// The environment variable that hides features from the probe: a comma-separated list of names.
+pub const MASK_VARIABLE: &str = "ZRING_URING_MASK";
+
+/// A bit-set of features to hide, for tests that must cover every geometry.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mask {
+    inc: bool,
+    multishot: bool,
+    ringfd: bool,
+}
+
+impl Mask {
+    /// Reads a list such as `inc,multishot`. Names: `inc` (incremental buffer consumption),
+    /// `multishot` (receives that re-arm themselves), `ringfd` (the registered ring descriptor).
+    ///
+    /// # Errors
+    /// [`Error::UnknownFeature`] for a name that is none of these.
+    pub fn parse(list: &str) -> Result<Self, Error> {
+        let mut mask = Self::default();
+        for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            match name {
+                "inc" => mask.inc = true,
+                "multishot" => mask.multishot = true,
+                "ringfd" => mask.ringfd = true,
+                other => return Err(Error::UnknownFeature(other.to_owned())),
+            }
+        }
+        Ok(mask)
+    }
+
+    /// The configured list, or else the environment's.
+    pub(super) fn resolve(configured: Option<&str>) -> Result<Self, Error> {
+        match configured {
+            Some(list) => Self::parse(list),
+            None => Self::parse(&std::env::var(MASK_VARIABLE).unwrap_or_default()),
+        }
+    }
+}
+
+/// Proof that buffers of the receive ring may be consumed piece by piece (Linux 6.12).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Incremental(());
+
+/// Proof that a receive may re-arm itself (Linux 6.0).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Multishot(());
+
+/// What the probe found.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Features {
+    pub(super) incremental: Option<Incremental>,
+    pub(super) multishot: Option<Multishot>,
+    pub(super) ring_fd: bool,
+}
+
+impl Features {
+    /// Tries what the kernel accepts on a ring of ours; `mask` hides the rest.
+    pub(super) fn probe(ring: &mut IoUring, mask: Mask) -> io::Result<Self> {
+        // Linux 6.0 has SINGLE_ISSUER, 6.1 DEFER_TASKRUN: a ring that was set up with both also has
+        // multishot receives, so only the mask decides.
+        let multishot = (!mask.multishot).then_some(Multishot(()));
+        let incremental =
+            (!mask.inc && BufRing::accepts_incremental(ring)?).then_some(Incremental(()));
+        let ring_fd = !mask.ringfd && ring.submitter().register_ring_fd().is_ok();
+        Ok(Self { incremental, multishot, ring_fd })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mask_names_known_features_only() {
+        assert_eq!(Mask::parse("").unwrap(), Mask::default());
+        let mask = Mask::parse(" inc, ringfd").unwrap();
+        assert!(mask.inc && mask.ringfd && !mask.multishot);
+        assert!(matches!(Mask::parse("zc9"), Err(Error::UnknownFeature(name)) if name == "zc9"));
+    }
+}

@@ -1,0 +1,84 @@
+//! What a shard tells the layer above.
+
+use std::{io, net::SocketAddr};
+
+use crate::{
+    buf::{Chunk, Gather},
+    conn::{ConnId, ListenerId},
+    driver::Direct,
+    resolver::ResolveError,
+    shard::Shard,
+};
+
+/// Why receiving stopped.
+#[derive(Debug)]
+pub enum ReceiveEnd {
+    /// As asked for with [`Shard::receive_stop`]; it can start again.
+    Stopped,
+    /// The peer ended its side, in order.
+    Closed,
+    /// The connection failed.
+    Failed(io::Error),
+}
+
+/// The layer above a shard. Callbacks run inside [`Shard::turn`], on its thread, and may call back
+/// into the shard; user code never runs here.
+pub trait Handler {
+    /// A listener has a new connection. Nothing is received until asked for.
+    fn on_accepted(&mut self, shard: &mut Shard, listener: ListenerId, conn: ConnId);
+
+    /// A listener could not accept. With `ended` it stays silent until [`Shard::accept`] is called.
+    fn on_accept_failed(
+        &mut self,
+        shard: &mut Shard,
+        listener: ListenerId,
+        error: io::Error,
+        ended: bool,
+    );
+
+    /// A connect ended. After an error the connection is to be closed by the handler.
+    fn on_connected(&mut self, shard: &mut Shard, conn: ConnId, result: io::Result<()>);
+
+    /// Bytes arrived in the pool. The chunk is to be given to [`crate::buf::Pool::release`] in the end.
+    fn on_received(&mut self, shard: &mut Shard, conn: ConnId, chunk: Chunk);
+
+    /// A direct receive brought bytes.
+    fn on_received_direct(&mut self, shard: &mut Shard, conn: ConnId, direct: Direct);
+
+    /// Receiving stopped; `direct` is what an unfinished direct receive held.
+    fn on_receive_end(
+        &mut self,
+        shard: &mut Shard,
+        conn: ConnId,
+        direct: Option<Direct>,
+        end: ReceiveEnd,
+    );
+
+    /// Receives wait for buffers of the pool: whoever holds undecoded chunks may copy and release them.
+    fn on_starved(&mut self, shard: &mut Shard);
+
+    /// A send ended: the kernel took the first `bytes` of `gather`; all, unless there is an `error`
+    /// or the connection is being closed.
+    fn on_sent(
+        &mut self,
+        shard: &mut Shard,
+        conn: ConnId,
+        gather: Gather,
+        bytes: usize,
+        error: Option<io::Error>,
+    );
+
+    /// A connection given to [`Shard::close`] has seen its last completion; the id is stale now.
+    fn on_closed(&mut self, shard: &mut Shard, conn: ConnId);
+
+    /// A timer is due.
+    fn on_timer(&mut self, shard: &mut Shard, token: u64);
+
+    /// A name given to [`Shard::resolve`] has its answer.
+    fn on_resolved(
+        &mut self,
+        shard: &mut Shard,
+        token: u64,
+        result: Result<Vec<SocketAddr>, ResolveError>,
+    );
+}

@@ -1,0 +1,39 @@
+//! The engine under [zring](https://docs.rs/zring): bytes in and out, no protocol.
+//!
+//! A [`Shard`] is a driver (io_uring), a pool of receive buffers and a set of connections, turned by
+//! the thread that opened it: [`Shard::turn`] is the only loop body. The layer above is a [`Handler`]
+//! that is told what happened and asks for more.
+#![deny(unsafe_code)]
+
+#[allow(unsafe_code)]
+pub mod buf;
+mod config;
+mod conn;
+#[allow(unsafe_code)]
+pub mod driver;
+mod error;
+mod handler;
+mod resolver;
+mod shard;
+mod stats;
+mod sync;
+#[allow(unsafe_code)]
+pub mod sys;
+mod time;
+mod timer;
+
+pub use buf::{
+    ArenaPool, Chunk, Gather, HEAD_BYTES_MAX, Lease, Pool, PoolConfig, PoolStats, Segment, Shared,
+    SharedMut,
+};
+pub use config::{Config, WaitStrategy};
+pub use conn::{ConnId, ListenerId};
+pub use driver::{Direct, uring::SEGMENTS_PER_SEND_MAX};
+pub use error::Error;
+pub use handler::{Handler, ReceiveEnd};
+pub use resolver::ResolveError;
+pub use shard::{Shard, TurnWait};
+pub use socket2::SockAddr;
+pub use stats::ShardStats;
+pub use time::Clock;
+pub use timer::TimerId;

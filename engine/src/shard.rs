@@ -1,0 +1,588 @@
+//! One engine: a driver, a pool and connections, turned by one thread at a time.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    task::Waker,
+};
+
+use slab::Slab;
+use socket2::SockAddr;
+
+use crate::{
+    buf::{ArenaPool, Gather, Pool},
+    config::{Config, WaitStrategy},
+    conn::{Conn, ConnId, ListenerId, Receive},
+    driver::{Completion, Direct, Driver, Native, OpId, Received, Submission, Token, Wait},
+    error::Error,
+    handler::{Handler, ReceiveEnd},
+    resolver::{ResolveError, Resolver},
+    stats::ShardStats,
+    time::Clock,
+    timer::{TimerId, Timers},
+};
+
+/// How long one turn may take when nothing is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TurnWait {
+    /// Only look.
+    No,
+    /// Wait as the shard's strategy says, at most until this time in nanoseconds (none: no bound).
+    Until(Option<u64>),
+}
+
+/// One engine. [`Shard::turn`] is its only loop body; everything else queues work for the next turn
+/// or is called by the [`Handler`] from inside one.
+///
+/// It belongs to the thread that opened it. Dropping it cancels all operations and waits for their
+/// last completions before any memory is freed.
+pub struct Shard {
+    driver: Native,
+    /// The receive pool; its leases may outlive the shard.
+    pub pool: Pool,
+    /// Blocks for encoded bytes on their way out.
+    pub arena: ArenaPool,
+    conns: Slab<Conn>,
+    generation: u32,
+    /// Connections whose receive waits for a buffer.
+    starved: Vec<ConnId>,
+    /// Connections that went quiet while closing.
+    quiet: Vec<ConnId>,
+    timers: Timers<u64>,
+    clock: Clock,
+    resolver: Option<Resolver>,
+    /// The deadline the event descriptor will show, once it is in use.
+    alarm_ns: Option<u64>,
+    config: Config,
+    stats: ShardStats,
+}
+
+impl Shard {
+    /// Opens a shard for the calling thread.
+    ///
+    /// # Errors
+    /// When the configuration is out of bounds or the kernel refuses the driver.
+    pub fn open(config: Config) -> Result<Self, Error> {
+        if !config.pool.is_valid() || !config.pool_whole.is_valid() {
+            return Err(Error::Config("pool geometry"));
+        }
+        if config.completions_per_turn == 0 || config.arena_block_bytes < 4096 {
+            return Err(Error::Config("completions_per_turn or arena_block_bytes"));
+        }
+        let (driver, pool) = Native::open(&config)?;
+        Ok(Self {
+            driver,
+            pool,
+            arena: ArenaPool::new(config.arena_block_bytes, config.arena_blocks_max),
+            conns: Slab::new(),
+            generation: 0,
+            starved: Vec::new(),
+            quiet: Vec::new(),
+            timers: Timers::new(),
+            clock: Clock::new(),
+            resolver: None,
+            alarm_ns: None,
+            config,
+            stats: ShardStats::default(),
+        })
+    }
+
+    /// Nanoseconds on the shard's monotonic clock.
+    #[must_use]
+    pub fn now_ns(&self) -> u64 {
+        self.clock.now_ns()
+    }
+
+    /// A copy of the shard's clock.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// Totals so far.
+    #[must_use]
+    pub fn stats(&self) -> ShardStats {
+        ShardStats { pool: self.pool.stats(), ..self.stats }
+    }
+
+    /// The configuration it was opened with.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Wakes the shard from any thread.
+    #[must_use]
+    pub fn waker(&self) -> Waker {
+        self.driver.waker()
+    }
+
+    /// A descriptor that polls readable when [`Shard::turn`] has something to do, timers included. Turning
+    /// makes it unreadable again. Made on first use; it costs a system call per batch of completions.
+    ///
+    /// # Errors
+    /// When the kernel refuses an eventfd.
+    pub fn event_fd(&mut self) -> io::Result<BorrowedFd<'_>> {
+        self.alarm_ns.get_or_insert(u64::MAX);
+        self.driver.event_fd()
+    }
+
+    /// When the next timer is due.
+    pub fn next_deadline_ns(&mut self) -> Option<u64> {
+        self.timers.next_deadline_ns()
+    }
+
+    fn insert(&mut self, fd: OwnedFd, listener: bool) -> ConnId {
+        self.generation = (self.generation + 1) & (u32::MAX >> 1);
+        let generation = self.generation;
+        let index = self.conns.insert(Conn::new(fd, generation, listener)) as u32;
+        ConnId { index, generation }
+    }
+
+    fn find(&mut self, id: ConnId) -> Option<&mut Conn> {
+        self.conns.get_mut(id.index()).filter(|conn| conn.generation == id.generation)
+    }
+
+    /// The connection behind a completion's token. Slots end before their connection does, so it exists.
+    fn by_token(&mut self, token: Token) -> (ConnId, &mut Conn) {
+        let id = ConnId { index: token as u32, generation: (token >> 32) as u32 };
+        let conn = self.find(id).expect("a connection outlives its operations");
+        (id, conn)
+    }
+
+    /// Takes over a listening socket and accepts on it.
+    pub fn listen(&mut self, fd: OwnedFd) -> ListenerId {
+        let id = ListenerId(self.insert(fd, true));
+        self.accept(id);
+        id
+    }
+
+    /// Accepts again after [`Handler::on_accept_failed`] said that accepting had ended.
+    pub fn accept(&mut self, ListenerId(id): ListenerId) {
+        let Some(conn) = self.find(id).filter(|conn| conn.setup.is_none() && !conn.closing) else {
+            return;
+        };
+        let fd = conn.raw();
+        let op = self.driver.submit(id.to_u64(), Submission::Accept { fd });
+        self.conns[id.index()].setup = Some(op);
+    }
+
+    /// Stops listening. The descriptor is closed when the kernel has let go of it.
+    pub fn close_listener(&mut self, ListenerId(id): ListenerId) {
+        self.close(id);
+    }
+
+    /// Connects an unconnected socket; the answer is [`Handler::on_connected`].
+    pub fn connect(&mut self, fd: OwnedFd, address: SockAddr) -> ConnId {
+        let id = self.insert(fd, false);
+        let fd = self.conns[id.index()].raw();
+        let submission = Submission::Connect { fd, address: Box::new(address) };
+        let op = self.driver.submit(id.to_u64(), submission);
+        self.conns[id.index()].setup = Some(op);
+        id
+    }
+
+    /// The connection's descriptor, unless the id is stale.
+    #[must_use]
+    pub fn fd(&self, id: ConnId) -> Option<BorrowedFd<'_>> {
+        let conn = self.conns.get(id.index())?;
+        (conn.generation == id.generation).then(|| conn.fd.as_fd())
+    }
+
+    /// The listener's descriptor, unless the id is stale.
+    #[must_use]
+    pub fn listener_fd(&self, ListenerId(id): ListenerId) -> Option<BorrowedFd<'_>> {
+        self.fd(id)
+    }
+
+    /// Receives into the pool until stopped.
+    ///
+    /// # Panics
+    /// If the connection receives already.
+    pub fn receive_ring(&mut self, id: ConnId) {
+        let Some(conn) = self.find(id).filter(|conn| !conn.closing) else { return };
+        assert_eq!(conn.receive, Receive::Idle, "one receive at a time");
+        let fd = conn.raw();
+        let op = self.driver.submit(id.to_u64(), Submission::Receive { fd });
+        self.conns[id.index()].receive = Receive::Ring { op, stopping: false };
+    }
+
+    /// Receives once into given memory.
+    ///
+    /// # Panics
+    /// If the connection receives already, or if there is no room to receive into.
+    pub fn receive_direct(&mut self, id: ConnId, direct: Direct) {
+        let Some(conn) = self.find(id).filter(|conn| !conn.closing) else { return };
+        assert_eq!(conn.receive, Receive::Idle, "one receive at a time");
+        assert!(direct.rest > 0 || direct.spill.capacity() > 0, "nowhere to receive to");
+        let fd = conn.raw();
+        let op = self.driver.submit(id.to_u64(), Submission::ReceiveDirect { fd, direct });
+        self.conns[id.index()].receive = Receive::Direct { op, stopping: false };
+    }
+
+    /// Asks for the end of the receive; [`Handler::on_receive_end`] follows unless it was idle.
+    /// Bytes that arrive in between are still delivered.
+    pub fn receive_stop(&mut self, id: ConnId) {
+        let Some(conn) = self.find(id) else { return };
+        match &mut conn.receive {
+            Receive::Idle => {}
+            Receive::Starved => conn.receive = Receive::Idle,
+            Receive::Ring { op, stopping } | Receive::Direct { op, stopping } => {
+                *stopping = true;
+                let op = *op;
+                self.driver.cancel(op);
+            }
+        }
+    }
+
+    /// Whether a receive is armed or waits for a buffer.
+    #[must_use]
+    pub fn is_receiving(&self, id: ConnId) -> bool {
+        self.conns
+            .get(id.index())
+            .is_some_and(|conn| conn.generation == id.generation && conn.receive != Receive::Idle)
+    }
+
+    /// Sends all of `gather`; [`Handler::on_sent`] gives it back. One send at a time.
+    /// It reaches the kernel with the next [`Shard::flush`] or turn.
+    ///
+    /// # Panics
+    /// If a send is in flight already.
+    pub fn send(&mut self, id: ConnId, gather: Gather) {
+        let Some(conn) = self.find(id).filter(|conn| !conn.closing) else { return };
+        assert!(conn.send.is_none(), "one send at a time");
+        let fd = conn.raw();
+        let op = self.driver.submit(id.to_u64(), Submission::Send { fd, gather });
+        self.conns[id.index()].send = Some(op);
+    }
+
+    /// Hands everything queued to the kernel at once.
+    ///
+    /// # Errors
+    /// When the kernel refuses; the shard is not usable any more then.
+    #[inline]
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.driver.flush()
+    }
+
+    /// Closes a connection: cancels what is in flight, then [`Handler::on_closed`] follows.
+    /// Sends that end meanwhile are still reported; received bytes are dropped.
+    pub fn close(&mut self, id: ConnId) {
+        let Some(conn) = self.find(id).filter(|conn| !conn.closing) else { return };
+        conn.closing = true;
+        let receive = match conn.receive {
+            Receive::Ring { op, .. } | Receive::Direct { op, .. } => Some(op),
+            Receive::Idle | Receive::Starved => None,
+        };
+        let ops: [Option<OpId>; 3] = [receive, conn.send, conn.setup];
+        if ops.iter().all(Option::is_none) {
+            self.quiet.push(id);
+        }
+        for op in ops.into_iter().flatten() {
+            self.driver.cancel(op);
+        }
+    }
+
+    /// Arms a timer; [`Handler::on_timer`] gets the token.
+    pub fn arm_timer(&mut self, deadline_ns: u64, token: u64) -> TimerId {
+        self.timers.arm(deadline_ns, token)
+    }
+
+    /// Disarms a timer; one that has fired is ignored.
+    pub fn cancel_timer(&mut self, timer: TimerId) {
+        self.timers.cancel(timer);
+    }
+
+    /// Resolves a name on the resolver's thread; [`Handler::on_resolved`] gets the token.
+    ///
+    /// # Errors
+    /// When too many lookups are under way or the thread cannot be started; no answer follows then.
+    pub fn resolve(
+        &mut self,
+        host: &str,
+        port: u16,
+        ipv6: bool,
+        token: u64,
+    ) -> Result<(), ResolveError> {
+        let waker = self.driver.waker();
+        let resolver = self
+            .resolver
+            .get_or_insert_with(|| Resolver::new(std::sync::Arc::new(move || waker.wake_by_ref())));
+        resolver.resolve(host, port, ipv6, token)
+    }
+
+    /// How many operations have not seen their last completion.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.driver.in_flight()
+    }
+
+    /// The loop body: hands over what is queued, waits as told, dispatches what completed and what is
+    /// due to the handler, submits what that produced. Returns how many things were handled.
+    ///
+    /// # Errors
+    /// When the kernel refuses to turn the ring; the shard is not usable any more then.
+    pub fn turn(&mut self, handler: &mut impl Handler, wait: TurnWait) -> io::Result<usize> {
+        let wait = self.prepare(handler, wait);
+        self.driver.poll(wait)?;
+        let mut work = 0;
+        while work < self.config.completions_per_turn {
+            let Some(completion) = self.driver.next(&mut self.pool) else { break };
+            self.dispatch(handler, completion);
+            work += 1;
+        }
+        work += self.expire(handler);
+        work += self.finish_quiet(handler);
+        work += self.deliver_names(handler);
+        self.stats.turns += 1;
+        self.stats.completions += work as u64;
+        self.driver.flush()?;
+        self.set_alarm();
+        Ok(work)
+    }
+
+    /// Keeps the event descriptor's alarm no later than the next timer.
+    fn set_alarm(&mut self) {
+        let Some(alarm_ns) = self.alarm_ns else { return };
+        let Some(deadline_ns) = self.timers.next_deadline_ns() else { return };
+        let now_ns = self.clock.now_ns();
+        if deadline_ns < alarm_ns || alarm_ns <= now_ns {
+            self.alarm_ns = Some(deadline_ns);
+            self.driver.alarm(deadline_ns.saturating_sub(now_ns));
+        }
+    }
+
+    /// Gives buffers back to the kernel and decides how long the driver may wait.
+    fn prepare(&mut self, handler: &mut impl Handler, wait: TurnWait) -> Wait {
+        self.pool.collect();
+        self.provide();
+        if !self.starved.is_empty() {
+            handler.on_starved(self);
+            self.pool.starve();
+            self.provide();
+        }
+        let TurnWait::Until(until_ns) = wait else { return Wait::No };
+        if !self.quiet.is_empty() {
+            return Wait::No;
+        }
+        if self.config.wait == WaitStrategy::Spin {
+            return Wait::Spin;
+        }
+        let deadline = match (until_ns, self.timers.next_deadline_ns()) {
+            (Some(until), Some(timer)) => Some(until.min(timer)),
+            (until, timer) => until.or(timer),
+        };
+        Wait::Park(deadline.map(|at| at.saturating_sub(self.clock.now_ns())))
+    }
+
+    fn provide(&mut self) {
+        if self.pool.ready_len() == 0 {
+            return;
+        }
+        self.driver.provide(&mut self.pool);
+        for id in std::mem::take(&mut self.starved) {
+            let Some(conn) = self.find(id).filter(|conn| conn.receive == Receive::Starved) else {
+                continue;
+            };
+            conn.receive = Receive::Idle;
+            self.receive_ring(id);
+        }
+    }
+
+    fn dispatch(&mut self, handler: &mut impl Handler, completion: Completion) {
+        match completion {
+            Completion::Received { token, received, more } => {
+                self.dispatch_received(handler, token, received, more);
+            }
+            Completion::Sent { token, gather, bytes, error } => {
+                let (id, conn) = self.by_token(token);
+                conn.send = None;
+                self.note_quiet(id);
+                handler.on_sent(self, id, gather, bytes, error);
+            }
+            Completion::ReceivedDirect { token, direct, result } => {
+                self.dispatch_direct(handler, token, direct, result);
+            }
+            Completion::Accepted { token, result, more } => {
+                self.dispatch_accepted(handler, token, result, more);
+            }
+            Completion::Connected { token, result } => {
+                let (id, conn) = self.by_token(token);
+                conn.setup = None;
+                let closing = conn.closing;
+                self.note_quiet(id);
+                if !closing {
+                    handler.on_connected(self, id, result);
+                }
+            }
+            Completion::Woken => {}
+        }
+    }
+
+    fn dispatch_received(
+        &mut self,
+        handler: &mut impl Handler,
+        token: Token,
+        received: Received,
+        more: bool,
+    ) {
+        let (id, conn) = self.by_token(token);
+        let closing = conn.closing;
+        let stopping = matches!(conn.receive, Receive::Ring { stopping: true, .. });
+        if !more {
+            conn.receive = Receive::Idle;
+            self.note_quiet(id);
+        }
+        let end = match received {
+            Received::Bytes(chunk) if closing => {
+                self.pool.release(chunk);
+                return;
+            }
+            Received::Bytes(chunk) => {
+                self.stats.bytes_in += chunk.len() as u64;
+                handler.on_received(self, id, chunk);
+                // The handler may have closed it, or already decided how to go on.
+                if more || self.find(id).is_none_or(|conn| conn.closing) || self.is_receiving(id) {
+                    return;
+                }
+                if !stopping {
+                    self.receive_ring(id);
+                    return;
+                }
+                ReceiveEnd::Stopped
+            }
+            Received::NoBuffer if !stopping && !closing => {
+                self.conns[id.index()].receive = Receive::Starved;
+                self.starved.push(id);
+                return;
+            }
+            Received::NoBuffer => ReceiveEnd::Stopped,
+            Received::Failed(error) if error.raw_os_error() == Some(libc::ECANCELED) => {
+                ReceiveEnd::Stopped
+            }
+            Received::Failed(error) => ReceiveEnd::Failed(error),
+            Received::End => ReceiveEnd::Closed,
+        };
+        if !closing && !more {
+            handler.on_receive_end(self, id, None, end);
+        }
+    }
+
+    fn dispatch_direct(
+        &mut self,
+        handler: &mut impl Handler,
+        token: Token,
+        direct: Direct,
+        result: io::Result<usize>,
+    ) {
+        let (id, conn) = self.by_token(token);
+        let closing = conn.closing;
+        conn.receive = Receive::Idle;
+        self.note_quiet(id);
+        if closing {
+            return;
+        }
+        let end = match result {
+            Ok(0) => ReceiveEnd::Closed,
+            Ok(bytes) => {
+                self.stats.bytes_in += bytes as u64;
+                handler.on_received_direct(self, id, direct);
+                return;
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => ReceiveEnd::Stopped,
+            Err(error) => ReceiveEnd::Failed(error),
+        };
+        handler.on_receive_end(self, id, Some(direct), end);
+    }
+
+    fn dispatch_accepted(
+        &mut self,
+        handler: &mut impl Handler,
+        token: Token,
+        result: io::Result<OwnedFd>,
+        more: bool,
+    ) {
+        let (id, conn) = self.by_token(token);
+        let closing = conn.closing;
+        if !more {
+            conn.setup = None;
+            self.note_quiet(id);
+        }
+        if closing {
+            return;
+        }
+        match result {
+            Ok(fd) => {
+                let conn = self.insert(fd, false);
+                handler.on_accepted(self, ListenerId(id), conn);
+                if !more {
+                    self.accept(ListenerId(id));
+                }
+            }
+            Err(error) => handler.on_accept_failed(self, ListenerId(id), error, !more),
+        }
+    }
+
+    fn note_quiet(&mut self, id: ConnId) {
+        let conn = &self.conns[id.index()];
+        if conn.closing && conn.is_quiet() {
+            self.quiet.push(id);
+        }
+    }
+
+    fn finish_quiet(&mut self, handler: &mut impl Handler) -> usize {
+        let mut finished = 0;
+        while let Some(id) = self.quiet.pop() {
+            if self.find(id).is_none() {
+                continue;
+            }
+            let conn = self.conns.remove(id.index());
+            finished += 1;
+            if !conn.listener {
+                handler.on_closed(self, id);
+            }
+        }
+        finished
+    }
+
+    fn expire(&mut self, handler: &mut impl Handler) -> usize {
+        if self.timers.next_deadline_ns().is_none() {
+            return 0;
+        }
+        let now_ns = self.clock.now_ns();
+        let mut expired = 0;
+        while let Some(token) = self.timers.expire(now_ns) {
+            expired += 1;
+            handler.on_timer(self, token);
+        }
+        expired
+    }
+
+    fn deliver_names(&mut self, handler: &mut impl Handler) -> usize {
+        let mut delivered = 0;
+        while let Some(answer) = self.resolver.as_mut().and_then(Resolver::poll_resolved) {
+            delivered += 1;
+            handler.on_resolved(self, answer.token, answer.addresses);
+        }
+        delivered
+    }
+}
+
+impl Drop for Shard {
+    fn drop(&mut self) {
+        if !self.driver.shut_down(&mut self.pool) {
+            // The kernel may still write into the pool: it is never freed then.
+            self.pool.leak();
+        }
+    }
+}
+
+impl std::fmt::Debug for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shard")
+            .field("driver", &self.driver)
+            .field("pool", &self.pool)
+            .field("connections", &self.conns.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,390 @@
+//! Sockets as the engine wants them: non-blocking, close-on-exec, tuned.
+//!
+//! Only creation, options and names live here. Accepting, connecting, sending and receiving are the
+//! driver's operations. Unix-domain sockets are created in `sys::unix`.
+
+use std::fmt;
+use std::io;
+use std::net::{Ipv4Addr, Shutdown, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+
+use super::{BorrowedSocket, OwnedSocket};
+
+/// Which kind of address a socket speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// TCP over IPv4.
+    V4,
+    /// TCP over IPv6.
+    V6,
+    /// A Unix-domain stream, by path or by abstract name.
+    Unix,
+}
+
+impl From<&SocketAddr> for Family {
+    fn from(addr: &SocketAddr) -> Family {
+        match addr {
+            SocketAddr::V4(_) => Family::V4,
+            SocketAddr::V6(_) => Family::V6,
+        }
+    }
+}
+
+impl Family {
+    fn domain(self) -> Domain {
+        match self {
+            Family::V4 => Domain::IPV4,
+            Family::V6 => Domain::IPV6,
+            Family::Unix => Domain::UNIX,
+        }
+    }
+
+    fn is_tcp(self) -> bool {
+        self != Family::Unix
+    }
+}
+
+/// TCP keep-alive probes; whatever is `None` stays as the operating system has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keepalive {
+    /// `SO_KEEPALIVE` on or off. The three values below take effect only with `Some(true)`.
+    pub enabled: Option<bool>,
+    /// Silence before the first probe (`TCP_KEEPIDLE`), whole seconds, at least one.
+    pub idle: Option<Duration>,
+    /// Pause between probes (`TCP_KEEPINTVL`), whole seconds, at least one.
+    pub interval: Option<Duration>,
+    /// Unanswered probes before the connection is reset (`TCP_KEEPCNT`).
+    pub retries: Option<u32>,
+}
+
+/// What a user may tune on the sockets the engine makes; `Default` leaves all to the operating system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SocketOptions {
+    /// `SO_SNDBUF` in bytes. Linux doubles the value and caps it at `net.core.wmem_max`.
+    pub sndbuf_bytes: Option<usize>,
+    /// `SO_RCVBUF` in bytes. Linux doubles the value and caps it at `net.core.rmem_max`.
+    pub rcvbuf_bytes: Option<usize>,
+    /// TCP keep-alive; ignored on Unix-domain sockets.
+    pub keepalive: Keepalive,
+    /// An IPv6 listener refuses IPv4 peers. Off: a listener on `[::]` serves both.
+    pub v6only: bool,
+}
+
+/// The address of one end of a socket, as the kernel names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SocketName {
+    /// A TCP address and port.
+    Inet(SocketAddr),
+    /// A Unix-domain socket bound to this path.
+    Path(PathBuf),
+    /// A Unix-domain socket bound to this abstract name (without its leading NUL).
+    Abstract(Vec<u8>),
+    /// A Unix-domain socket nobody bound, as the connecting end usually is.
+    Unnamed,
+}
+
+impl fmt::Display for SocketName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SocketName::Inet(addr) => addr.fmt(f),
+            SocketName::Path(path) => path.display().fmt(f),
+            SocketName::Abstract(name) => write!(f, "@{}", name.escape_ascii()),
+            SocketName::Unnamed => f.write_str("unnamed"),
+        }
+    }
+}
+
+/// Listens on `addr`; port 0 lets the kernel choose. Returns the socket and the address it really has.
+///
+/// `backlog` is clamped to what the call can express; the kernel caps it again (`net.core.somaxconn`).
+/// `[::]` on a host without IPv6 becomes `0.0.0.0`, unless `v6only` asks for IPv6 alone.
+/// Accepted sockets inherit the buffer sizes, which must be in place before the handshake to widen its window.
+///
+/// # Errors
+/// `AddrInUse`, `AddrNotAvailable`, `PermissionDenied` (a port below 1024), or what `socket(2)`, `bind(2)`
+/// and `listen(2)` say.
+pub fn listen_tcp(
+    addr: SocketAddr,
+    backlog: u32,
+    opts: &SocketOptions,
+) -> io::Result<(OwnedSocket, SocketAddr)> {
+    match listen_tcp_exactly(addr, backlog, opts) {
+        Err(error) if addr.ip().is_unspecified() && lacks_v6(&addr, &error) && !opts.v6only => {
+            let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, addr.port()));
+            listen_tcp_exactly(v4, backlog, opts)
+        }
+        result => result,
+    }
+}
+
+fn listen_tcp_exactly(
+    addr: SocketAddr,
+    backlog: u32,
+    opts: &SocketOptions,
+) -> io::Result<(OwnedSocket, SocketAddr)> {
+    let family = Family::from(&addr);
+    let socket = new_socket(family)?;
+    // On Windows the same name means that anybody may take the port over.
+    #[cfg(not(windows))]
+    socket.set_reuse_address(true)?;
+    if family == Family::V6 {
+        socket.set_only_v6(opts.v6only)?;
+    }
+    tune(&SockRef::from(&socket), family, opts)?;
+    socket.bind(&addr.into())?;
+    socket.listen(backlog_arg(backlog))?;
+    let bound = inet(&socket.local_addr()?)?;
+    Ok((socket.into(), bound))
+}
+
+fn lacks_v6(addr: &SocketAddr, error: &io::Error) -> bool {
+    #[cfg(unix)]
+    let no_family = error.raw_os_error() == Some(libc::EAFNOSUPPORT);
+    #[cfg(windows)]
+    let no_family = error.raw_os_error() == Some(10047); // WSAEAFNOSUPPORT
+    // With net.ipv6.conf.all.disable_ipv6 the family exists and no address of it does.
+    addr.is_ipv6() && (no_family || error.kind() == io::ErrorKind::AddrNotAvailable)
+}
+
+/// A socket of `family`, tuned and ready for the driver's connect operation.
+///
+/// TCP sockets have `TCP_NODELAY`: messages are batched above, never by Nagle's algorithm.
+///
+/// # Errors
+/// Out of descriptors or memory, a family the host does not have, or an option out of the kernel's range.
+pub fn connect_socket(family: Family, opts: &SocketOptions) -> io::Result<OwnedSocket> {
+    let socket = new_socket(family)?;
+    tune(&SockRef::from(&socket), family, opts)?;
+    Ok(socket.into())
+}
+
+/// Tunes a socket the driver has accepted. Flags (non-blocking, close-on-exec) are the accept operation's.
+///
+/// # Errors
+/// An option out of the kernel's range, or a peer that is gone already (macOS: `InvalidInput`).
+pub fn accepted_options(
+    socket: BorrowedSocket<'_>,
+    family: Family,
+    opts: &SocketOptions,
+) -> io::Result<()> {
+    tune(&SockRef::from(&socket), family, opts)
+}
+
+fn new_socket(family: Family) -> io::Result<Socket> {
+    let protocol = family.is_tcp().then_some(Protocol::TCP);
+    // `Socket::new` sets close-on-exec (or its Windows counterpart) in the same call where the system can.
+    let socket = Socket::new(family.domain(), Type::STREAM, protocol)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+fn tune(socket: &SockRef<'_>, family: Family, opts: &SocketOptions) -> io::Result<()> {
+    if let Some(bytes) = opts.sndbuf_bytes {
+        socket.set_send_buffer_size(bytes)?;
+    }
+    if let Some(bytes) = opts.rcvbuf_bytes {
+        socket.set_recv_buffer_size(bytes)?;
+    }
+    if !family.is_tcp() {
+        return Ok(());
+    }
+    socket.set_tcp_nodelay(true)?;
+    set_keepalive(socket, &opts.keepalive)
+}
+
+fn set_keepalive(socket: &SockRef<'_>, keepalive: &Keepalive) -> io::Result<()> {
+    match keepalive.enabled {
+        None => Ok(()),
+        Some(false) => socket.set_keepalive(false),
+        Some(true) => {
+            let mut params = TcpKeepalive::new();
+            if let Some(idle) = keepalive.idle {
+                params = params.with_time(idle);
+            }
+            if let Some(interval) = keepalive.interval {
+                params = params.with_interval(interval);
+            }
+            if let Some(retries) = keepalive.retries {
+                params = params.with_retries(retries);
+            }
+            socket.set_tcp_keepalive(&params)
+        }
+    }
+}
+
+pub(super) fn backlog_arg(backlog: u32) -> i32 {
+    i32::try_from(backlog).unwrap_or(i32::MAX)
+}
+
+fn inet(addr: &SockAddr) -> io::Result<SocketAddr> {
+    addr.as_socket()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an internet address"))
+}
+
+/// The other end's address.
+///
+/// # Errors
+/// `NotConnected`, also when the peer has reset the connection since.
+pub fn peer_name(socket: BorrowedSocket<'_>) -> io::Result<SocketName> {
+    SockRef::from(&socket).peer_addr().and_then(|addr| name_of(&addr))
+}
+
+/// This end's address.
+///
+/// # Errors
+/// What `getsockname(2)` says.
+pub fn local_name(socket: BorrowedSocket<'_>) -> io::Result<SocketName> {
+    SockRef::from(&socket).local_addr().and_then(|addr| name_of(&addr))
+}
+
+fn name_of(addr: &SockAddr) -> io::Result<SocketName> {
+    if let Some(inet) = addr.as_socket() {
+        return Ok(SocketName::Inet(inet));
+    }
+    #[cfg(unix)]
+    if addr.is_unix() {
+        return Ok(super::unix::name_of(addr));
+    }
+    Err(io::Error::new(
+        io::ErrorKind::InvalidData,
+        "an address of a family the engine does not use",
+    ))
+}
+
+/// Ends one or both directions; pending operations of the driver complete. A socket that is not
+/// connected (any more) is as shut down as it can be: that is no error.
+///
+/// # Errors
+/// What `shutdown(2)` says, `ENOTCONN` excepted.
+pub fn shutdown(socket: BorrowedSocket<'_>, how: Shutdown) -> io::Result<()> {
+    match SockRef::from(&socket).shutdown(how) {
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+        result => result,
+    }
+}
+
+/// Takes the pending error off a socket (`SO_ERROR`): how a readiness driver learns what came of a connect.
+///
+/// # Errors
+/// Reading the option failed.
+pub fn take_error(socket: BorrowedSocket<'_>) -> io::Result<Option<io::Error>> {
+    SockRef::from(&socket).take_error()
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    fn loopback() -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
+    }
+
+    #[test]
+    fn a_listener_has_a_real_port_and_the_right_flags() {
+        let (fd, addr) = listen_tcp(loopback(), 100, &SocketOptions::default()).unwrap();
+        assert_ne!(addr.port(), 0);
+        assert!(SockRef::from(&fd).nonblocking().unwrap());
+        assert!(rustix::io::fcntl_getfd(&fd).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+        assert_eq!(local_name(fd.as_fd()).unwrap(), SocketName::Inet(addr));
+        TcpStream::connect(addr).unwrap();
+    }
+
+    #[test]
+    fn a_taken_port_is_addr_in_use_and_a_freed_one_is_not() {
+        let opts = SocketOptions::default();
+        let (fd, addr) = listen_tcp(loopback(), 10, &opts).unwrap();
+        let taken = listen_tcp(addr, 10, &opts).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+
+        // A connection closed from our side first leaves the port in TIME_WAIT.
+        let client = TcpStream::connect(addr).unwrap();
+        let listener = TcpListener::from(fd);
+        listener.set_nonblocking(false).unwrap();
+        drop(listener.accept().unwrap());
+        drop((listener, client));
+        listen_tcp(addr, 10, &opts).unwrap();
+    }
+
+    #[test]
+    fn the_v6_wildcard_serves_v4_peers_unless_told_otherwise() {
+        let any: SocketAddr = "[::]:0".parse().unwrap();
+        let (_fd, addr) = listen_tcp(any, 10, &SocketOptions::default()).unwrap();
+        TcpStream::connect((Ipv4Addr::LOCALHOST, addr.port())).unwrap();
+
+        let only = SocketOptions { v6only: true, ..SocketOptions::default() };
+        match listen_tcp(any, 10, &only) {
+            Ok((_fd, addr)) => {
+                assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, addr.port())).is_err());
+            }
+            Err(error) => assert!(lacks_v6(&any, &error), "{error}"),
+        }
+    }
+
+    #[test]
+    fn connecting_sockets_carry_their_options() {
+        let opts = SocketOptions {
+            sndbuf_bytes: Some(32 * 1024),
+            rcvbuf_bytes: Some(48 * 1024),
+            keepalive: Keepalive {
+                enabled: Some(true),
+                idle: Some(Duration::from_secs(7)),
+                interval: Some(Duration::from_secs(3)),
+                retries: Some(2),
+            },
+            v6only: false,
+        };
+        let fd = connect_socket(Family::V4, &opts).unwrap();
+        let socket = SockRef::from(&fd);
+        assert!(socket.nonblocking().unwrap());
+        assert!(socket.tcp_nodelay().unwrap());
+        assert!(socket.send_buffer_size().unwrap() >= 32 * 1024);
+        assert!(socket.recv_buffer_size().unwrap() >= 48 * 1024);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(7));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(3));
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 2);
+        connect_socket(Family::Unix, &opts).unwrap();
+    }
+
+    #[test]
+    fn keepalive_stays_off_by_default() {
+        let fd = connect_socket(Family::V4, &SocketOptions::default()).unwrap();
+        assert!(!SockRef::from(&fd).keepalive().unwrap());
+    }
+
+    #[test]
+    fn names_and_shutdown_of_an_accepted_socket() {
+        let (fd, addr) = listen_tcp(loopback(), 10, &SocketOptions::default()).unwrap();
+        let client = TcpStream::connect(addr).unwrap();
+        let listener = TcpListener::from(fd);
+        listener.set_nonblocking(false).unwrap();
+        let accepted = OwnedSocket::from(listener.accept().unwrap().0);
+        accepted_options(accepted.as_fd(), Family::V4, &SocketOptions::default()).unwrap();
+        assert!(SockRef::from(&accepted).tcp_nodelay().unwrap());
+        let client_addr = client.local_addr().unwrap();
+        assert_eq!(peer_name(accepted.as_fd()).unwrap(), SocketName::Inet(client_addr));
+        assert_eq!(local_name(accepted.as_fd()).unwrap().to_string(), addr.to_string());
+        shutdown(accepted.as_fd(), Shutdown::Both).unwrap();
+        drop(client);
+        shutdown(accepted.as_fd(), Shutdown::Both).unwrap();
+    }
+
+    #[test]
+    fn a_refused_connect_leaves_its_error_on_the_socket() {
+        let (listener, addr) = listen_tcp(loopback(), 1, &SocketOptions::default()).unwrap();
+        drop(listener);
+        let fd = connect_socket(Family::V4, &SocketOptions::default()).unwrap();
+        let socket = Socket::from(fd);
+        socket.set_nonblocking(false).unwrap();
+        let refused = socket.connect(&addr.into()).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        let fd = OwnedSocket::from(socket);
+        assert!(take_error(fd.as_fd()).unwrap().is_none());
+    }
+}

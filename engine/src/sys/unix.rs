@@ -1,0 +1,371 @@
+//! Unix-domain listeners: by path, by abstract name (Linux), or at a path of our own choosing.
+//!
+//! A path outlives the process that bound it, so binding again has to tell a *stale* socket file (nobody
+//! listens: the file is removed) from a *live* one (left alone: `InUse`) and from anything else at that path
+//! (never touched: `NotASocket`).
+
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+use thiserror::Error;
+
+use super::OwnedSocket;
+use super::net::{SocketName, backlog_arg};
+
+/// Longest path or abstract name in bytes, the leading NUL of the latter included.
+/// `sun_path` holds 108 on Linux, 104 on the BSDs and macOS, with the final NUL of a path.
+pub const UNIX_PATH_BYTES_MAX: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
+
+/// How often a bind is tried anew when the file at its path changes under it, or a generated name is taken.
+const BIND_ATTEMPTS_MAX: u32 = 8;
+
+/// Why a Unix-domain listener could not be made.
+#[derive(Debug, Error)]
+pub enum UnixListenError {
+    /// Somebody listens there.
+    #[error("{} is in use by a live socket", .0.display())]
+    InUse(PathBuf),
+    /// A file, directory, symbolic link or device stands at the path; it is not ours to delete.
+    #[error("{} exists and is not a socket", .0.display())]
+    NotASocket(PathBuf),
+    /// The operating system refused.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl From<UnixListenError> for io::Error {
+    fn from(error: UnixListenError) -> io::Error {
+        match error {
+            UnixListenError::InUse(_) => io::Error::new(io::ErrorKind::AddrInUse, error),
+            UnixListenError::NotASocket(_) => io::Error::new(io::ErrorKind::AlreadyExists, error),
+            UnixListenError::Io(error) => error,
+        }
+    }
+}
+
+/// The socket file of a listener, remembered by its identity, so that closing removes this file and no other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BoundPath {
+    path: PathBuf,
+    dev: u64,
+    ino: u64,
+}
+
+impl BoundPath {
+    fn of(path: &Path) -> io::Result<BoundPath> {
+        let meta = std::fs::symlink_metadata(path)?;
+        // A relative path would name another file after the program changes its directory.
+        let path = std::path::absolute(path)?;
+        Ok(BoundPath { path, dev: meta.dev(), ino: meta.ino() })
+    }
+
+    /// Where the file is, as an absolute path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes the file if it is still the one that was bound. `false`: it is gone, or another has
+    /// taken its place and was left alone. Call it before the listener is closed: while the listener is open
+    /// its inode number cannot be given to another file.
+    ///
+    /// # Errors
+    /// What `lstat(2)` or `unlink(2)` says, a missing file excepted.
+    pub fn unlink_if_ours(&self) -> io::Result<bool> {
+        let removed = match std::fs::symlink_metadata(&self.path) {
+            Ok(meta) if (meta.dev(), meta.ino()) == (self.dev, self.ino) => {
+                std::fs::remove_file(&self.path)
+            }
+            Ok(_) => return Ok(false),
+            Err(error) => Err(error),
+        };
+        match removed {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Listens at `path`, replacing a stale socket file there.
+///
+/// To tell stale from live the file is connected to once, which a live listener sees as a peer that
+/// comes and goes. A process that has bound but not yet called `listen` looks stale for that instant.
+///
+/// # Errors
+/// [`UnixListenError::InUse`], [`UnixListenError::NotASocket`], or what the system says: `NotFound` for a
+/// missing directory, `PermissionDenied`, `InvalidInput` for an empty path or one longer than
+/// [`UNIX_PATH_BYTES_MAX`].
+pub fn listen_unix(path: &Path, backlog: u32) -> Result<(OwnedSocket, BoundPath), UnixListenError> {
+    let addr = path_addr(path)?;
+    let socket = new_stream()?;
+    let mut attempt = 1;
+    loop {
+        match socket.bind(&addr) {
+            Ok(()) => break,
+            Err(error) if error.kind() != io::ErrorKind::AddrInUse => return Err(error.into()),
+            Err(_) if attempt == BIND_ATTEMPTS_MAX => {
+                return Err(UnixListenError::InUse(path.to_path_buf()));
+            }
+            Err(_) => remove_stale(path, &addr)?,
+        }
+        attempt += 1;
+    }
+    let bound = BoundPath::of(path)?;
+    if let Err(error) = socket.listen(backlog_arg(backlog)) {
+        let _ = bound.unlink_if_ours();
+        return Err(error.into());
+    }
+    Ok((socket.into(), bound))
+}
+
+/// Listens at a fresh path in the directory for temporary files: what `ipc://*` asks for.
+///
+/// # Errors
+/// As [`listen_unix`].
+pub fn listen_unix_temp(backlog: u32) -> Result<(OwnedSocket, BoundPath), UnixListenError> {
+    let mut dir = std::env::temp_dir();
+    // The names below have 30 bytes at most.
+    if dir.as_os_str().len() + 32 > UNIX_PATH_BYTES_MAX {
+        dir = PathBuf::from("/tmp");
+    }
+    for _ in 1..BIND_ATTEMPTS_MAX {
+        // Hashing nothing with fresh keys is the random number std offers.
+        let random = RandomState::new().hash_one(());
+        let path = dir.join(format!("zring-{random:016x}.sock"));
+        match listen_unix(&path, backlog) {
+            Err(UnixListenError::InUse(_) | UnixListenError::NotASocket(_)) => {}
+            result => return result,
+        }
+    }
+    Err(UnixListenError::InUse(dir))
+}
+
+/// Listens on an abstract name (given without its leading NUL); it vanishes with the socket.
+///
+/// # Errors
+/// [`UnixListenError::InUse`]; `InvalidInput` for an empty or too long name; `Unsupported` outside Linux.
+pub fn listen_abstract(name: &[u8], backlog: u32) -> Result<OwnedSocket, UnixListenError> {
+    let addr = abstract_addr(name)?;
+    let socket = new_stream()?;
+    match socket.bind(&addr) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            let shown = format!("@{}", name.escape_ascii());
+            return Err(UnixListenError::InUse(PathBuf::from(shown)));
+        }
+        bound => bound?,
+    }
+    socket.listen(backlog_arg(backlog))?;
+    Ok(socket.into())
+}
+
+/// The address to connect to for a listener at `path`.
+///
+/// # Errors
+/// `InvalidInput`: empty, longer than [`UNIX_PATH_BYTES_MAX`], or with a NUL inside.
+pub fn path_addr(path: &Path) -> io::Result<SockAddr> {
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.is_empty() || bytes.len() > UNIX_PATH_BYTES_MAX || bytes.contains(&0) {
+        return Err(invalid("a socket path is 1 to 107 bytes (fewer outside Linux) without NUL"));
+    }
+    SockAddr::unix(path)
+}
+
+/// The address to connect to for a listener on the abstract `name` (given without its leading NUL).
+///
+/// # Errors
+/// `InvalidInput`: empty or too long; `Unsupported` outside Linux.
+pub fn abstract_addr(name: &[u8]) -> io::Result<SockAddr> {
+    if !cfg!(target_os = "linux") {
+        let why = "abstract socket names exist on Linux only";
+        return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+    }
+    if name.is_empty() || name.len() >= UNIX_PATH_BYTES_MAX {
+        return Err(invalid("an abstract socket name is 1 to 106 bytes"));
+    }
+    let mut bytes = Vec::with_capacity(name.len() + 1);
+    bytes.push(0);
+    bytes.extend_from_slice(name);
+    SockAddr::unix(std::ffi::OsStr::from_bytes(&bytes))
+}
+
+pub(super) fn name_of(addr: &SockAddr) -> SocketName {
+    if let Some(path) = addr.as_pathname() {
+        return SocketName::Path(path.to_path_buf());
+    }
+    match addr.as_abstract_namespace() {
+        Some(name) => SocketName::Abstract(name.to_vec()),
+        None => SocketName::Unnamed,
+    }
+}
+
+/// `Ok`: the path is worth another bind, because a stale file was removed or the file went by itself.
+fn remove_stale(path: &Path, addr: &SockAddr) -> Result<(), UnixListenError> {
+    let Some(before) = identity(path)? else {
+        return Ok(());
+    };
+    match new_stream()?.connect(addr) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        // Connected, backlog full (EAGAIN), a datagram socket (EPROTOTYPE), no permission: not ours to take.
+        _ => return Err(UnixListenError::InUse(path.to_path_buf())),
+    }
+    // Another process may have come to the same verdict and have bound the path since.
+    if identity(path)? != Some(before) {
+        return Ok(());
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// What tells one socket file from a later one at the same path. Inode numbers are used again at once on
+/// some file systems, change times are not. `None`: nothing is there.
+fn identity(path: &Path) -> Result<Option<[i128; 3]>, UnixListenError> {
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) if meta.file_type().is_socket() => {
+            let changed_ns =
+                i128::from(meta.ctime()) * 1_000_000_000 + i128::from(meta.ctime_nsec());
+            Ok(Some([i128::from(meta.dev()), i128::from(meta.ino()), changed_ns]))
+        }
+        Ok(_) => Err(UnixListenError::NotASocket(path.to_path_buf())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn new_stream() -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+fn invalid(why: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+
+    use super::*;
+    use crate::sys::net::local_name;
+
+    #[test]
+    fn a_path_is_bound_named_and_unlinked() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        let (fd, bound) = listen_unix(&path, 10).unwrap();
+        assert_eq!(local_name(fd.as_fd()).unwrap(), SocketName::Path(path.clone()));
+        UnixStream::connect(&path).unwrap();
+        assert!(bound.unlink_if_ours().unwrap());
+        assert!(!path.exists());
+        assert!(!bound.unlink_if_ours().unwrap());
+    }
+
+    #[test]
+    fn a_stale_file_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let (_fd, _bound) = listen_unix(&path, 10).unwrap();
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn a_live_listener_is_left_alone_even_with_a_full_backlog() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        let (_fd, bound) = listen_unix(&path, 0).unwrap();
+        for _ in 0..3 {
+            let error = listen_unix(&path, 10).unwrap_err();
+            assert!(matches!(&error, UnixListenError::InUse(at) if *at == path), "{error}");
+            assert_eq!(io::Error::from(error).kind(), io::ErrorKind::AddrInUse);
+        }
+        assert!(bound.unlink_if_ours().unwrap());
+    }
+
+    #[test]
+    fn another_kind_of_live_socket_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        let _datagram = UnixDatagram::bind(&path).unwrap();
+        assert!(matches!(listen_unix(&path, 10), Err(UnixListenError::InUse(_))));
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn whatever_is_not_a_socket_survives() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, b"precious").unwrap();
+        let link = dir.path().join("link");
+        let stale = dir.path().join("stale.sock");
+        drop(UnixListener::bind(&stale).unwrap());
+        std::os::unix::fs::symlink(&stale, &link).unwrap();
+        for path in [file.as_path(), link.as_path(), dir.path()] {
+            let error = listen_unix(path, 10).unwrap_err();
+            assert!(matches!(error, UnixListenError::NotASocket(_)), "{error}");
+        }
+        assert_eq!(std::fs::read(&file).unwrap(), b"precious");
+        assert!(link.symlink_metadata().unwrap().file_type().is_symlink());
+    }
+
+    #[test]
+    fn a_successor_at_the_same_path_is_not_unlinked() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        let (_fd, bound) = listen_unix(&path, 10).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let _successor = UnixListener::bind(&path).unwrap();
+        assert!(!bound.unlink_if_ours().unwrap());
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_missing_directory_and_bad_lengths_are_errors() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("nowhere/a.sock");
+        let error = io::Error::from(listen_unix(&path, 10).unwrap_err());
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        let long = "x".repeat(UNIX_PATH_BYTES_MAX + 1);
+        for bad in ["", long.as_str(), "a\0b"] {
+            assert_eq!(path_addr(Path::new(bad)).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        }
+        path_addr(Path::new(&long[1..])).unwrap();
+    }
+
+    #[test]
+    fn temporary_paths_differ() {
+        let (_a, first) = listen_unix_temp(1).unwrap();
+        let (_b, second) = listen_unix_temp(1).unwrap();
+        assert_ne!(first.path(), second.path());
+        UnixStream::connect(first.path()).unwrap();
+        assert!(first.unlink_if_ours().unwrap());
+        assert!(second.unlink_if_ours().unwrap());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn an_abstract_name_is_taken_until_closed() {
+        let name = format!("zring-test-{:x}", RandomState::new().hash_one(()));
+        let fd = listen_abstract(name.as_bytes(), 10).unwrap();
+        let expected = SocketName::Abstract(name.clone().into_bytes());
+        assert_eq!(local_name(fd.as_fd()).unwrap(), expected);
+        assert!(matches!(listen_abstract(name.as_bytes(), 10), Err(UnixListenError::InUse(_))));
+        let client = new_stream().unwrap();
+        client.connect(&abstract_addr(name.as_bytes()).unwrap()).unwrap();
+        assert_eq!(local_name(client.as_fd()).unwrap(), SocketName::Unnamed);
+        drop(fd);
+        listen_abstract(name.as_bytes(), 10).unwrap();
+        assert!(abstract_addr(b"").is_err());
+        assert!(abstract_addr(&[b'x'; 107]).is_err());
+        abstract_addr(&[b'x'; 106]).unwrap();
+    }
+}

@@ -1,0 +1,111 @@
+//! What a call can answer instead of doing what it was asked.
+
+use std::{fmt, io};
+
+use crate::{endpoint::EndpointError, options::OptionError, socket_type::SocketType};
+
+/// Why a call failed. Environment faults and misuse only: what a peer does wrong ends its connection
+/// and shows up as an [`Event`](crate::Event).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Nothing to receive, or no room to send, within the time allowed (libzmq's `EAGAIN`).
+    #[error("the operation would block")]
+    WouldBlock,
+    /// REQ and REP work in lockstep, and it is not this call's turn (libzmq's `EFSM`).
+    #[error("{socket_type:?}: {turn}")]
+    State {
+        /// The socket's type.
+        socket_type: SocketType,
+        /// Whose turn it is.
+        turn: &'static str,
+    },
+    /// The socket's type does not do this (libzmq's `ENOTSUP`).
+    #[error("{socket_type:?} sockets do not {operation}")]
+    Unsupported {
+        /// The socket's type.
+        socket_type: SocketType,
+        /// What was asked.
+        operation: &'static str,
+    },
+    /// The endpoint is malformed, or not one this call can use (libzmq's `EINVAL`, `EPROTONOSUPPORT`).
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// Somebody else is bound to the endpoint (libzmq's `EADDRINUSE`).
+    #[error("{0} is in use")]
+    AddressInUse(String),
+    /// The socket is neither bound nor connected to this endpoint (libzmq's `ENOENT`).
+    #[error("not bound or connected to {0}")]
+    UnknownEndpoint(String),
+    /// An option's value is out of its bounds.
+    #[error(transparent)]
+    Option(#[from] OptionError),
+    /// Not in time: fewer peers or subscribers than waited for.
+    #[error("{there} of {wanted} in time")]
+    TooFew {
+        /// How many there are.
+        there: usize,
+        /// How many were waited for.
+        wanted: usize,
+    },
+    /// A message needs at least one frame.
+    #[error("a message needs at least one frame")]
+    NoFrames,
+    /// A subscription is longer than the wire allows in one command here.
+    #[error("subscription of {bytes} bytes: at most {max} are allowed")]
+    SubscriptionTooLong {
+        /// How long it is.
+        bytes: usize,
+        /// How long it may be.
+        max: usize,
+    },
+    /// Sockets of two contexts cannot be waited on together.
+    #[error("the sockets belong to different contexts")]
+    ForeignSocket,
+    /// The engine could not be opened.
+    #[error(transparent)]
+    Engine(#[from] zring_engine::Error),
+    /// The operating system refused.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl Error {
+    /// Whether this is [`Error::WouldBlock`].
+    #[must_use]
+    pub fn is_would_block(&self) -> bool {
+        matches!(self, Self::WouldBlock)
+    }
+}
+
+/// A refused send: why, and the payload back.
+pub struct SendError<P> {
+    /// Why it was refused.
+    pub error: Error,
+    /// What was to be sent, untouched.
+    pub payload: P,
+}
+
+impl<P> fmt::Debug for SendError<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SendError").field("error", &self.error).finish_non_exhaustive()
+    }
+}
+
+impl<P> fmt::Display for SendError<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "not sent: {}", self.error)
+    }
+}
+
+impl<P> std::error::Error for SendError<P> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+impl<P> From<SendError<P>> for Error {
+    fn from(refused: SendError<P>) -> Self {
+        refused.error
+    }
+}

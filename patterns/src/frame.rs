@@ -1,0 +1,229 @@
+//! One frame: a body, wherever its bytes lie.
+
+use std::fmt;
+
+use zring_engine::{Chunk, Lease, Pool, Shared};
+
+/// Bodies up to this length are kept inside the frame: copying them is cheaper than counting a lease.
+pub const INLINE_BYTES_MAX: usize = 46;
+
+/// One part of a [`Message`](crate::Message): an immutable body in memory of its own kind.
+///
+/// At most 48 bytes itself. A body lies in the frame (up to [`INLINE_BYTES_MAX`] bytes), in the
+/// receive ring (leased), in shared heap memory, or in static memory. A clone copies inline bodies and
+/// shares the others. `Send` and `Sync`: a leased body may be dropped on any thread, also after its socket
+/// and context are gone.
+#[derive(Clone)]
+pub struct Frame(pub(crate) Body);
+
+#[derive(Clone)]
+pub(crate) enum Body {
+    Inline { len: u8, bytes: [u8; INLINE_BYTES_MAX] },
+    Lease(Lease),
+    Shared(Shared),
+    Static(&'static [u8]),
+}
+
+const _: () = assert!(size_of::<Frame>() <= 48);
+
+impl Frame {
+    /// An empty frame.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Body::Static(&[]))
+    }
+
+    /// A body that lives for ever: never copied, never counted.
+    #[must_use]
+    pub fn from_static(bytes: &'static [u8]) -> Self {
+        Self(Body::Static(bytes))
+    }
+
+    /// A body of `len` zero bytes, to be filled through [`Frame::get_mut`].
+    #[must_use]
+    pub fn with_size(len: usize) -> Self {
+        if len <= INLINE_BYTES_MAX {
+            Self(Body::Inline { len: len as u8, bytes: [0; INLINE_BYTES_MAX] })
+        } else {
+            Self(Body::Shared(Shared::zeroed(len)))
+        }
+    }
+
+    /// A copy of `bytes`.
+    #[must_use]
+    pub fn copy_from(bytes: &[u8]) -> Self {
+        match Self::inline(bytes) {
+            Some(frame) => frame,
+            None => Self(Body::Shared(Shared::copy_from(bytes))),
+        }
+    }
+
+    #[inline]
+    fn inline(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() > INLINE_BYTES_MAX {
+            return None;
+        }
+        let mut inline = [0; INLINE_BYTES_MAX];
+        inline[..bytes.len()].copy_from_slice(bytes);
+        Some(Self(Body::Inline { len: bytes.len() as u8, bytes: inline }))
+    }
+
+    /// A received body: copied when it is tiny or the pool is low, leased otherwise.
+    #[inline]
+    pub(crate) fn receive(pool: &Pool, chunk: &Chunk, range: std::ops::Range<usize>) -> Self {
+        if range.len() <= INLINE_BYTES_MAX {
+            return Self::copy_from(&pool.bytes(chunk)[range]);
+        }
+        match pool.lease(chunk, range.clone()) {
+            Some(lease) => Self(Body::Lease(lease)),
+            None => Self::copy_from(&pool.bytes(chunk)[range]),
+        }
+    }
+
+    /// The body.
+    #[must_use]
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        match &self.0 {
+            Body::Inline { len, bytes } => &bytes[..usize::from(*len)],
+            Body::Lease(lease) => lease,
+            Body::Shared(shared) => shared,
+            Body::Static(bytes) => bytes,
+        }
+    }
+
+    /// The body for writing, if it is heap or inline memory that nobody else shares. A frame made by
+    /// [`Frame::with_size`] or from a `Vec` qualifies until it is cloned, and again once the clones, sent
+    /// ones included, are done with.
+    #[must_use]
+    pub fn get_mut(&mut self) -> Option<&mut [u8]> {
+        match &mut self.0 {
+            Body::Inline { len, bytes } => Some(&mut bytes[..usize::from(*len)]),
+            Body::Shared(shared) => shared.try_mut(),
+            Body::Lease(_) | Body::Static(_) => None,
+        }
+    }
+
+    /// Length of the body in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes().len()
+    }
+
+    /// Whether the body is empty.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether the body still lies in the receive ring.
+    #[must_use]
+    pub fn is_leased(&self) -> bool {
+        matches!(self.0, Body::Lease(_))
+    }
+}
+
+impl Default for Frame {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl AsRef<[u8]> for Frame {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
+impl PartialEq for Frame {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for Frame {}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.0 {
+            Body::Inline { .. } => "inline",
+            Body::Lease(_) => "lease",
+            Body::Shared(_) => "shared",
+            Body::Static(_) => "static",
+        };
+        f.debug_struct("Frame").field("kind", &kind).field("len", &self.len()).finish()
+    }
+}
+
+impl From<&[u8]> for Frame {
+    fn from(bytes: &[u8]) -> Self {
+        Self::copy_from(bytes)
+    }
+}
+
+impl<const N: usize> From<&[u8; N]> for Frame {
+    fn from(bytes: &[u8; N]) -> Self {
+        Self::copy_from(bytes)
+    }
+}
+
+impl From<&str> for Frame {
+    fn from(text: &str) -> Self {
+        Self::copy_from(text.as_bytes())
+    }
+}
+
+impl From<&String> for Frame {
+    fn from(text: &String) -> Self {
+        Self::copy_from(text.as_bytes())
+    }
+}
+
+impl From<&Vec<u8>> for Frame {
+    fn from(bytes: &Vec<u8>) -> Self {
+        Self::copy_from(bytes)
+    }
+}
+
+impl From<String> for Frame {
+    fn from(text: String) -> Self {
+        Self::from(text.into_bytes())
+    }
+}
+
+impl From<Vec<u8>> for Frame {
+    /// Takes over the memory; short bodies are copied into the frame instead.
+    fn from(bytes: Vec<u8>) -> Self {
+        match Self::inline(&bytes) {
+            Some(frame) => frame,
+            None => Self(Body::Shared(Shared::from_vec(bytes))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_bodies_are_inline_and_long_ones_shared() {
+        let short = Frame::from(vec![7; INLINE_BYTES_MAX]);
+        assert!(matches!(short.0, Body::Inline { .. }));
+        let long = Frame::from(vec![7; INLINE_BYTES_MAX + 1]);
+        assert!(matches!(long.0, Body::Shared(_)));
+        assert_eq!(long.clone().len(), INLINE_BYTES_MAX + 1);
+        assert_eq!(Frame::new(), Frame::from(""));
+    }
+
+    #[test]
+    fn only_unshared_heap_is_writable() {
+        let mut frame = Frame::with_size(100);
+        frame.get_mut().unwrap()[0] = 1;
+        let clone = frame.clone();
+        assert!(frame.get_mut().is_none());
+        drop(clone);
+        assert_eq!(frame.get_mut().unwrap()[0], 1);
+        assert!(Frame::from_static(b"x").get_mut().is_none());
+        assert_eq!(Frame::with_size(3).bytes(), [0, 0, 0]);
+    }
+}

@@ -1,0 +1,55 @@
+//! Deadlines of a peer: the handshake's, then the heartbeat's.
+
+use zring_engine::Shard;
+
+use super::{Hub, Timer, peer::Phase};
+use crate::{
+    monitor::{DisconnectReason, HandshakeFault},
+    wire::{HeartbeatAction, encode_ping},
+};
+
+impl Hub {
+    /// Arms the peer's timer for the heartbeat's next deadline.
+    pub(super) fn watch_heartbeat(&mut self, shard: &mut Shard, key: u32) {
+        let peer = &mut self.peers[key as usize];
+        if let Some(timer) = peer.timer.take() {
+            shard.cancel_timer(timer);
+        }
+        if let Some(deadline_ns) = peer.heartbeat.poll_timeout() {
+            peer.timer = Some(shard.arm_timer(deadline_ns, Timer::Peer(key).token()));
+        }
+    }
+
+    /// A PING was answered: the answer goes out, and the TTL it asked for is watched from now on.
+    pub(super) fn answer(&mut self, shard: &mut Shard, key: u32) {
+        let peer = &mut self.peers[key as usize];
+        peer.flush(shard);
+        peer.heartbeats = true;
+        self.watch_heartbeat(shard, key);
+    }
+
+    pub(super) fn peer_timer(&mut self, shard: &mut Shard, key: u32) {
+        let peer = &mut self.peers[key as usize];
+        peer.timer = None;
+        match peer.phase {
+            Phase::Handshaking(_) => {
+                return self.fail_handshake(shard, key, HandshakeFault::Timeout);
+            }
+            Phase::Ready => {}
+            Phase::Closing(_) | Phase::Gone => return,
+        }
+        match peer.heartbeat.handle_timeout(shard.now_ns()) {
+            HeartbeatAction::None => {}
+            HeartbeatAction::SendPing => {
+                let mut ping = Vec::with_capacity(32);
+                encode_ping(&mut ping, peer.heartbeat.ttl_ds(), &[]);
+                peer.outbox.append_command(&mut shard.arena, &ping);
+                peer.flush(shard);
+            }
+            HeartbeatAction::Expired => {
+                return self.disconnect(shard, key, DisconnectReason::HeartbeatTimeout);
+            }
+        }
+        self.watch_heartbeat(shard, key);
+    }
+}

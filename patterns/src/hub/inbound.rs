@@ -1,0 +1,432 @@
+//! The incoming half of a pipe: bytes to frames to messages, and how the connection receives.
+
+use std::{collections::VecDeque, ops::Range};
+
+use zring_engine::{Chunk, Direct, Pool, SharedMut};
+
+use crate::{
+    frame::{Body, Frame, INLINE_BYTES_MAX},
+    message::Message,
+    monitor::DisconnectReason,
+    options::Options,
+    wire::{Decoder, FrameFlags, Step},
+};
+
+/// Bodies of which more than this is still to come are received straight into their own memory.
+const DIRECT_BYTES_MIN: u64 = 32 << 10;
+/// What a direct receive may bring beyond the body.
+const SPILL_BYTES: usize = 4 << 10;
+/// After a large frame, this many small ones bring the connection back to the shared ring.
+const DIRECT_FRAMES: u32 = 16;
+/// Messages decoded ahead of the user at a time; the rest stays undecoded in its chunk.
+const DECODED_MAX: usize = 128;
+/// Undecoded pieces a connection may hold before it stops receiving.
+const UNDECODED_PIECES_MAX: usize = 4;
+
+/// Received bytes that are not decoded yet.
+#[derive(Debug)]
+enum Piece {
+    Chunk(Chunk),
+    Copied(Vec<u8>),
+}
+
+/// A frame whose body did not arrive in one piece.
+#[derive(Debug)]
+struct Assembly {
+    flags: FrameFlags,
+    body: SharedMut,
+    rest: u64,
+}
+
+/// What a decoded frame is given to. Returning an error closes the connection.
+pub(crate) trait Sink {
+    /// A command frame's body.
+    fn command(&mut self, body: &[u8]) -> Result<(), DisconnectReason>;
+
+    /// A whole message; the frames are to be drained. Returns what the user is to receive, if anything.
+    fn message(&mut self, frames: &mut Vec<Frame>) -> Result<Option<Message>, DisconnectReason>;
+
+    /// A whole message of one frame.
+    fn single(&mut self, frame: Frame) -> Result<Option<Message>, DisconnectReason>;
+}
+
+/// How the connection is to receive next.
+#[derive(Debug)]
+pub(crate) enum Arm {
+    /// Not at all: too much waits to be taken.
+    Stalled,
+    /// Into the pool.
+    Ring,
+    /// Into given memory.
+    Direct(Direct),
+}
+
+/// See the module.
+///
+/// # Invariants
+/// - `pieces` is empty unless `ready` was full when they arrived; they are decoded in order before
+///   anything newer.
+/// - `at` counts decoded bytes of the first piece only.
+#[derive(Debug)]
+pub(crate) struct Inbound {
+    decoder: Decoder,
+    ready: VecDeque<Message>,
+    ready_bytes: u64,
+    parts: Vec<Frame>,
+    assembly: Option<Assembly>,
+    pieces: VecDeque<Piece>,
+    at: usize,
+    spill: Vec<u8>,
+    /// Small frames left until the ring is used again.
+    direct_frames: u32,
+    messages_max: usize,
+    bytes_max: u64,
+    frames_max: u32,
+    /// Receiving was stopped because nobody took the messages.
+    pub(crate) is_stalled: bool,
+}
+
+impl Inbound {
+    pub(crate) fn new(options: &Options) -> Self {
+        let hwm = if options.rcvhwm == 0 { usize::MAX } else { options.rcvhwm as usize };
+        Self {
+            decoder: Decoder::new(options.body_bytes_max()),
+            ready: VecDeque::new(),
+            ready_bytes: 0,
+            parts: Vec::new(),
+            assembly: None,
+            pieces: VecDeque::new(),
+            at: 0,
+            spill: Vec::new(),
+            direct_frames: 0,
+            messages_max: hwm.min(DECODED_MAX),
+            bytes_max: options.pipe_bytes_max,
+            frames_max: options.max_frames_per_message,
+            is_stalled: false,
+        }
+    }
+
+    /// The next whole message.
+    #[inline]
+    pub(crate) fn pop(&mut self) -> Option<Message> {
+        let message = self.ready.pop_front()?;
+        self.ready_bytes -= message.body().len() as u64;
+        Some(message)
+    }
+
+    #[inline]
+    pub(crate) fn has_message(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Whether something waits to be decoded.
+    #[inline]
+    pub(crate) fn has_undecoded(&self) -> bool {
+        !self.pieces.is_empty()
+    }
+
+    /// Whether the stream stands inside a frame or between the frames of a message.
+    pub(crate) fn is_inside_message(&self) -> bool {
+        self.assembly.is_some() || !self.parts.is_empty()
+    }
+
+    #[inline]
+    fn is_full(&self) -> bool {
+        self.ready.len() >= self.messages_max || self.ready_bytes >= self.bytes_max
+    }
+
+    /// A chunk arrived: decodes it, or keeps what the user has no room for.
+    #[inline]
+    pub(crate) fn handle_chunk(
+        &mut self,
+        pool: &mut Pool,
+        chunk: Chunk,
+        sink: &mut impl Sink,
+    ) -> Result<(), DisconnectReason> {
+        if !self.pieces.is_empty() {
+            let piece = self.keep(pool, chunk, 0);
+            self.pieces.push_back(piece);
+            return Ok(());
+        }
+        let mut at = 0;
+        let decoded = self.decode_chunk(pool, &chunk, &mut at, sink);
+        if decoded.is_err() || at == chunk.len() {
+            pool.release(chunk);
+            return decoded;
+        }
+        self.at = at;
+        let piece = self.keep(pool, chunk, at);
+        self.pieces.push_back(piece);
+        Ok(())
+    }
+
+    /// Bytes that came with the end of the handshake.
+    pub(crate) fn handle_bytes(
+        &mut self,
+        bytes: Vec<u8>,
+        sink: &mut impl Sink,
+    ) -> Result<(), DisconnectReason> {
+        let mut at = 0;
+        self.decode_bytes(&bytes, &mut at, sink)?;
+        if at < bytes.len() {
+            self.at = at;
+            self.pieces.push_back(Piece::Copied(bytes));
+        }
+        Ok(())
+    }
+
+    /// Keeps an undecoded chunk, copied out if the pool is short of buffers.
+    fn keep(&mut self, pool: &mut Pool, chunk: Chunk, from: usize) -> Piece {
+        if !pool.is_low() {
+            return Piece::Chunk(chunk);
+        }
+        let copy = pool.bytes(&chunk)[from..].to_vec();
+        pool.release(chunk);
+        if from > 0 {
+            self.at = 0;
+        }
+        Piece::Copied(copy)
+    }
+
+    /// Copies undecoded chunks out, so that their buffers can go back.
+    pub(crate) fn release_chunks(&mut self, pool: &mut Pool) {
+        for piece in &mut self.pieces {
+            if let Piece::Chunk(chunk) = piece {
+                let copy = pool.bytes(chunk).to_vec();
+                if let Piece::Chunk(chunk) = std::mem::replace(piece, Piece::Copied(copy)) {
+                    pool.release(chunk);
+                }
+            }
+        }
+    }
+
+    /// Drops everything undecoded.
+    pub(crate) fn discard_undecoded(&mut self, pool: &mut Pool) {
+        for piece in self.pieces.drain(..) {
+            if let Piece::Chunk(chunk) = piece {
+                pool.release(chunk);
+            }
+        }
+        self.at = 0;
+        self.parts.clear();
+        self.assembly = None;
+    }
+
+    /// Decodes what was kept, as far as there is room.
+    pub(crate) fn refill(
+        &mut self,
+        pool: &mut Pool,
+        sink: &mut impl Sink,
+    ) -> Result<(), DisconnectReason> {
+        while !self.is_full() {
+            let Some(piece) = self.pieces.pop_front() else { break };
+            let mut at = self.at;
+            let (len, decoded) = match &piece {
+                Piece::Chunk(chunk) => (chunk.len(), self.decode_chunk(pool, chunk, &mut at, sink)),
+                Piece::Copied(bytes) => (bytes.len(), self.decode_bytes(bytes, &mut at, sink)),
+            };
+            if decoded.is_ok() && at < len {
+                self.at = at;
+                self.pieces.push_front(piece);
+                break;
+            }
+            self.at = 0;
+            if let Piece::Chunk(chunk) = piece {
+                pool.release(chunk);
+            }
+            decoded?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn decode_chunk(
+        &mut self,
+        pool: &Pool,
+        chunk: &Chunk,
+        at: &mut usize,
+        sink: &mut impl Sink,
+    ) -> Result<(), DisconnectReason> {
+        self.decode(pool.bytes(chunk), at, sink, |range| Frame::receive(pool, chunk, range))
+    }
+
+    fn decode_bytes(
+        &mut self,
+        bytes: &[u8],
+        at: &mut usize,
+        sink: &mut impl Sink,
+    ) -> Result<(), DisconnectReason> {
+        self.decode(bytes, at, sink, |range| Frame::copy_from(&bytes[range]))
+    }
+
+    /// Decodes `bytes` from `*at` until they end or there is no room for another message.
+    #[inline]
+    fn decode(
+        &mut self,
+        bytes: &[u8],
+        at: &mut usize,
+        sink: &mut impl Sink,
+        frame: impl Fn(Range<usize>) -> Frame,
+    ) -> Result<(), DisconnectReason> {
+        if self.assembly.is_some() && !self.is_full() {
+            self.assemble(bytes, at, sink)?;
+        }
+        while *at < bytes.len() && !self.is_full() {
+            match self.decoder.next(bytes, at)? {
+                Step::Frame { flags, body } => {
+                    self.direct_frames = self.direct_frames.saturating_sub(1);
+                    if flags.command() {
+                        sink.command(&bytes[body])?;
+                    } else {
+                        self.deliver(frame(body), flags.more(), sink)?;
+                    }
+                }
+                Step::Partial { flags, body_bytes, have } => {
+                    self.begin_assembly(flags, body_bytes, &bytes[have]);
+                }
+                Step::Starved => break,
+            }
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn begin_assembly(&mut self, flags: FrameFlags, body_bytes: u64, have: &[u8]) {
+        let expected = usize::try_from(body_bytes).unwrap_or(usize::MAX);
+        let mut body = SharedMut::with_expected(expected);
+        body.extend_from_slice(have);
+        let rest = body_bytes - have.len() as u64;
+        if rest > DIRECT_BYTES_MIN {
+            self.direct_frames = DIRECT_FRAMES;
+        }
+        self.assembly = Some(Assembly { flags, body, rest });
+    }
+
+    /// Adds what belongs to the unfinished body; delivers the frame when that completes it.
+    fn assemble(
+        &mut self,
+        bytes: &[u8],
+        at: &mut usize,
+        sink: &mut impl Sink,
+    ) -> Result<(), DisconnectReason> {
+        let Some(assembly) = &mut self.assembly else { return Ok(()) };
+        let available = (bytes.len() - *at) as u64;
+        let take = available.min(assembly.rest) as usize;
+        assembly.body.extend_from_slice(&bytes[*at..*at + take]);
+        assembly.rest -= take as u64;
+        *at += take;
+        self.finish_assembly(sink)
+    }
+
+    fn finish_assembly(&mut self, sink: &mut impl Sink) -> Result<(), DisconnectReason> {
+        let Some(assembly) = self.assembly.take_if(|assembly| assembly.rest == 0) else {
+            return Ok(());
+        };
+        let body = assembly.body.freeze();
+        if assembly.flags.command() {
+            return sink.command(&body);
+        }
+        let frame = if body.len() <= INLINE_BYTES_MAX {
+            Frame::copy_from(&body)
+        } else {
+            Frame(Body::Shared(body))
+        };
+        self.deliver(frame, assembly.flags.more(), sink)
+    }
+
+    #[inline]
+    fn deliver(
+        &mut self,
+        frame: Frame,
+        more: bool,
+        sink: &mut impl Sink,
+    ) -> Result<(), DisconnectReason> {
+        let message = if self.parts.is_empty() && !more {
+            sink.single(frame)?
+        } else {
+            if self.parts.len() as u64 >= u64::from(self.frames_max) {
+                return Err(DisconnectReason::TooManyFrames { max: self.frames_max });
+            }
+            self.parts.push(frame);
+            if more {
+                return Ok(());
+            }
+            let message = sink.message(&mut self.parts);
+            self.parts.clear();
+            message?
+        };
+        if let Some(message) = message {
+            self.ready_bytes += message.body().len() as u64;
+            self.ready.push_back(message);
+        }
+        Ok(())
+    }
+
+    /// A direct receive brought bytes: the body grows, then what spilled behind it is decoded.
+    pub(crate) fn handle_direct(
+        &mut self,
+        direct: Direct,
+        sink: &mut impl Sink,
+    ) -> Result<(), DisconnectReason> {
+        self.restore(&mut { direct.body }, direct.rest);
+        self.finish_assembly(sink)?;
+        let mut spill = direct.spill;
+        let mut at = 0;
+        self.decode_bytes(&spill, &mut at, sink)?;
+        if at < spill.len() {
+            self.at = at;
+            self.pieces.push_back(Piece::Copied(spill));
+        } else {
+            spill.clear();
+            self.spill = spill;
+        }
+        Ok(())
+    }
+
+    /// A direct receive ended without bytes.
+    pub(crate) fn restore_direct(&mut self, direct: Direct) {
+        self.restore(&mut { direct.body }, direct.rest);
+        self.spill = direct.spill;
+    }
+
+    fn restore(&mut self, body: &mut Option<SharedMut>, rest: usize) {
+        if let (Some(assembly), Some(body)) = (&mut self.assembly, body.take()) {
+            assembly.body = body;
+            assembly.rest = rest as u64;
+        }
+    }
+
+    /// Whether a receive into the ring ought to end, because a large body is under way or too much waits.
+    pub(crate) fn wants_stop(&self) -> bool {
+        self.has_large_rest() || self.pieces.len() >= UNDECODED_PIECES_MAX
+    }
+
+    fn has_large_rest(&self) -> bool {
+        self.assembly.as_ref().is_some_and(|assembly| assembly.rest > DIRECT_BYTES_MIN)
+    }
+
+    /// How to receive next. For a direct receive the unfinished body moves out.
+    pub(crate) fn arm(&mut self) -> Arm {
+        let pieces_max = if self.direct_frames > 0 { 1 } else { UNDECODED_PIECES_MAX };
+        if self.pieces.len() >= pieces_max {
+            return Arm::Stalled;
+        }
+        if !self.has_large_rest() && self.direct_frames == 0 {
+            return Arm::Ring;
+        }
+        if self.spill.capacity() == 0 {
+            self.spill.reserve_exact(SPILL_BYTES);
+        }
+        let spill = std::mem::take(&mut self.spill);
+        // A body whose chunks were left undecoded is not to be bypassed; there are none here.
+        debug_assert!(self.pieces.is_empty());
+        Arm::Direct(match &mut self.assembly {
+            Some(assembly) => Direct {
+                rest: usize::try_from(assembly.rest).unwrap_or(usize::MAX),
+                body: Some(std::mem::replace(&mut assembly.body, SharedMut::with_expected(0))),
+                spill,
+            },
+            None => Direct { body: None, rest: 0, spill },
+        })
+    }
+}

@@ -1,0 +1,592 @@
+//! Connections from bind or connect to their end, and what happens to what they leave behind.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use zring_engine::{
+    ConnId, ListenerId, ResolveError, Shard, SockAddr,
+    sys::{
+        interface::lookup_local,
+        net::{self, Family, SocketOptions},
+        unix,
+    },
+};
+
+use super::{
+    Connector, Hub, Link, Listener, Owner, Timer,
+    peer::{Ending, Peer, Phase},
+    socket::{Pattern, Request, SocketCore},
+};
+use crate::{
+    endpoint::{BindTarget, ConnectTarget, Endpoint},
+    error::Error,
+    monitor::{DisconnectReason, EventKind, HandshakeFault, IoFault},
+    options::Options,
+    reconnect::Backoff,
+    route::PipeId,
+    wire::{Handshake, LocalPeer, PeerInfo, Progress, Violation, encode_subscribe},
+};
+
+/// A TCP or Unix-domain listening socket, the endpoint it really has, and its file if it has one.
+type Bound = (zring_engine::sys::OwnedSocket, Endpoint, Option<unix::BoundPath>);
+
+fn socket_options(options: &Options) -> SocketOptions {
+    SocketOptions {
+        sndbuf_bytes: options.sndbuf,
+        rcvbuf_bytes: options.rcvbuf,
+        keepalive: net::Keepalive {
+            enabled: options.tcp_keepalive,
+            idle: options.tcp_keepalive_idle,
+            interval: options.tcp_keepalive_intvl,
+            retries: options.tcp_keepalive_cnt,
+        },
+        v6only: false,
+    }
+}
+
+fn bind(endpoint: &Endpoint, options: &Options) -> io::Result<Bound> {
+    let backlog = options.backlog;
+    let tcp = |addr| {
+        let (fd, addr) = net::listen_tcp(addr, backlog, &socket_options(options))?;
+        Ok((fd, Endpoint::from(addr), None))
+    };
+    match endpoint.bind_target(options.ipv6) {
+        BindTarget::Addr(addr) => tcp(addr),
+        BindTarget::Name { host, port } => {
+            // A bind is rare and local: names of interfaces and of this host resolve without a network.
+            tcp(lookup_local(&host, port, options.ipv6).map_err(io::Error::other)?)
+        }
+        BindTarget::Unix(path) => {
+            let (fd, bound) = unix::listen_unix(&path, backlog)?;
+            Ok((fd, endpoint.clone(), Some(bound)))
+        }
+        BindTarget::UnixTemp => {
+            let (fd, bound) = unix::listen_unix_temp(backlog)?;
+            Ok((fd, Endpoint::Ipc(bound.path().to_path_buf()), Some(bound)))
+        }
+        BindTarget::UnixAbstract(name) => {
+            Ok((unix::listen_abstract(&name, backlog)?, endpoint.clone(), None))
+        }
+    }
+}
+
+impl Hub {
+    /// Binds a socket; the connections that follow belong to it.
+    pub(crate) fn bind(
+        &mut self,
+        shard: &mut Shard,
+        socket: u32,
+        endpoint: &str,
+    ) -> Result<(), Error> {
+        let parsed: Endpoint = endpoint.parse()?;
+        let core = &mut self.sockets[socket as usize];
+        let (fd, bound, path) = bind(&parsed, &core.options).map_err(|error| {
+            let kind = EventKind::BindFailed { error: IoFault::from(&error) };
+            core.emit(&Arc::from(endpoint), None, kind);
+            match error.kind() {
+                io::ErrorKind::AddrInUse => Error::AddressInUse(endpoint.to_owned()),
+                _ => Error::Io(error),
+            }
+        })?;
+        let is_tcp = matches!(bound, Endpoint::Tcp { .. });
+        let endpoint: Arc<str> = bound.to_string().into();
+        let id = shard.listen(fd);
+        let listener = Listener { id, socket, endpoint: endpoint.clone(), is_tcp, path };
+        let key = self.listeners.insert(listener) as u32;
+        core.listeners.insert(endpoint.clone(), key);
+        core.last_endpoint = Some(endpoint.clone());
+        core.emit(&endpoint, None, EventKind::Listening);
+        Ok(())
+    }
+
+    /// Stops listening at an endpoint, given as bound or in canonical form. Accepted connections live on.
+    pub(crate) fn unbind(
+        &mut self,
+        shard: &mut Shard,
+        socket: u32,
+        endpoint: &str,
+    ) -> Result<(), Error> {
+        let canonical = endpoint.parse::<Endpoint>()?.to_string();
+        let core = &mut self.sockets[socket as usize];
+        let Some(key) = core.listeners.remove(canonical.as_str()) else {
+            return Err(Error::UnknownEndpoint(endpoint.to_owned()));
+        };
+        self.close_listener(shard, key);
+        Ok(())
+    }
+
+    pub(super) fn close_listener(&mut self, shard: &mut Shard, key: u32) {
+        let listener = self.listeners.remove(key as usize);
+        if let Some(path) = &listener.path {
+            // The file may be gone or replaced: either way it is not ours any more.
+            let _ = path.unlink_if_ours();
+        }
+        shard.close_listener(listener.id);
+        self.sockets[listener.socket as usize].emit(&listener.endpoint, None, EventKind::Closed);
+    }
+
+    /// Connects a socket, now and again after every loss until told otherwise.
+    pub(crate) fn connect(
+        &mut self,
+        shard: &mut Shard,
+        socket: u32,
+        endpoint: &str,
+    ) -> Result<(), Error> {
+        let parsed: Endpoint = endpoint.parse()?;
+        let target = parsed.connect_target()?;
+        let core = &mut self.sockets[socket as usize];
+        let endpoint: Arc<str> = parsed.to_string().into();
+        let backoff = Backoff::new(core.options.reconnect_ivl, core.options.reconnect_ivl_max);
+        core.last_endpoint = Some(endpoint.clone());
+        let connector =
+            Connector { socket, endpoint, target, backoff, link: Link::Up, stopped: false };
+        let key = self.connectors.insert(connector) as u32;
+        self.sockets[socket as usize].connectors.push(key);
+        self.try_connect(shard, key);
+        Ok(())
+    }
+
+    /// Ends one connection made by `connect` to this endpoint and stops trying.
+    pub(crate) fn disconnect_endpoint(
+        &mut self,
+        shard: &mut Shard,
+        socket: u32,
+        endpoint: &str,
+    ) -> Result<(), Error> {
+        let canonical = endpoint.parse::<Endpoint>()?.to_string();
+        let core = &self.sockets[socket as usize];
+        let found = core.connectors.iter().copied().find(|&key| {
+            let connector = &self.connectors[key as usize];
+            *connector.endpoint == *canonical && !connector.stopped
+        });
+        let key = found.ok_or_else(|| Error::UnknownEndpoint(endpoint.to_owned()))?;
+        self.stop_connector(shard, key);
+        Ok(())
+    }
+
+    /// Stops a connector and ends the connection it has.
+    pub(super) fn stop_connector(&mut self, shard: &mut Shard, key: u32) {
+        let connector = &mut self.connectors[key as usize];
+        connector.stopped = true;
+        match &connector.link {
+            Link::Waiting(timer) => shard.cancel_timer(*timer),
+            Link::Resolving(_) => {}
+            Link::Connecting { conn, .. } => {
+                let conn = *conn;
+                self.set_owner(conn, Owner::Nobody);
+                shard.close(conn);
+            }
+            Link::Up => {
+                let peer = self.peers.iter().find(|(_, peer)| peer.connector == Some(key));
+                if let Some((peer, _)) = peer {
+                    // The connector goes when the connection has seen its end.
+                    return self.end_locally(shard, peer as u32);
+                }
+            }
+        }
+        self.remove_connector(key);
+    }
+
+    fn remove_connector(&mut self, key: u32) {
+        let connector = self.connectors.remove(key as usize);
+        let core = &mut self.sockets[connector.socket as usize];
+        core.connectors.retain(|&other| other != key);
+        core.emit(&connector.endpoint, None, EventKind::Closed);
+    }
+
+    pub(super) fn try_connect(&mut self, shard: &mut Shard, key: u32) {
+        let connector = &mut self.connectors[key as usize];
+        let core = &mut self.sockets[connector.socket as usize];
+        core.emit(&connector.endpoint, None, EventKind::Connecting);
+        let address = match &connector.target {
+            ConnectTarget::Addr(addr) => Ok((Family::from(addr), SockAddr::from(*addr))),
+            ConnectTarget::Unix(path) => unix::path_addr(path).map(|addr| (Family::Unix, addr)),
+            ConnectTarget::UnixAbstract(name) => {
+                unix::abstract_addr(name).map(|addr| (Family::Unix, addr))
+            }
+            ConnectTarget::Name { host, port } => {
+                self.resolve_number = self.resolve_number.wrapping_add(1);
+                connector.link = Link::Resolving(self.resolve_number);
+                let token = u64::from(self.resolve_number) << 32 | u64::from(key);
+                if let Err(fault) = shard.resolve(host, *port, core.options.ipv6, token) {
+                    self.connect_failed(shard, key, &io::Error::other(fault));
+                }
+                return;
+            }
+        };
+        match address {
+            Ok((family, address)) => self.start_connect(shard, key, family, address, Vec::new()),
+            Err(error) => self.connect_failed(shard, key, &error),
+        }
+    }
+
+    pub(super) fn resolved(
+        &mut self,
+        shard: &mut Shard,
+        token: u64,
+        result: Result<Vec<SocketAddr>, ResolveError>,
+    ) {
+        let key = token as u32;
+        let number = (token >> 32) as u32;
+        let is_awaited = self
+            .connectors
+            .get(key as usize)
+            .is_some_and(|connector| matches!(connector.link, Link::Resolving(it) if it == number));
+        if !is_awaited {
+            return;
+        }
+        match result {
+            Ok(mut addrs) => {
+                addrs.reverse();
+                self.connect_next(shard, key, addrs, io::ErrorKind::AddrNotAvailable.into());
+            }
+            Err(fault) => self.connect_failed(shard, key, &io::Error::other(fault)),
+        }
+    }
+
+    /// Tries the next address of a name (the last of `addrs`), or gives this attempt up.
+    fn connect_next(
+        &mut self,
+        shard: &mut Shard,
+        key: u32,
+        mut addrs: Vec<SocketAddr>,
+        error: io::Error,
+    ) {
+        match addrs.pop() {
+            Some(addr) => {
+                self.start_connect(shard, key, Family::from(&addr), SockAddr::from(addr), addrs);
+            }
+            None => self.connect_failed(shard, key, &error),
+        }
+    }
+
+    fn start_connect(
+        &mut self,
+        shard: &mut Shard,
+        key: u32,
+        family: Family,
+        address: SockAddr,
+        others: Vec<SocketAddr>,
+    ) {
+        let connector = &mut self.connectors[key as usize];
+        let core = &self.sockets[connector.socket as usize];
+        match net::connect_socket(family, &socket_options(&core.options)) {
+            Ok(fd) => {
+                let conn = shard.connect(fd, address);
+                connector.link = Link::Connecting { conn, others };
+                self.set_owner(conn, Owner::Connector(key));
+            }
+            Err(error) => self.connect_next(shard, key, others, error),
+        }
+    }
+
+    pub(super) fn connected(
+        &mut self,
+        shard: &mut Shard,
+        key: u32,
+        conn: ConnId,
+        result: io::Result<()>,
+    ) {
+        let connector = &mut self.connectors[key as usize];
+        let link = std::mem::replace(&mut connector.link, Link::Up);
+        let others = match link {
+            Link::Connecting { others, .. } => others,
+            _ => Vec::new(),
+        };
+        match result {
+            Ok(()) => {
+                let (socket, endpoint) = (connector.socket, connector.endpoint.clone());
+                let core = &mut self.sockets[socket as usize];
+                core.emit(&endpoint, Some(conn.to_u64()), EventKind::Connected);
+                self.start_peer(shard, socket, conn, Some(key), endpoint);
+            }
+            Err(error) => {
+                self.set_owner(conn, Owner::Nobody);
+                shard.close(conn);
+                self.connect_next(shard, key, others, error);
+            }
+        }
+    }
+
+    fn connect_failed(&mut self, shard: &mut Shard, key: u32, error: &io::Error) {
+        let connector = &self.connectors[key as usize];
+        let kind = EventKind::ConnectFailed { error: IoFault::from(error) };
+        self.sockets[connector.socket as usize].emit(&connector.endpoint, None, kind);
+        self.retry(shard, key);
+    }
+
+    /// Waits, then connects again; unless the connector is to go.
+    fn retry(&mut self, shard: &mut Shard, key: u32) {
+        if self.connectors[key as usize].stopped {
+            return self.remove_connector(key);
+        }
+        let random = self.random();
+        let connector = &mut self.connectors[key as usize];
+        let delay_ns = connector.backoff.next_delay_ns(random);
+        let timer = shard.arm_timer(shard.now_ns() + delay_ns, Timer::Reconnect(key).token());
+        connector.link = Link::Waiting(timer);
+        let core = &mut self.sockets[connector.socket as usize];
+        core.stats.retries += 1;
+        let kind = EventKind::Retried { delay: Duration::from_nanos(delay_ns) };
+        core.emit(&connector.endpoint, None, kind);
+    }
+
+    pub(super) fn accepted(&mut self, shard: &mut Shard, listener: ListenerId, conn: ConnId) {
+        let Some(key) = self.listener_of(listener) else { return shard.close(conn) };
+        let Listener { socket, endpoint, is_tcp, .. } = &self.listeners[key as usize];
+        let (socket, endpoint, is_tcp) = (*socket, endpoint.clone(), *is_tcp);
+        let core = &mut self.sockets[socket as usize];
+        let mut peer_name = String::new();
+        if let Some(fd) = shard.fd(conn) {
+            let family = if is_tcp { Family::V4 } else { Family::Unix };
+            // A peer that is gone already shows when it is read from.
+            let _ = net::accepted_options(fd, family, &socket_options(&core.options));
+            peer_name =
+                net::peer_name(fd).map_or_else(|gone| gone.to_string(), |it| it.to_string());
+        }
+        let kind = EventKind::Accepted { peer: peer_name.into() };
+        core.emit(&endpoint, Some(conn.to_u64()), kind);
+        self.start_peer(shard, socket, conn, None, endpoint);
+    }
+
+    /// A transport connection is up: the handshake begins.
+    fn start_peer(
+        &mut self,
+        shard: &mut Shard,
+        socket: u32,
+        conn: ConnId,
+        connector: Option<u32>,
+        endpoint: Arc<str>,
+    ) {
+        let core = &self.sockets[socket as usize];
+        let handshake = Handshake::new(LocalPeer {
+            socket_type: core.socket_type,
+            routing_id: core.options.routing_id().to_vec(),
+        });
+        let mut peer = Peer::new(socket, conn, connector, handshake, endpoint, &core.options);
+        let deadline_ns = core.options.handshake_ivl_ns().map(|ivl_ns| shard.now_ns() + ivl_ns);
+        if let Phase::Handshaking(handshake) = &mut peer.phase {
+            handshake.poll_transmit(&mut peer.hello);
+        }
+        peer.flush(shard);
+        let key = self.peers.insert(peer) as u32;
+        self.set_owner(conn, Owner::Peer(key));
+        self.peers[key as usize].timer =
+            deadline_ns.map(|at| shard.arm_timer(at, Timer::Peer(key).token()));
+        shard.receive_ring(conn);
+    }
+
+    /// Feeds the handshake; returns how many bytes it consumed.
+    pub(super) fn handle_handshake(&mut self, shard: &mut Shard, key: u32, bytes: &[u8]) -> usize {
+        let peer = &mut self.peers[key as usize];
+        let Phase::Handshaking(handshake) = &mut peer.phase else { return 0 };
+        let handled = handshake.handle_input(bytes);
+        handshake.poll_transmit(&mut peer.hello);
+        peer.flush(shard);
+        match handled {
+            Ok((consumed, Progress::NeedMore)) => consumed,
+            Ok((consumed, Progress::Established(info))) => {
+                self.established(shard, key, *info);
+                consumed
+            }
+            Err(violation) => {
+                self.fail_handshake(shard, key, violation.into());
+                bytes.len()
+            }
+        }
+    }
+
+    fn established(&mut self, shard: &mut Shard, key: u32, info: PeerInfo) {
+        let peer = &mut self.peers[key as usize];
+        let kind = EventKind::HandshakeDone {
+            socket_type: info.socket_type,
+            routing_id: info.routing_id.clone().into(),
+            minor: info.minor,
+        };
+        peer.establish(info);
+        if let Some(timer) = peer.timer.take() {
+            shard.cancel_timer(timer);
+        }
+        let core = &mut self.sockets[peer.socket as usize];
+        core.emit(&peer.stats.endpoint, Some(peer.conn.to_u64()), kind);
+        core.ready_peers += 1;
+        core.stats.handshakes_done += 1;
+        let pipe = PipeId(key);
+        match &core.pattern {
+            Pattern::Push | Pattern::Req { .. } => {
+                core.sending.attach(pipe);
+                core.sending.activate(pipe);
+            }
+            Pattern::Sub(subscriptions) => {
+                let mut encoded = Vec::new();
+                for prefix in subscriptions.iter() {
+                    encoded.clear();
+                    encode_subscribe(&mut encoded, &prefix, peer.minor);
+                    peer.outbox.append_command(&mut shard.arena, &encoded);
+                }
+            }
+            Pattern::Pull | Pattern::Pub(_) | Pattern::Rep(_) => {}
+        }
+        // Everybody is on the fair queue, inactive: what a pattern does not receive never gets there.
+        core.receiving.attach(pipe);
+        if peer.minor == 1 && peer.heartbeats {
+            peer.heartbeat.on_established(shard.now_ns());
+            self.watch_heartbeat(shard, key);
+        } else {
+            peer.heartbeats = false;
+        }
+        let peer = &mut self.peers[key as usize];
+        peer.flush(shard);
+        let (socket, connector) = (peer.socket, peer.connector);
+        if let Some(connector) = connector {
+            self.connectors[connector as usize].backoff.reset();
+        }
+        self.drain_pending(shard, socket);
+    }
+
+    /// The connection failed, whatever it was doing.
+    pub(super) fn fail(&mut self, shard: &mut Shard, key: u32, error: &io::Error) {
+        let fault = IoFault::from(error);
+        match self.peers[key as usize].phase {
+            Phase::Handshaking(_) => self.fail_handshake(shard, key, fault.into()),
+            _ => self.disconnect(shard, key, fault.into()),
+        }
+    }
+
+    /// Ends a connection because this side wants so.
+    pub(super) fn end_locally(&mut self, shard: &mut Shard, key: u32) {
+        match self.peers[key as usize].phase {
+            Phase::Handshaking(_) => self.fail_handshake(shard, key, HandshakeFault::LocalClose),
+            _ => self.disconnect(shard, key, DisconnectReason::LocalClose),
+        }
+    }
+
+    pub(super) fn fail_handshake(&mut self, shard: &mut Shard, key: u32, why: HandshakeFault) {
+        let peer = &mut self.peers[key as usize];
+        if !matches!(peer.phase, Phase::Handshaking(_)) {
+            return;
+        }
+        let core = &mut self.sockets[peer.socket as usize];
+        core.stats.handshakes_failed += 1;
+        core.stats.violations += u64::from(matches!(why, HandshakeFault::Violation(_)));
+        // An ERROR command may still be on its way out; then its completion closes the connection, or
+        // the handshake's deadline does.
+        let is_refusing = matches!(&why, HandshakeFault::Violation(violation)
+            if !matches!(violation, Violation::PeerError { .. }))
+            && (!peer.hello.is_empty() || peer.outbox.is_in_flight());
+        peer.phase = Phase::Closing(Ending::Handshake(why));
+        if !is_refusing {
+            self.close_conn(shard, key);
+        }
+    }
+
+    /// Ends an established connection: it takes no part in routing from here on.
+    pub(super) fn disconnect(&mut self, shard: &mut Shard, key: u32, why: DisconnectReason) {
+        let peer = &mut self.peers[key as usize];
+        if !peer.is_ready() {
+            return;
+        }
+        let core = &mut self.sockets[peer.socket as usize];
+        core.ready_peers -= 1;
+        core.stats.violations += u64::from(matches!(
+            why,
+            DisconnectReason::Violation(_)
+                | DisconnectReason::TooManyFrames { .. }
+                | DisconnectReason::TooManySubscriptions { .. }
+                | DisconnectReason::TooManySubscriptionBytes { .. }
+        ));
+        core.sending.detach(PipeId(key));
+        if let Pattern::Pub(trie) = &mut core.pattern {
+            trie.remove_pipe(PipeId(key));
+            peer.stats.subscriptions = 0;
+        }
+        peer.phase = Phase::Closing(Ending::Ready(why));
+        self.close_conn(shard, key);
+    }
+
+    pub(super) fn close_conn(&mut self, shard: &mut Shard, key: u32) {
+        let peer = &mut self.peers[key as usize];
+        if let Some(timer) = peer.timer.take() {
+            shard.cancel_timer(timer);
+        }
+        shard.close(peer.conn);
+    }
+
+    /// The connection has seen its last completion: what it had not handed over goes elsewhere, and
+    /// the user learns of its end.
+    pub(super) fn closed(&mut self, shard: &mut Shard, key: u32) {
+        let peer = &mut self.peers[key as usize];
+        let (socket, connector) = (peer.socket, peer.connector);
+        let cut = peer.cut.take();
+        let recovered = peer.outbox.recover(cut);
+        peer.stats.messages_out += recovered.handed;
+        let core = &mut self.sockets[socket as usize];
+        let unsent = recovered.unsent.len() as u64;
+        let was_ready = matches!(peer.phase, Phase::Closing(Ending::Ready(_)));
+        let requeued = if was_ready && core.requeues() { unsent } else { 0 };
+        let dropped = if was_ready && !core.is_subscriber() { unsent - requeued } else { 0 };
+        peer.stats.bytes_out -= recovered.unsent.iter().map(|it| it.len() as u64).sum::<u64>();
+        peer.stats.messages_requeued += requeued;
+        peer.stats.messages_dropped += dropped;
+        if requeued > 0 {
+            requeue(core, key, recovered.unsent);
+        }
+        let kind = match std::mem::replace(&mut peer.phase, Phase::Gone) {
+            Phase::Closing(Ending::Ready(why)) => EventKind::Disconnected {
+                why,
+                messages_in: peer.stats.messages_in,
+                messages_out: peer.stats.messages_out,
+                messages_requeued: requeued,
+                messages_dropped: dropped,
+            },
+            Phase::Closing(Ending::Handshake(why)) => EventKind::HandshakeFailed { why },
+            Phase::Handshaking(_) | Phase::Ready | Phase::Gone => {
+                unreachable!("only closing connections are closed")
+            }
+        };
+        core.emit(&peer.stats.endpoint, Some(peer.conn.to_u64()), kind);
+        peer.connector = None;
+        self.remove_if_done(shard, key);
+        if let Some(connector) = connector {
+            self.retry(shard, connector);
+        }
+        self.drain_pending(shard, socket);
+        self.finish_linger(shard, socket);
+    }
+
+    /// Forgets a peer that is gone and from whom nothing is left to take.
+    pub(super) fn remove_if_done(&mut self, shard: &mut Shard, key: u32) {
+        let peer = &mut self.peers[key as usize];
+        let core = &mut self.sockets[peer.socket as usize];
+        let keeps = (peer.inbound.has_message() || peer.inbound.has_undecoded()) && !core.lingering;
+        if !peer.is_gone() || keeps {
+            return;
+        }
+        peer.inbound.discard_undecoded(&mut shard.pool);
+        core.receiving.detach(PipeId(key));
+        core.stats.add(&peer.stats);
+        if peer.is_dirty {
+            self.dirty.retain(|&dirty| dirty != key);
+        }
+        self.peers.remove(key as usize);
+    }
+}
+
+/// Puts what a dead connection left in front of everything that waits, in order.
+fn requeue(core: &mut SocketCore, key: u32, unsent: Vec<crate::message::Message>) {
+    if let Pattern::Req { request, .. } = &mut core.pattern {
+        match request {
+            Request::Waiting { peer } if *peer == Some(key) => *peer = None,
+            // A request that was given up meanwhile has nobody waiting for its reply.
+            _ => return,
+        }
+    }
+    for message in unsent.into_iter().rev() {
+        core.pending.push_front(message);
+    }
+}
+
+impl SocketCore {
+    fn is_subscriber(&self) -> bool {
+        matches!(self.pattern, Pattern::Sub(_))
+    }
+}

@@ -1,0 +1,445 @@
+//! The shard's handler: it owns each connection's wire state and the far end of its pipe, and joins
+//! `wire`, `route` and the engine, none of which knows the others.
+
+mod heartbeat;
+pub(crate) mod inbound;
+mod lifecycle;
+pub(crate) mod outbox;
+pub(crate) mod peer;
+mod receive;
+mod send;
+pub(crate) mod socket;
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use slab::Slab;
+use zring_engine::{
+    Chunk, ConnId, Direct, Gather, Handler, ListenerId, ReceiveEnd, ResolveError, Shard, TimerId,
+    sys::unix::BoundPath,
+};
+
+pub(crate) use self::receive::SUBSCRIPTION_BYTES_MAX;
+use self::{
+    inbound::Arm,
+    peer::{Peer, Phase},
+    socket::SocketCore,
+};
+use crate::{
+    endpoint::ConnectTarget,
+    error::Error,
+    monitor::{
+        DisconnectReason, EventKind, EventQueue, HandshakeFault, IoFault, PeerStats, SocketStats,
+    },
+    options::Options,
+    reconnect::Backoff,
+    route::PipeId,
+    socket_type::SocketType,
+};
+
+/// How long a listener that could not accept (out of descriptors, as a rule) waits.
+const ACCEPT_PAUSE_NS: u64 = 100_000_000;
+
+/// What a connection of the shard belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    Nobody,
+    Peer(u32),
+    Connector(u32),
+}
+
+#[derive(Debug)]
+struct Listener {
+    id: ListenerId,
+    socket: u32,
+    endpoint: Arc<str>,
+    is_tcp: bool,
+    path: Option<BoundPath>,
+}
+
+/// Where an outgoing endpoint stands.
+///
+/// ```text
+/// Waiting ──timer──▶ Resolving ──▶ Connecting ──▶ Up(peer)
+///    ▲                   │             │             │
+///    └───────────────────┴─────────────┴─────────────┘
+/// ```
+#[derive(Debug)]
+enum Link {
+    Waiting(TimerId),
+    /// The answer carries this number; an older one is ignored.
+    Resolving(u32),
+    Connecting {
+        conn: ConnId,
+        others: Vec<SocketAddr>,
+    },
+    Up,
+}
+
+#[derive(Debug)]
+struct Connector {
+    socket: u32,
+    endpoint: Arc<str>,
+    target: ConnectTarget,
+    backoff: Backoff,
+    link: Link,
+    /// Asked to go: never connects again.
+    stopped: bool,
+}
+
+/// What a timer of the shard is for, packed into its token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Timer {
+    /// Handshake deadline before a peer is ready, heartbeat after.
+    Peer(u32),
+    Reconnect(u32),
+    Linger(u32),
+    Accept(u32),
+}
+
+impl Timer {
+    fn token(self) -> u64 {
+        let (kind, key) = match self {
+            Self::Peer(key) => (0, key),
+            Self::Reconnect(key) => (1, key),
+            Self::Linger(key) => (2, key),
+            Self::Accept(key) => (3, key),
+        };
+        kind << 32 | u64::from(key)
+    }
+
+    fn from_token(token: u64) -> Self {
+        let key = token as u32;
+        match token >> 32 {
+            0 => Self::Peer(key),
+            1 => Self::Reconnect(key),
+            2 => Self::Linger(key),
+            _ => Self::Accept(key),
+        }
+    }
+}
+
+/// See the module. Keys are slab keys; a timer or an owner entry goes before its key is used again.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    pub(crate) sockets: Slab<SocketCore>,
+    peers: Slab<Peer>,
+    listeners: Slab<Listener>,
+    connectors: Slab<Connector>,
+    /// By index of the connection.
+    owners: Vec<Owner>,
+    /// Peers with queued bytes, while a batch scope is open.
+    dirty: Vec<u32>,
+    batches: u32,
+    /// A send is in flight and more is queued: the next turn may find it completed.
+    pub(crate) wants_turn: bool,
+    /// Something was submitted that the kernel does not have yet.
+    pub(crate) wants_flush: bool,
+    resolve_number: u32,
+    random: u64,
+    /// Subscribers of the message being published.
+    matched: Vec<u32>,
+}
+
+impl Hub {
+    pub(crate) fn new() -> Self {
+        Self {
+            sockets: Slab::new(),
+            peers: Slab::new(),
+            listeners: Slab::new(),
+            connectors: Slab::new(),
+            owners: Vec::new(),
+            dirty: Vec::new(),
+            batches: 0,
+            wants_turn: false,
+            wants_flush: false,
+            resolve_number: 0,
+            random: RandomState::new().hash_one(()) | 1,
+            matched: Vec::new(),
+        }
+    }
+
+    fn owner(&self, conn: ConnId) -> Owner {
+        self.owners.get(conn.index()).copied().unwrap_or(Owner::Nobody)
+    }
+
+    fn set_owner(&mut self, conn: ConnId, owner: Owner) {
+        if self.owners.len() <= conn.index() {
+            self.owners.resize(conn.index() + 1, Owner::Nobody);
+        }
+        self.owners[conn.index()] = owner;
+    }
+
+    fn peer_of(&self, conn: ConnId) -> Option<u32> {
+        match self.owner(conn) {
+            Owner::Peer(key) if self.peers[key as usize].conn == conn => Some(key),
+            _ => None,
+        }
+    }
+
+    fn listener_of(&self, id: ListenerId) -> Option<u32> {
+        let found = self.listeners.iter().find(|(_, listener)| listener.id == id);
+        found.map(|(key, _)| key as u32)
+    }
+
+    /// xorshift64*: spreads reconnects, nothing more.
+    fn random(&mut self) -> u32 {
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        (self.random.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32) as u32
+    }
+
+    /// Takes up receiving in the way that suits what is under way, or leaves it while too much waits.
+    fn arm(&mut self, shard: &mut Shard, key: u32) {
+        let peer = &mut self.peers[key as usize];
+        let is_open = matches!(peer.phase, Phase::Handshaking(_) | Phase::Ready);
+        if !is_open || shard.is_receiving(peer.conn) {
+            return;
+        }
+        let was_stalled = peer.inbound.is_stalled;
+        match peer.inbound.arm() {
+            Arm::Stalled => {
+                if !was_stalled {
+                    peer.inbound.is_stalled = true;
+                    peer.stats.stalls_in += 1;
+                    peer.heartbeat.pause();
+                }
+                return;
+            }
+            Arm::Ring => shard.receive_ring(peer.conn),
+            Arm::Direct(direct) => shard.receive_direct(peer.conn, direct),
+        }
+        if was_stalled {
+            peer.inbound.is_stalled = false;
+            if peer.heartbeats {
+                peer.heartbeat.resume(shard.now_ns());
+                self.watch_heartbeat(shard, key);
+            }
+        }
+    }
+
+    /// Bytes of a peer whose handshake is not done.
+    fn handle_handshake_chunk(&mut self, shard: &mut Shard, key: u32, chunk: Chunk) {
+        let mut at = 0;
+        while at < chunk.len() && matches!(self.peers[key as usize].phase, Phase::Handshaking(_)) {
+            // The handshake is at most a few short reads in a connection's life: copying keeps it simple.
+            let bytes = shard.pool.bytes(&chunk)[at..].to_vec();
+            at += self.handle_handshake(shard, key, &bytes);
+        }
+        let peer = &mut self.peers[key as usize];
+        if at == chunk.len() || !peer.is_ready() {
+            shard.pool.release(chunk);
+            return;
+        }
+        let rest = shard.pool.bytes(&chunk)[at..].to_vec();
+        shard.pool.release(chunk);
+        let socket = &mut self.sockets[peer.socket as usize];
+        let clock = shard.clock();
+        let (inbound, mut delivery) = peer.receiving(key, socket, &mut shard.arena, clock);
+        let handled = inbound.handle_bytes(rest, &mut delivery);
+        let answered = delivery.answered;
+        self.after_decode(shard, key, handled, answered);
+    }
+
+    /// What follows a round of decoding: the socket learns of new messages, an answer goes out, a fault
+    /// ends the connection, and receiving changes mode if need be.
+    #[inline]
+    fn after_decode(
+        &mut self,
+        shard: &mut Shard,
+        key: u32,
+        decoded: Result<(), DisconnectReason>,
+        answered: bool,
+    ) {
+        let peer = &mut self.peers[key as usize];
+        if peer.inbound.has_message() || peer.inbound.has_undecoded() {
+            self.sockets[peer.socket as usize].receiving.activate(PipeId(key));
+        }
+        if let Err(reason) = decoded {
+            peer.inbound.discard_undecoded(&mut shard.pool);
+            return self.disconnect(shard, key, reason);
+        }
+        if peer.inbound.wants_stop() {
+            shard.receive_stop(peer.conn);
+        }
+        if answered {
+            self.answer(shard, key);
+        }
+    }
+}
+
+impl Handler for Hub {
+    fn on_accepted(&mut self, shard: &mut Shard, listener: ListenerId, conn: ConnId) {
+        self.accepted(shard, listener, conn);
+    }
+
+    fn on_accept_failed(
+        &mut self,
+        shard: &mut Shard,
+        listener: ListenerId,
+        error: io::Error,
+        ended: bool,
+    ) {
+        let Some(key) = self.listener_of(listener) else { return };
+        let Listener { socket, endpoint, .. } = &self.listeners[key as usize];
+        let kind = EventKind::AcceptFailed { error: IoFault::from(error) };
+        self.sockets[*socket as usize].emit(endpoint, None, kind);
+        if ended {
+            shard.arm_timer(shard.now_ns() + ACCEPT_PAUSE_NS, Timer::Accept(key).token());
+        }
+    }
+
+    fn on_connected(&mut self, shard: &mut Shard, conn: ConnId, result: io::Result<()>) {
+        if let Owner::Connector(key) = self.owner(conn) {
+            self.connected(shard, key, conn, result);
+        }
+    }
+
+    #[inline]
+    fn on_received(&mut self, shard: &mut Shard, conn: ConnId, chunk: Chunk) {
+        let Some(key) = self.peer_of(conn) else { return shard.pool.release(chunk) };
+        let peer = &mut self.peers[key as usize];
+        if peer.heartbeats {
+            peer.heartbeat.handle_traffic(shard.now_ns());
+        }
+        match peer.phase {
+            Phase::Ready => {}
+            Phase::Handshaking(_) => return self.handle_handshake_chunk(shard, key, chunk),
+            Phase::Closing(_) | Phase::Gone => return shard.pool.release(chunk),
+        }
+        let socket = &mut self.sockets[peer.socket as usize];
+        let clock = shard.clock();
+        let (inbound, mut delivery) = peer.receiving(key, socket, &mut shard.arena, clock);
+        let handled = inbound.handle_chunk(&mut shard.pool, chunk, &mut delivery);
+        let answered = delivery.answered;
+        self.after_decode(shard, key, handled, answered);
+    }
+
+    fn on_received_direct(&mut self, shard: &mut Shard, conn: ConnId, direct: Direct) {
+        let Some(key) = self.peer_of(conn) else { return };
+        let peer = &mut self.peers[key as usize];
+        if peer.heartbeats {
+            peer.heartbeat.handle_traffic(shard.now_ns());
+        }
+        let socket = &mut self.sockets[peer.socket as usize];
+        let clock = shard.clock();
+        let (inbound, mut delivery) = peer.receiving(key, socket, &mut shard.arena, clock);
+        let handled = inbound.handle_direct(direct, &mut delivery);
+        let answered = delivery.answered;
+        self.after_decode(shard, key, handled, answered);
+        self.arm(shard, key);
+    }
+
+    fn on_receive_end(
+        &mut self,
+        shard: &mut Shard,
+        conn: ConnId,
+        direct: Option<Direct>,
+        end: ReceiveEnd,
+    ) {
+        let Some(key) = self.peer_of(conn) else { return };
+        let peer = &mut self.peers[key as usize];
+        if let Some(direct) = direct {
+            peer.inbound.restore_direct(direct);
+        }
+        let inside = peer.inbound.is_inside_message();
+        match end {
+            ReceiveEnd::Stopped => self.arm(shard, key),
+            ReceiveEnd::Closed if matches!(peer.phase, Phase::Handshaking(_)) => {
+                self.fail_handshake(shard, key, HandshakeFault::PeerClosed);
+            }
+            ReceiveEnd::Closed if inside => {
+                self.disconnect(shard, key, DisconnectReason::PeerClosedInMessage);
+            }
+            ReceiveEnd::Closed => self.disconnect(shard, key, DisconnectReason::PeerClosed),
+            ReceiveEnd::Failed(error) => self.fail(shard, key, &error),
+        }
+    }
+
+    fn on_starved(&mut self, shard: &mut Shard) {
+        for (_, peer) in &mut self.peers {
+            peer.inbound.release_chunks(&mut shard.pool);
+        }
+    }
+
+    fn on_sent(
+        &mut self,
+        shard: &mut Shard,
+        conn: ConnId,
+        gather: Gather,
+        bytes: usize,
+        error: Option<io::Error>,
+    ) {
+        match self.peer_of(conn) {
+            Some(key) => self.sent(shard, key, gather, bytes, error),
+            None => shard.arena.recycle(gather),
+        }
+    }
+
+    fn on_closed(&mut self, shard: &mut Shard, conn: ConnId) {
+        let owner = self.owner(conn);
+        self.set_owner(conn, Owner::Nobody);
+        match owner {
+            Owner::Peer(key) if self.peers[key as usize].conn == conn => self.closed(shard, key),
+            _ => {}
+        }
+    }
+
+    fn on_timer(&mut self, shard: &mut Shard, token: u64) {
+        match Timer::from_token(token) {
+            Timer::Peer(key) => self.peer_timer(shard, key),
+            Timer::Reconnect(key) => self.try_connect(shard, key),
+            Timer::Linger(socket) => self.linger_expired(shard, socket),
+            Timer::Accept(key) => {
+                if let Some(listener) = self.listeners.get(key as usize) {
+                    shard.accept(listener.id);
+                }
+            }
+        }
+    }
+
+    fn on_resolved(
+        &mut self,
+        shard: &mut Shard,
+        token: u64,
+        result: Result<Vec<SocketAddr>, ResolveError>,
+    ) {
+        self.resolved(shard, token, result);
+    }
+}
+
+impl Hub {
+    /// Opens a socket; its key is valid until [`Hub::reap_socket`] gave it up.
+    pub(crate) fn open_socket(
+        &mut self,
+        socket_type: SocketType,
+        options: Options,
+    ) -> Result<u32, Error> {
+        let core = SocketCore::new(socket_type, options)
+            .ok_or(Error::Unsupported { socket_type, operation: "exist here yet" })?;
+        Ok(self.sockets.insert(core) as u32)
+    }
+
+    pub(crate) fn stats(&self, socket: u32) -> SocketStats {
+        let core = &self.sockets[socket as usize];
+        let mut stats = core.stats;
+        stats.peers = core.ready_peers as u64;
+        stats.events_lost = core.events.as_ref().map_or(0, EventQueue::lost);
+        for (_, peer) in &self.peers {
+            if peer.socket == socket {
+                stats.add(&peer.snapshot());
+            }
+        }
+        stats
+    }
+
+    pub(crate) fn peer_stats(&self, socket: u32) -> Vec<PeerStats> {
+        let up = self.peers.iter().filter(|(_, peer)| peer.socket == socket && peer.is_ready());
+        up.map(|(_, peer)| peer.snapshot()).collect()
+    }
+}

@@ -1,0 +1,405 @@
+//! The outgoing half of a pipe: encoded messages on their way to one connection.
+
+use std::collections::VecDeque;
+
+use zring_engine::{ArenaPool, Gather, HEAD_BYTES_MAX, SEGMENTS_PER_SEND_MAX, Segment};
+
+use crate::{
+    frame::{Body, Frame},
+    message::Message,
+    wire::{Decoder, FRAME_HEADER_BYTES_MAX, Step, encode_header},
+};
+
+/// Owned bodies from this size on are sent by reference; shorter ones are cheaper to copy.
+pub(crate) const REFERENCE_BYTES_MIN: usize = 4096;
+
+/// A sealed segment and what ends in it.
+#[derive(Debug)]
+struct Sealed {
+    segment: Segment,
+    /// Messages whose last byte lies in this segment.
+    ends: u32,
+    /// Whether its last byte is the end of a message.
+    at_boundary: bool,
+}
+
+/// What the kernel has at the moment.
+#[derive(Debug, Clone, Copy)]
+struct Flight {
+    messages: u32,
+    at_boundary: bool,
+    /// Handshake bytes only, which are no frames.
+    is_handshake: bool,
+}
+
+/// Encoded messages of one connection, from `append` to the completion of their send.
+///
+/// ```text
+/// append ──▶ tail (open arena block) ──seal──▶ sealed ──take_batch──▶ in flight ──▶ done
+///              referenced bodies ─────────────────┘                       │
+///                                               retained ◀── batch ended inside a message
+/// ```
+/// Nothing is forgotten before the message it belongs to was wholly taken by the kernel, so when the
+/// connection dies every other message can be told from what was handed over and goes elsewhere.
+///
+/// # Invariants
+/// - A header never straddles segments. A body is either whole in the same arena block as its header, or it
+///   is the next segment.
+/// - `tail` and `sealed` begin at a message boundary, or inside a message whose beginning is in flight
+///   or retained.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    tail: Vec<u8>,
+    tail_ends: u32,
+    tail_at_boundary: bool,
+    sealed: VecDeque<Sealed>,
+    /// Messages and bytes not yet in flight.
+    queued_messages: u32,
+    queued_bytes: usize,
+    flight: Option<Flight>,
+    flight_bytes: usize,
+    retained: Vec<Gather>,
+}
+
+/// What became of everything that had been appended, when a connection ended.
+#[derive(Debug, Default)]
+pub(crate) struct Recovered {
+    /// Messages that the kernel had taken whole, beyond those reported before.
+    pub(crate) handed: u64,
+    /// The others, in order.
+    pub(crate) unsent: Vec<Message>,
+}
+
+impl Outbox {
+    /// Messages whose send has not completed.
+    #[inline]
+    pub(crate) fn messages(&self) -> u32 {
+        self.queued_messages + self.flight.map_or(0, |flight| flight.messages)
+    }
+
+    /// Bytes whose send has not completed.
+    #[inline]
+    pub(crate) fn bytes(&self) -> usize {
+        self.queued_bytes + self.flight_bytes
+    }
+
+    #[inline]
+    pub(crate) fn is_in_flight(&self) -> bool {
+        self.flight.is_some()
+    }
+
+    #[inline]
+    pub(crate) fn has_queued(&self) -> bool {
+        self.queued_bytes > 0
+    }
+
+    /// Whether a whole arena block waits.
+    #[inline]
+    pub(crate) fn has_full_block(&self) -> bool {
+        !self.sealed.is_empty()
+    }
+
+    /// Copies one frame in. The message ends with it unless `more`.
+    #[inline]
+    pub(crate) fn append(&mut self, arena: &mut ArenaPool, more: bool, body: &[u8]) {
+        let mut header = [0; FRAME_HEADER_BYTES_MAX];
+        let header_bytes = encode_header(&mut header, more, false, body.len() as u64);
+        self.make_room(arena, header_bytes + body.len());
+        self.tail.extend_from_slice(&header[..header_bytes]);
+        self.tail.extend_from_slice(body);
+        self.queued_bytes += header_bytes + body.len();
+        self.end_in_tail(more);
+    }
+
+    #[inline]
+    fn end_in_tail(&mut self, more: bool) {
+        self.tail_at_boundary = !more;
+        self.tail_ends += u32::from(!more);
+        self.queued_messages += u32::from(!more);
+    }
+
+    #[inline]
+    fn make_room(&mut self, arena: &mut ArenaPool, bytes: usize) {
+        if self.tail.capacity() - self.tail.len() < bytes {
+            self.next_block(arena, bytes);
+        }
+    }
+
+    #[cold]
+    fn next_block(&mut self, arena: &mut ArenaPool, bytes: usize) {
+        self.seal_tail();
+        self.tail = arena.take();
+        // Only a frame larger than a block, which callers reference instead, would grow it.
+        self.tail.reserve(bytes);
+    }
+
+    fn seal_tail(&mut self) {
+        if self.tail.is_empty() {
+            return;
+        }
+        self.sealed.push_back(Sealed {
+            segment: Segment::Arena(std::mem::take(&mut self.tail)),
+            ends: std::mem::take(&mut self.tail_ends),
+            at_boundary: self.tail_at_boundary,
+        });
+    }
+
+    /// Appends one frame, large bodies by reference.
+    pub(crate) fn append_frame(&mut self, arena: &mut ArenaPool, more: bool, frame: &Frame) {
+        let segment = match &frame.0 {
+            _ if frame.len() < REFERENCE_BYTES_MIN => {
+                return self.append(arena, more, frame.bytes());
+            }
+            Body::Inline { bytes, len } => {
+                return self.append(arena, more, &bytes[..usize::from(*len)]);
+            }
+            Body::Lease(lease) => Segment::Lease(lease.clone()),
+            Body::Shared(shared) => Segment::Shared(shared.clone()),
+            Body::Static(bytes) => Segment::Static(bytes),
+        };
+        self.append_head(more, frame.len());
+        self.queued_bytes += frame.len();
+        self.queued_messages += u32::from(!more);
+        self.sealed.push_back(Sealed { segment, ends: u32::from(!more), at_boundary: !more });
+    }
+
+    /// The header in front of a referenced body: behind the tail if there is one, else in place.
+    fn append_head(&mut self, more: bool, body_bytes: usize) {
+        let mut header = [0; FRAME_HEADER_BYTES_MAX];
+        let header_bytes = encode_header(&mut header, more, false, body_bytes as u64);
+        self.queued_bytes += header_bytes;
+        self.tail_at_boundary = false;
+        if !self.tail.is_empty() && self.tail.capacity() - self.tail.len() >= header_bytes {
+            self.tail.extend_from_slice(&header[..header_bytes]);
+            self.seal_tail();
+            return;
+        }
+        self.seal_tail();
+        let mut bytes = [0; HEAD_BYTES_MAX];
+        bytes[..header_bytes].copy_from_slice(&header[..header_bytes]);
+        let segment = Segment::Head { bytes, len: header_bytes as u8 };
+        self.sealed.push_back(Sealed { segment, ends: 0, at_boundary: false });
+    }
+
+    /// Appends all frames of a message.
+    pub(crate) fn append_message(&mut self, arena: &mut ArenaPool, message: &Message) {
+        let last = message.frame_count() - 1;
+        for (at, frame) in message.frames().enumerate() {
+            self.append_frame(arena, at < last, frame);
+        }
+    }
+
+    /// Appends an encoded command, which is no message. Only between messages.
+    pub(crate) fn append_command(&mut self, arena: &mut ArenaPool, encoded: &[u8]) {
+        self.make_room(arena, encoded.len());
+        self.tail.extend_from_slice(encoded);
+        self.tail_at_boundary = true;
+        self.queued_bytes += encoded.len();
+    }
+
+    /// Marks handshake bytes as in flight; they are sent outside of the message stream.
+    pub(crate) fn start_handshake(&mut self) {
+        debug_assert!(self.flight.is_none());
+        self.flight = Some(Flight { messages: 0, at_boundary: true, is_handshake: true });
+    }
+
+    /// Takes what one send may carry. Nothing else may be in flight.
+    pub(crate) fn take_batch(&mut self, arena: &mut ArenaPool) -> Option<Gather> {
+        debug_assert!(self.flight.is_none());
+        if self.queued_bytes == 0 {
+            return None;
+        }
+        let mut gather = arena.take_list();
+        let mut flight = Flight { messages: 0, at_boundary: true, is_handshake: false };
+        while gather.segments().len() < SEGMENTS_PER_SEND_MAX {
+            if self.sealed.is_empty() {
+                self.seal_tail();
+            }
+            let Some(sealed) = self.sealed.pop_front() else { break };
+            flight.messages += sealed.ends;
+            flight.at_boundary = sealed.at_boundary;
+            gather.push(sealed.segment);
+        }
+        self.queued_messages -= flight.messages;
+        self.queued_bytes -= gather.bytes();
+        self.flight_bytes = gather.bytes();
+        self.flight = Some(flight);
+        Some(gather)
+    }
+
+    /// The send completed: all of `gather` was taken by the kernel. Returns how many messages that ended.
+    pub(crate) fn complete(&mut self, arena: &mut ArenaPool, gather: Gather) -> u32 {
+        let flight = self.flight.take().expect("a completion follows a send");
+        self.flight_bytes = 0;
+        if !flight.at_boundary {
+            self.retained.push(gather);
+            return flight.messages;
+        }
+        arena.recycle(gather);
+        for gather in self.retained.drain(..) {
+            arena.recycle(gather);
+        }
+        flight.messages
+    }
+
+    /// The connection is gone. `flight` is the unfinished send, if any, with how many bytes of it the
+    /// kernel took. Leaves the outbox empty.
+    pub(crate) fn recover(&mut self, flight: Option<(Gather, usize)>) -> Recovered {
+        let mut walk = Walk::default();
+        let was_handshake = self.flight.is_some_and(|flight| flight.is_handshake);
+        for mut gather in self.retained.drain(..) {
+            walk.taken_bytes += gather.bytes();
+            std::iter::from_fn(|| gather.pop()).for_each(|segment| walk.segment(segment));
+        }
+        if let Some((mut gather, bytes)) = flight.filter(|_| !was_handshake) {
+            walk.taken_bytes += bytes;
+            std::iter::from_fn(|| gather.pop()).for_each(|segment| walk.segment(segment));
+        }
+        self.seal_tail();
+        self.sealed.drain(..).for_each(|sealed| walk.segment(sealed.segment));
+        *self = Self::default();
+        walk.recovered
+    }
+}
+
+/// Reads back what was encoded, to find the messages that were not wholly taken.
+#[derive(Default)]
+struct Walk {
+    taken_bytes: usize,
+    at_bytes: usize,
+    frames: Vec<Frame>,
+    /// A header whose body is the next segment: whether more frames follow.
+    open: Option<bool>,
+    recovered: Recovered,
+}
+
+impl Walk {
+    fn segment(&mut self, segment: Segment) {
+        let bytes = segment.bytes().len();
+        if let Some(more) = self.open.take() {
+            self.at_bytes += bytes;
+            let body = match segment {
+                Segment::Shared(shared) => Body::Shared(shared),
+                Segment::Lease(lease) => Body::Lease(lease),
+                Segment::Static(bytes) => Body::Static(bytes),
+                Segment::Arena(_) | Segment::Head { .. } => {
+                    unreachable!("a referenced body follows its header")
+                }
+            };
+            return self.frame(Frame(body), more);
+        }
+        let start = self.at_bytes;
+        let mut decoder = Decoder::new(u64::MAX);
+        let mut at = 0;
+        loop {
+            match decoder.next(segment.bytes(), &mut at).expect("our own encoding") {
+                Step::Frame { flags, body } => {
+                    self.at_bytes = start + at;
+                    if !flags.command() {
+                        self.frame(Frame::copy_from(&segment.bytes()[body]), flags.more());
+                    }
+                }
+                Step::Partial { flags, .. } => {
+                    self.open = Some(flags.more());
+                    break;
+                }
+                Step::Starved => break,
+            }
+        }
+        self.at_bytes = start + bytes;
+    }
+
+    fn frame(&mut self, frame: Frame, more: bool) {
+        self.frames.push(frame);
+        if more {
+            return;
+        }
+        let message = Message::from_frames(self.frames.drain(..)).expect("pushed just now");
+        if self.at_bytes <= self.taken_bytes {
+            self.recovered.handed += 1;
+        } else {
+            self.recovered.unsent.push(message);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arena() -> ArenaPool {
+        ArenaPool::new(4096, 8)
+    }
+
+    fn text(recovered: &Recovered) -> Vec<Vec<Vec<u8>>> {
+        recovered.unsent.iter().map(Message::to_vecs).collect()
+    }
+
+    #[test]
+    fn a_cut_send_tells_handed_from_unsent() {
+        for taken in 0..=15 {
+            let (mut arena, mut outbox) = (arena(), Outbox::default());
+            for body in ["one", "two", "six"] {
+                outbox.append(&mut arena, false, body.as_bytes());
+            }
+            assert_eq!(outbox.messages(), 3);
+            let gather = outbox.take_batch(&mut arena).unwrap();
+            outbox.append(&mut arena, false, b"ten");
+            let recovered = outbox.recover(Some((gather, taken)));
+            assert_eq!(recovered.handed, taken as u64 / 5, "{taken}");
+            let expected = ["one", "two", "six", "ten"].map(|body| vec![body.as_bytes().to_vec()]);
+            assert_eq!(text(&recovered), expected[taken / 5..], "{taken}");
+            assert_eq!((outbox.messages(), outbox.bytes()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn a_message_over_several_batches_is_kept_whole() {
+        let (mut arena, mut outbox) = (arena(), Outbox::default());
+        let frames: Vec<Vec<u8>> = (0..200).map(|at| vec![at as u8; 5000]).collect();
+        let message = Message::from_frames(frames.clone()).unwrap();
+        outbox.append_message(&mut arena, &message);
+        let mut batches = 0;
+        loop {
+            let gather = outbox.take_batch(&mut arena).unwrap();
+            batches += 1;
+            if !outbox.has_queued() {
+                let bytes = gather.bytes() - 1;
+                let recovered = outbox.recover(Some((gather, bytes)));
+                assert_eq!(recovered.handed, 0);
+                assert_eq!(text(&recovered), [frames]);
+                break;
+            }
+            assert_eq!(outbox.complete(&mut arena, gather), 0);
+        }
+        assert!(batches > 3);
+    }
+
+    #[test]
+    fn commands_are_not_recovered() {
+        let (mut arena, mut outbox) = (arena(), Outbox::default());
+        let mut ping = Vec::new();
+        crate::wire::encode_ping(&mut ping, 10, b"ctx");
+        outbox.append_command(&mut arena, &ping);
+        outbox.append_message(&mut arena, &Message::from_frames(["a", "b"]).unwrap());
+        outbox.append_command(&mut arena, &ping);
+        outbox.append_message(&mut arena, &Message::from(vec![1; 9000]));
+        let recovered = outbox.recover(None);
+        assert_eq!(recovered.handed, 0);
+        assert_eq!(text(&recovered), [vec![b"a".to_vec(), b"b".to_vec()], vec![vec![1; 9000]]]);
+    }
+
+    #[test]
+    fn counts_follow_a_completed_send() {
+        let (mut arena, mut outbox) = (arena(), Outbox::default());
+        for _ in 0..100 {
+            outbox.append(&mut arena, false, &[0; 64]);
+        }
+        assert!(outbox.has_full_block());
+        let gather = outbox.take_batch(&mut arena).unwrap();
+        assert_eq!((outbox.messages(), outbox.bytes()), (100, 6600));
+        assert_eq!(outbox.complete(&mut arena, gather), 100);
+        assert_eq!((outbox.messages(), outbox.bytes()), (0, 0));
+        assert!(outbox.take_batch(&mut arena).is_none());
+    }
+}

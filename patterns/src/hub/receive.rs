@@ -1,0 +1,287 @@
+//! What a socket does with frames that arrive, and how the user takes messages.
+
+use zring_engine::{ArenaPool, Clock, Shard};
+
+use super::{
+    Hub,
+    inbound::{Inbound, Sink},
+    outbox::Outbox,
+    peer::Peer,
+    socket::{Pattern, Request, Service, SocketCore},
+};
+use crate::{
+    error::Error,
+    frame::Frame,
+    message::{Chain, Message},
+    monitor::{DisconnectReason, PeerStats},
+    route::PipeId,
+    wire::{Command, Heartbeat, encode_pong},
+};
+
+/// Longest subscription prefix a peer may ask for: matching and storing it is bounded by this.
+pub(crate) const SUBSCRIPTION_BYTES_MAX: usize = 64 << 10;
+
+/// Decoded frames of one peer meet its socket's pattern here.
+pub(super) struct Delivery<'a> {
+    key: u32,
+    socket: &'a mut SocketCore,
+    arena: &'a mut ArenaPool,
+    outbox: &'a mut Outbox,
+    stats: &'a mut PeerStats,
+    heartbeat: &'a mut Heartbeat,
+    clock: Clock,
+    /// A PING was answered: the outbox is to be flushed and the peer's TTL watched.
+    pub(super) answered: bool,
+}
+
+impl Peer {
+    /// Splits a peer into its inbound half and what takes delivery.
+    pub(super) fn receiving<'a>(
+        &'a mut self,
+        key: u32,
+        socket: &'a mut SocketCore,
+        arena: &'a mut ArenaPool,
+        clock: Clock,
+    ) -> (&'a mut Inbound, Delivery<'a>) {
+        let Self { inbound, outbox, stats, heartbeat, .. } = self;
+        let delivery =
+            Delivery { key, socket, arena, outbox, stats, heartbeat, clock, answered: false };
+        (inbound, delivery)
+    }
+}
+
+impl Delivery<'_> {
+    fn malformed(&mut self) -> Option<Message> {
+        self.stats.messages_malformed += 1;
+        self.stats.messages_dropped += 1;
+        None
+    }
+
+    fn count_in(&mut self, message: &Message) {
+        self.stats.messages_in += 1;
+        self.stats.bytes_in += message.len() as u64;
+    }
+
+    fn filtered(&mut self, message: Message) -> Option<Message> {
+        let Pattern::Sub(subscriptions) = &self.socket.pattern else { return Some(message) };
+        if subscriptions.matches(message.body()) {
+            return Some(message);
+        }
+        // The publisher had not seen a cancellation yet, or filters nothing.
+        self.stats.messages_dropped += 1;
+        None
+    }
+
+    /// REP: what stands up to and including the first empty frame is the way back.
+    fn request(&mut self, frames: &mut Vec<Frame>) -> Option<Message> {
+        let Some(delimiter) = frames.iter().position(Frame::is_empty) else {
+            return self.malformed();
+        };
+        let envelope = match delimiter {
+            0 => Chain::default(),
+            _ => Chain::take(frames.drain(..delimiter)),
+        };
+        let Some(mut message) = Message::from_frames(frames.drain(..).skip(1)) else {
+            return self.malformed();
+        };
+        message.envelope = envelope;
+        Some(message)
+    }
+
+    /// REQ: a reply counts only from the peer that has the request, behind its delimiter (and id).
+    fn reply(&mut self, frames: &mut Vec<Frame>) -> Option<Message> {
+        let correlate = self.socket.options.req_correlate;
+        let Pattern::Req { request, id } = &mut self.socket.pattern else { return None };
+        let skip = usize::from(correlate);
+        let is_ours = !correlate || frames[0].bytes() == id.to_be_bytes();
+        if frames.len() < skip + 2 || !frames[skip].is_empty() {
+            return self.malformed();
+        }
+        if !is_ours || !matches!(request, Request::Waiting { peer: Some(key) } if *key == self.key)
+        {
+            self.stats.messages_dropped += 1;
+            return None;
+        }
+        *request = Request::Replied;
+        Message::from_frames(frames.drain(..).skip(skip + 1))
+    }
+
+    fn subscription(&mut self, command: Command<'_>) -> Result<(), DisconnectReason> {
+        let pipe = PipeId(self.key);
+        let options = &self.socket.options;
+        let Pattern::Pub(trie) = &mut self.socket.pattern else { return Ok(()) };
+        match command {
+            Command::Subscribe(prefix) => {
+                let usage = trie.usage(pipe);
+                if usage.count as u64 >= u64::from(options.max_subscriptions_per_peer) {
+                    let max = options.max_subscriptions_per_peer;
+                    return Err(DisconnectReason::TooManySubscriptions { max });
+                }
+                let bytes_max = options.max_subscription_bytes_per_peer;
+                if prefix.len() > SUBSCRIPTION_BYTES_MAX
+                    || usage.bytes as u64 + prefix.len() as u64 > bytes_max
+                {
+                    return Err(DisconnectReason::TooManySubscriptionBytes { bytes_max });
+                }
+                trie.subscribe(prefix, pipe);
+            }
+            Command::Cancel(prefix) => {
+                trie.cancel(prefix, pipe);
+            }
+            _ => {}
+        }
+        self.stats.subscriptions = trie.usage(pipe).count as u64;
+        Ok(())
+    }
+}
+
+impl Sink for Delivery<'_> {
+    fn command(&mut self, body: &[u8]) -> Result<(), DisconnectReason> {
+        match Command::parse(body)? {
+            Command::Ping { ttl_ds, context } => {
+                self.heartbeat.handle_ping(ttl_ds, self.clock.now_ns());
+                let mut pong = Vec::with_capacity(32);
+                encode_pong(&mut pong, context);
+                self.outbox.append_command(self.arena, &pong);
+                self.answered = true;
+                Ok(())
+            }
+            command @ (Command::Subscribe(_) | Command::Cancel(_)) => self.subscription(command),
+            // PONG has done its work by arriving; a later ZMTP may add commands.
+            _ => Ok(()),
+        }
+    }
+
+    #[inline]
+    fn single(&mut self, frame: Frame) -> Result<Option<Message>, DisconnectReason> {
+        match &self.socket.pattern {
+            Pattern::Pull => {
+                self.stats.messages_in += 1;
+                self.stats.bytes_in += frame.len() as u64;
+                Ok(Some(Message::single(frame)))
+            }
+            Pattern::Sub(_) => {
+                let message = Message::single(frame);
+                self.count_in(&message);
+                Ok(self.filtered(message))
+            }
+            Pattern::Pub(_) => match Command::from_subscription_message(frame.bytes()) {
+                Some(command) => self.subscription(command).map(|()| None),
+                None => Ok(self.malformed()),
+            },
+            // A request or reply needs its delimiter, and nobody sends to a PUSH.
+            Pattern::Push | Pattern::Req { .. } | Pattern::Rep(_) => Ok(self.malformed()),
+        }
+    }
+
+    fn message(&mut self, frames: &mut Vec<Frame>) -> Result<Option<Message>, DisconnectReason> {
+        let message = match &self.socket.pattern {
+            Pattern::Pull => Message::from_frames(frames.drain(..)),
+            Pattern::Sub(_) => Message::from_frames(frames.drain(..))
+                .inspect(|message| self.count_in(message))
+                .and_then(|message| self.filtered(message)),
+            Pattern::Req { .. } => self.reply(frames),
+            Pattern::Rep(_) => self.request(frames),
+            Pattern::Push | Pattern::Pub(_) => self.malformed(),
+        };
+        if let Some(message) = message.as_ref().filter(|_| !self.is_sub()) {
+            self.count_in(message);
+        }
+        Ok(message)
+    }
+}
+
+impl Delivery<'_> {
+    fn is_sub(&self) -> bool {
+        matches!(self.socket.pattern, Pattern::Sub(_))
+    }
+}
+
+impl Hub {
+    /// Whether the socket's state allows to receive at all.
+    fn check_receive(&self, socket: u32) -> Result<(), Error> {
+        let core = &self.sockets[socket as usize];
+        let socket_type = core.socket_type;
+        match &core.pattern {
+            Pattern::Pull | Pattern::Sub(_) | Pattern::Rep(Service::Idle) => Ok(()),
+            Pattern::Req { request: Request::Waiting { .. } | Request::Replied, .. } => Ok(()),
+            Pattern::Req { .. } => {
+                Err(Error::State { socket_type, turn: "send a request before receiving a reply" })
+            }
+            Pattern::Rep(_) => {
+                Err(Error::State { socket_type, turn: "send the reply before the next request" })
+            }
+            Pattern::Push | Pattern::Pub(_) => {
+                Err(Error::Unsupported { socket_type, operation: "receive" })
+            }
+        }
+    }
+
+    /// Takes the next message, if one is there.
+    #[inline]
+    pub(crate) fn try_recv(&mut self, shard: &mut Shard, socket: u32) -> Result<Message, Error> {
+        if !matches!(self.sockets[socket as usize].pattern, Pattern::Pull | Pattern::Sub(_)) {
+            self.check_receive(socket)?;
+        }
+        let Some(key) = self.next_readable(shard, socket) else { return Err(Error::WouldBlock) };
+        let core = &mut self.sockets[socket as usize];
+        core.receiving.advance();
+        let peer = &mut self.peers[key as usize];
+        let mut message = peer.inbound.pop().expect("readable");
+        match &mut core.pattern {
+            Pattern::Req { request, .. } => *request = Request::Idle,
+            Pattern::Rep(service) => {
+                let connection = peer.stats.connection;
+                let envelope = std::mem::take(&mut message.envelope);
+                *service = Service::Serving { connection, peer: key, envelope };
+            }
+            _ => {}
+        }
+        Ok(message)
+    }
+
+    /// Whether [`Hub::try_recv`] would give a message now.
+    pub(crate) fn is_readable(&mut self, shard: &mut Shard, socket: u32) -> bool {
+        self.check_receive(socket).is_ok() && self.next_readable(shard, socket).is_some()
+    }
+
+    /// The peer whose turn it is and who has a whole message; decodes what is needed to know.
+    #[inline]
+    fn next_readable(&mut self, shard: &mut Shard, socket: u32) -> Option<u32> {
+        loop {
+            let PipeId(key) = self.sockets[socket as usize].receiving.current()?;
+            if self.peers[key as usize].inbound.has_message() {
+                return Some(key);
+            }
+            self.refill(shard, key);
+        }
+    }
+
+    /// Decodes more of what the peer sent, takes up receiving again, or takes it off the fair queue.
+    fn refill(&mut self, shard: &mut Shard, key: u32) {
+        let peer = &mut self.peers[key as usize];
+        let socket = peer.socket as usize;
+        if peer.inbound.has_undecoded() {
+            let core = &mut self.sockets[socket];
+            let clock = shard.clock();
+            let (inbound, mut delivery) = peer.receiving(key, core, &mut shard.arena, clock);
+            let refilled = inbound.refill(&mut shard.pool, &mut delivery);
+            let answered = delivery.answered;
+            if let Err(reason) = refilled {
+                peer.inbound.discard_undecoded(&mut shard.pool);
+                self.disconnect(shard, key, reason);
+            } else if answered {
+                self.answer(shard, key);
+            }
+        }
+        let peer = &mut self.peers[key as usize];
+        if !peer.inbound.has_undecoded() && peer.inbound.is_stalled {
+            self.arm(shard, key);
+        }
+        let peer = &mut self.peers[key as usize];
+        if !peer.inbound.has_message() && !peer.inbound.has_undecoded() {
+            self.sockets[socket].receiving.deactivate(PipeId(key));
+            self.remove_if_done(shard, key);
+        }
+    }
+}

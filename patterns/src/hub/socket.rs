@@ -1,0 +1,138 @@
+//! A socket's own state: its options, its pattern, its routes and what waits for a peer.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use zring_engine::TimerId;
+
+use super::peer::Pending;
+use crate::{
+    frame::Frame,
+    message::Chain,
+    monitor::{Event, EventKind, EventQueue, SocketStats},
+    options::Options,
+    route::{FairQueue, LoadBalance, LocalSubscriptions, SubscriptionTrie},
+    socket_type::SocketType,
+};
+
+/// Where REQ stands: `Idle ─send▶ Waiting ─reply delivered▶ Replied ─recv▶ Idle`.
+#[derive(Debug, Default)]
+pub(crate) enum Request {
+    #[default]
+    Idle,
+    /// A request is out. `peer` is known once it was given to one.
+    Waiting { peer: Option<u32> },
+    /// The reply is in the peer's inbound queue.
+    Replied,
+}
+
+/// Where REP stands: `Idle ─recv▶ Serving ─send▶ Idle`.
+#[derive(Debug, Default)]
+pub(crate) enum Service {
+    #[default]
+    Idle,
+    /// A request was taken; the reply goes back along the envelope to this connection.
+    Serving { connection: u64, peer: u32, envelope: Chain },
+}
+
+/// What only one pattern has.
+#[derive(Debug)]
+pub(crate) enum Pattern {
+    Push,
+    Pull,
+    Pub(SubscriptionTrie),
+    Sub(LocalSubscriptions),
+    Req { request: Request, id: u32 },
+    Rep(Service),
+}
+
+impl Pattern {
+    pub(crate) fn new(socket_type: SocketType) -> Option<Self> {
+        Some(match socket_type {
+            SocketType::Push => Self::Push,
+            SocketType::Pull => Self::Pull,
+            SocketType::Pub => Self::Pub(SubscriptionTrie::new()),
+            SocketType::Sub => Self::Sub(LocalSubscriptions::new()),
+            SocketType::Req => Self::Req { request: Request::Idle, id: 0 },
+            SocketType::Rep => Self::Rep(Service::Idle),
+            _ => return None,
+        })
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct SocketCore {
+    pub(crate) socket_type: SocketType,
+    pub(crate) options: Options,
+    pub(crate) pattern: Pattern,
+    /// Ready peers with room.
+    pub(crate) sending: LoadBalance,
+    /// Peers with something to take.
+    pub(crate) receiving: FairQueue,
+    /// Messages for whichever peer has room first.
+    pub(crate) pending: Pending,
+    /// Frames of a message that is being sent part by part.
+    pub(crate) partial: Vec<Frame>,
+    /// Keys of listeners and connectors by endpoint, in canonical form.
+    pub(crate) listeners: BTreeMap<Arc<str>, u32>,
+    pub(crate) connectors: Vec<u32>,
+    pub(crate) last_endpoint: Option<Arc<str>>,
+    pub(crate) ready_peers: usize,
+    pub(crate) events: Option<EventQueue>,
+    /// What ended connections did; live ones are added for a snapshot.
+    pub(crate) stats: SocketStats,
+    /// Closed by the user; goes when everything is sent or its time is up.
+    pub(crate) lingering: bool,
+    pub(crate) linger_timer: Option<TimerId>,
+    /// Its linger time is up: nothing is requeued any more.
+    pub(crate) gave_up: bool,
+    /// Messages that were given up when it went.
+    pub(crate) unsent: u64,
+}
+
+impl SocketCore {
+    pub(crate) fn new(socket_type: SocketType, options: Options) -> Option<Self> {
+        Some(Self {
+            socket_type,
+            options,
+            pattern: Pattern::new(socket_type)?,
+            sending: LoadBalance::new(),
+            receiving: FairQueue::new(),
+            pending: Pending::new(),
+            partial: Vec::new(),
+            listeners: BTreeMap::new(),
+            connectors: Vec::new(),
+            last_endpoint: None,
+            ready_peers: 0,
+            events: None,
+            stats: SocketStats::default(),
+            lingering: false,
+            linger_timer: None,
+            gave_up: false,
+            unsent: 0,
+        })
+    }
+
+    /// Whether messages of a dead connection go to another peer.
+    pub(crate) fn requeues(&self) -> bool {
+        matches!(self.pattern, Pattern::Push | Pattern::Req { .. }) && !self.gave_up
+    }
+
+    /// How many messages may wait without a peer: as many as the pipes of connections that are on
+    /// their way would hold. A bound socket without peers has none.
+    pub(crate) fn pending_max(&self) -> usize {
+        if self.ready_peers > 0 || self.connectors.is_empty() {
+            return 0;
+        }
+        match self.options.sndhwm {
+            0 => usize::MAX,
+            hwm => self.connectors.len().saturating_mul(hwm as usize),
+        }
+    }
+
+    pub(crate) fn emit(&mut self, endpoint: &Arc<str>, connection: Option<u64>, kind: EventKind) {
+        if let Some(events) = &mut self.events {
+            events.push(Event { endpoint: endpoint.clone(), connection, kind });
+        }
+    }
+}

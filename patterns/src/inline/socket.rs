@@ -1,0 +1,485 @@
+//! A socket of one thread.
+
+use std::{cell::RefMut, fmt, time::Duration};
+
+use zring_engine::TurnWait;
+
+use super::{Batch, Context, context::Core};
+use crate::{
+    error::{Error, SendError},
+    frame::Frame,
+    message::{Message, Sendable},
+    monitor::{Event, EventQueue, PeerStats, SocketStats},
+    options::{OptionError, Options},
+    socket_type::SocketType,
+};
+
+/// What became of a socket's last messages when it was closed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CloseReport {
+    /// Messages given up because the linger time was over.
+    pub unsent_messages: u64,
+}
+
+/// A socket of a [`Context`], for the thread that made it.
+///
+/// Any number of peers and endpoints, bound and connected in any order. Methods named `try_*` never block; `send`
+/// and `recv` wait up to `sndtimeo` and `rcvtimeo`, by default for ever. A dropped socket goes on sending what it
+/// has queued, for at most `linger`, while its context is turned; [`Socket::close`] waits for that.
+pub struct Socket {
+    context: Context,
+    key: u32,
+    closed: bool,
+}
+
+macro_rules! options {
+    ($($(#[$doc:meta])* $set:ident, $get:ident: $kind:ty;)*) => {$(
+        $(#[$doc])*
+        pub fn $set(&self, value: $kind) {
+            self.core().hub.sockets[self.key as usize].options.$get = value;
+        }
+        #[doc = concat!("The value of `", stringify!($get), "`; see [`Options`].")]
+        #[must_use]
+        pub fn $get(&self) -> $kind {
+            self.core().hub.sockets[self.key as usize].options.$get
+        }
+    )*};
+}
+
+impl Socket {
+    pub(super) fn new(context: Context, key: u32) -> Self {
+        Self { context, key, closed: false }
+    }
+
+    fn core(&self) -> RefMut<'_, Core> {
+        self.context.core.borrow_mut()
+    }
+
+    pub(super) fn belongs_to(&self, context: &Context) -> bool {
+        std::rc::Rc::ptr_eq(&self.context.core, &context.core)
+    }
+
+    pub(super) fn key(&self) -> u32 {
+        self.key
+    }
+
+    /// The context it belongs to.
+    #[must_use]
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// The pattern it follows.
+    #[must_use]
+    pub fn socket_type(&self) -> SocketType {
+        self.core().hub.sockets[self.key as usize].socket_type
+    }
+
+    /// Listens at an endpoint: `tcp://127.0.0.1:5555`, `tcp://*:*` (port 0 or `*`: the system chooses),
+    /// `tcp://eth0:5555`, `ipc:///path`, `ipc://@abstract`, `ipc://*`.
+    ///
+    /// # Errors
+    /// [`Error::Endpoint`] for a malformed one, [`Error::AddressInUse`], or [`Error::Io`].
+    pub fn bind(&self, endpoint: &str) -> Result<(), Error> {
+        let mut core = self.core();
+        let Core { shard, hub, .. } = &mut *core;
+        hub.bind(shard, self.key, endpoint)?;
+        core.turn(TurnWait::No).map(drop)
+    }
+
+    /// Stops listening at an endpoint. Connections accepted there live on.
+    ///
+    /// # Errors
+    /// [`Error::UnknownEndpoint`] when the socket does not listen there, [`Error::Endpoint`].
+    pub fn unbind(&self, endpoint: &str) -> Result<(), Error> {
+        let mut core = self.core();
+        let Core { shard, hub, .. } = &mut *core;
+        hub.unbind(shard, self.key, endpoint)?;
+        core.turn(TurnWait::No).map(drop)
+    }
+
+    /// Connects to an endpoint, now and again whenever the connection is lost. Returns at once; whether and
+    /// when it succeeds, events and [`Socket::wait_for_peers`] tell. Names are resolved at each attempt.
+    ///
+    /// # Errors
+    /// [`Error::Endpoint`] for an endpoint that is malformed or has a wildcard.
+    pub fn connect(&self, endpoint: &str) -> Result<(), Error> {
+        let mut core = self.core();
+        let Core { shard, hub, .. } = &mut *core;
+        hub.connect(shard, self.key, endpoint)?;
+        core.turn(TurnWait::No).map(drop)
+    }
+
+    /// Ends one connection made by [`Socket::connect`] and stops trying. What was queued for it goes to other
+    /// peers (PUSH, REQ) or is dropped and counted (PUB).
+    ///
+    /// # Errors
+    /// [`Error::UnknownEndpoint`] when the socket is not connected there, [`Error::Endpoint`].
+    pub fn disconnect(&self, endpoint: &str) -> Result<(), Error> {
+        let mut core = self.core();
+        let Core { shard, hub, .. } = &mut *core;
+        hub.disconnect_endpoint(shard, self.key, endpoint)?;
+        core.turn(TurnWait::No).map(drop)
+    }
+
+    /// The endpoint of the last `bind` (with its real port or path) or `connect`.
+    #[must_use]
+    pub fn last_endpoint(&self) -> Option<String> {
+        let core = self.core();
+        core.hub.sockets[self.key as usize].last_endpoint.as_deref().map(str::to_owned)
+    }
+
+    /// Sends one message, waiting up to `sndtimeo` for a peer with room. Outside of a batch scope it goes out
+    /// at once. PUB never waits: it drops, and counts, what a slow subscriber has no room for.
+    ///
+    /// # Errors
+    /// The payload comes back with [`Error::WouldBlock`] when the time is up, [`Error::State`] out of
+    /// lockstep (REQ, REP), [`Error::Unsupported`], [`Error::Io`].
+    #[inline]
+    pub fn send<P: Sendable>(&self, payload: P) -> Result<(), SendError<P>> {
+        let mut core = self.core();
+        match attempt_send(&mut core, self.key, payload) {
+            Err(SendError { error: Error::WouldBlock, payload }) => {
+                self.send_waiting(&mut core, payload)
+            }
+            done => done,
+        }
+    }
+
+    #[cold]
+    fn send_waiting<P: Sendable>(&self, core: &mut Core, payload: P) -> Result<(), SendError<P>> {
+        let timeout = core.hub.sockets[self.key as usize].options.sndtimeo;
+        let mut waiting = Some(payload);
+        let sent = core.wait_for(timeout, |core| {
+            let payload = waiting.take().expect("put back after each refusal");
+            attempt_send(core, self.key, payload).map_err(|refused| {
+                waiting = Some(refused.payload);
+                refused.error
+            })
+        });
+        match (sent, waiting) {
+            (Err(error), Some(payload)) => Err(SendError { error, payload }),
+            // The kernel refused after the payload had been taken: the next call says so again.
+            _ => Ok(()),
+        }
+    }
+
+    /// Sends one message if that is possible without waiting.
+    ///
+    /// # Errors
+    /// As [`Socket::send`].
+    #[inline]
+    pub fn try_send<P: Sendable>(&self, payload: P) -> Result<(), SendError<P>> {
+        let mut core = self.core();
+        match attempt_send(&mut core, self.key, payload) {
+            Err(SendError { error: Error::WouldBlock, payload }) => {
+                let Core { shard, hub, .. } = &mut *core;
+                hub.flush_dirty(shard);
+                if let Err(error) = core.turn(TurnWait::No) {
+                    return Err(SendError { error, payload });
+                }
+                attempt_send(&mut core, self.key, payload)
+            }
+            done => done,
+        }
+    }
+
+    /// Adds a frame to the message that the next [`Socket::send`] ends (libzmq's `SNDMORE`). Nothing goes out
+    /// before that.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] on a socket that only receives.
+    pub fn send_more(&self, frame: impl Into<Frame>) -> Result<(), Error> {
+        self.core().hub.send_more(self.key, frame.into())
+    }
+
+    /// Sends a multipart message, whole or not at all.
+    ///
+    /// # Errors
+    /// As [`Socket::send`], and [`Error::NoFrames`].
+    pub fn send_multipart<F: Into<Frame>>(
+        &self,
+        frames: impl IntoIterator<Item = F>,
+    ) -> Result<(), Error> {
+        let message = Message::from_frames(frames).ok_or(Error::NoFrames)?;
+        self.send(message).map_err(Error::from)
+    }
+
+    /// Receives one message, waiting up to `rcvtimeo`.
+    ///
+    /// # Errors
+    /// [`Error::WouldBlock`] when the time is up, [`Error::State`] out of lockstep (REQ, REP),
+    /// [`Error::Unsupported`], [`Error::Io`].
+    #[inline]
+    pub fn recv(&self) -> Result<Message, Error> {
+        let mut core = self.core();
+        match attempt_recv(&mut core, self.key) {
+            Err(Error::WouldBlock) => {
+                let timeout = core.hub.sockets[self.key as usize].options.rcvtimeo;
+                core.wait_for(timeout, |core| attempt_recv(core, self.key))
+            }
+            done => done,
+        }
+    }
+
+    /// Receives one message if one is there.
+    ///
+    /// # Errors
+    /// As [`Socket::recv`].
+    #[inline]
+    pub fn try_recv(&self) -> Result<Message, Error> {
+        let mut core = self.core();
+        match attempt_recv(&mut core, self.key) {
+            Err(Error::WouldBlock) => {
+                let Core { shard, hub, .. } = &mut *core;
+                hub.flush_dirty(shard);
+                core.turn(TurnWait::No)?;
+                attempt_recv(&mut core, self.key)
+            }
+            done => done,
+        }
+    }
+
+    /// Receives one message and copies its first frame out.
+    ///
+    /// # Errors
+    /// As [`Socket::recv`].
+    pub fn recv_bytes(&self) -> Result<Vec<u8>, Error> {
+        self.recv().map(|message| message.body().to_vec())
+    }
+
+    /// Receives one message and takes its first frame as text; bytes that are no UTF-8 come back as they are.
+    ///
+    /// # Errors
+    /// As [`Socket::recv`].
+    pub fn recv_string(&self) -> Result<Result<String, Vec<u8>>, Error> {
+        let bytes = self.recv_bytes()?;
+        Ok(String::from_utf8(bytes).map_err(std::string::FromUtf8Error::into_bytes))
+    }
+
+    /// Receives one message and copies all frames out.
+    ///
+    /// # Errors
+    /// As [`Socket::recv`].
+    pub fn recv_multipart(&self) -> Result<Vec<Vec<u8>>, Error> {
+        self.recv().map(|message| message.to_vecs())
+    }
+
+    /// SUB: receives messages that begin with `prefix` from now on; an empty one matches all. Counted: as
+    /// many [`Socket::unsubscribe`] calls take it back.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] on other types, [`Error::SubscriptionTooLong`] beyond 64 KiB.
+    pub fn subscribe(&self, prefix: impl AsRef<[u8]>) -> Result<(), Error> {
+        let mut core = self.core();
+        let Core { shard, hub, .. } = &mut *core;
+        hub.subscribe(shard, self.key, prefix.as_ref())?;
+        core.settle()
+    }
+
+    /// SUB: takes one subscription back; one that was never made is ignored.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] on other types.
+    pub fn unsubscribe(&self, prefix: impl AsRef<[u8]>) -> Result<(), Error> {
+        let mut core = self.core();
+        let Core { shard, hub, .. } = &mut *core;
+        hub.unsubscribe(shard, self.key, prefix.as_ref())?;
+        core.settle()
+    }
+
+    /// Waits until `count` peers have shaken hands, so that nothing is sent too early or goes to fewer peers
+    /// than meant. `None` waits for ever.
+    ///
+    /// # Errors
+    /// [`Error::TooFew`] when the time is up.
+    pub fn wait_for_peers(&self, count: usize, timeout: Option<Duration>) -> Result<(), Error> {
+        self.wait_for_count(count, timeout, |core| {
+            Ok(core.hub.sockets[self.key as usize].ready_peers)
+        })
+    }
+
+    /// PUB: waits until a message with this topic would reach `count` subscribers: the cure for the
+    /// "slow joiner" that misses the first messages.
+    ///
+    /// # Errors
+    /// [`Error::TooFew`] when the time is up, [`Error::Unsupported`] on other types.
+    pub fn wait_for_subscribers(
+        &self,
+        topic: impl AsRef<[u8]>,
+        count: usize,
+        timeout: Option<Duration>,
+    ) -> Result<(), Error> {
+        let topic = topic.as_ref();
+        self.wait_for_count(count, timeout, |core| core.hub.subscribers(self.key, topic))
+    }
+
+    fn wait_for_count(
+        &self,
+        wanted: usize,
+        timeout: Option<Duration>,
+        count: impl Fn(&mut Core) -> Result<usize, Error>,
+    ) -> Result<(), Error> {
+        let mut core = self.core();
+        let reached = core.wait_for(timeout, |core| match count(core)? {
+            there if there >= wanted => Ok(()),
+            _ => Err(Error::WouldBlock),
+        });
+        match reached {
+            Err(Error::WouldBlock) => Err(Error::TooFew { there: count(&mut core)?, wanted }),
+            reached => reached,
+        }
+    }
+
+    /// Opens a batch scope; see [`Context::batch`].
+    #[must_use = "the scope ends when the guard is dropped"]
+    pub fn batch(&self) -> Batch {
+        self.context.batch()
+    }
+
+    /// Starts to record events, up to `capacity` not yet taken; more are counted as lost
+    /// ([`SocketStats::events_lost`]). 0 stops.
+    pub fn monitor(&self, capacity: usize) {
+        let mut core = self.core();
+        let socket = &mut core.hub.sockets[self.key as usize];
+        socket.events = (capacity > 0).then(|| EventQueue::new(capacity));
+    }
+
+    /// The oldest event not yet taken. Never waits.
+    #[must_use]
+    pub fn next_event(&self) -> Option<Event> {
+        self.core().hub.sockets[self.key as usize].events.as_mut()?.pop()
+    }
+
+    /// Counters over all connections, ended ones included.
+    #[must_use]
+    pub fn stats(&self) -> SocketStats {
+        self.core().hub.stats(self.key)
+    }
+
+    /// Counters of each connection that is up.
+    #[must_use]
+    pub fn peers(&self) -> Vec<PeerStats> {
+        self.core().hub.peer_stats(self.key)
+    }
+
+    options! {
+        /// Messages queued for one peer at most (`ZMQ_SNDHWM`); 0: no limit by count.
+        set_sndhwm, sndhwm: u32;
+        /// Messages received from one peer and not yet taken at most (`ZMQ_RCVHWM`); 0: no limit by count.
+        set_rcvhwm, rcvhwm: u32;
+        /// How long unsent messages are kept after the socket was closed (`ZMQ_LINGER`); `None`: for ever.
+        set_linger, linger: Option<Duration>;
+        /// How long `recv` waits (`ZMQ_RCVTIMEO`); `None`: for ever.
+        set_rcvtimeo, rcvtimeo: Option<Duration>;
+        /// How long `send` waits (`ZMQ_SNDTIMEO`); `None`: for ever.
+        set_sndtimeo, sndtimeo: Option<Duration>;
+        /// Pause before a connection is tried again (`ZMQ_RECONNECT_IVL`).
+        set_reconnect_ivl, reconnect_ivl: Duration;
+        /// What the pause doubles up to (`ZMQ_RECONNECT_IVL_MAX`); zero: it does not grow.
+        set_reconnect_ivl_max, reconnect_ivl_max: Duration;
+        /// How often a PING is sent (`ZMQ_HEARTBEAT_IVL`); `None`: never.
+        set_heartbeat_ivl, heartbeat_ivl: Option<Duration>;
+        /// Silence after a PING before the peer counts as gone (`ZMQ_HEARTBEAT_TIMEOUT`).
+        set_heartbeat_timeout, heartbeat_timeout: Option<Duration>;
+        /// How long a peer may take for the handshake (`ZMQ_HANDSHAKE_IVL`); `None`: no limit.
+        set_handshake_ivl, handshake_ivl: Option<Duration>;
+        /// Largest frame body accepted, in bytes (`ZMQ_MAXMSGSIZE`); `None`: any.
+        set_maxmsgsize, maxmsgsize: Option<u64>;
+        /// Connections the system completes ahead of their acceptance (`ZMQ_BACKLOG`).
+        set_backlog, backlog: u32;
+        /// Bind wildcards to IPv6 (`ZMQ_IPV6`).
+        set_ipv6, ipv6: bool;
+        /// `SO_SNDBUF` in bytes (`ZMQ_SNDBUF`); `None`: the system's.
+        set_sndbuf, sndbuf: Option<usize>;
+        /// `SO_RCVBUF` in bytes (`ZMQ_RCVBUF`); `None`: the system's.
+        set_rcvbuf, rcvbuf: Option<usize>;
+        /// REQ may send again before the reply came (`ZMQ_REQ_RELAXED`).
+        set_req_relaxed, req_relaxed: bool;
+        /// REQ numbers its requests and drops replies to others (`ZMQ_REQ_CORRELATE`).
+        set_req_correlate, req_correlate: bool;
+    }
+
+    /// The id this socket announces to its peers (`ZMQ_ROUTING_ID`).
+    ///
+    /// # Errors
+    /// [`OptionError`] when it is longer than 255 bytes or begins with a zero byte.
+    pub fn set_routing_id(&self, id: impl AsRef<[u8]>) -> Result<(), OptionError> {
+        self.core().hub.sockets[self.key as usize].options.set_routing_id(id.as_ref())
+    }
+
+    /// How long the peer may hear nothing from us, told with each PING (`ZMQ_HEARTBEAT_TTL`).
+    ///
+    /// # Errors
+    /// [`OptionError`] beyond 6,553.5 s.
+    pub fn set_heartbeat_ttl(&self, ttl: Option<Duration>) -> Result<(), OptionError> {
+        self.core().hub.sockets[self.key as usize].options.set_heartbeat_ttl(ttl)
+    }
+
+    /// All options at once.
+    #[must_use]
+    pub fn options(&self) -> Options {
+        self.core().hub.sockets[self.key as usize].options.clone()
+    }
+
+    /// Replaces all options; like single ones they apply to connections made afterwards.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for a value out of its bounds.
+    pub fn set_options(&self, options: Options) -> Result<(), Error> {
+        options.validate()?;
+        self.core().hub.sockets[self.key as usize].options = options;
+        Ok(())
+    }
+
+    /// Closes the socket: stops listening, sends what is queued for at most `linger`, closes the connections,
+    /// and says how many messages were given up.
+    #[allow(clippy::must_use_candidate, reason = "often called for its effect alone")]
+    pub fn close(mut self) -> CloseReport {
+        self.closed = true;
+        let mut core = self.core();
+        let Core { shard, hub, .. } = &mut *core;
+        hub.close_socket(shard, self.key);
+        let gone =
+            core.wait_for(None, |core| core.hub.reap_socket(self.key).ok_or(Error::WouldBlock));
+        // Only a refusing kernel ends this early; then nothing can be sent any more anyway.
+        CloseReport { unsent_messages: gone.unwrap_or_default() }
+    }
+}
+
+#[inline]
+fn attempt_send<P: Sendable>(core: &mut Core, key: u32, payload: P) -> Result<(), SendError<P>> {
+    let Core { shard, hub, .. } = core;
+    hub.try_send(shard, key, payload)?;
+    // The message is queued: a kernel that refuses now shows in the next call that waits.
+    let _ = core.settle();
+    Ok(())
+}
+
+#[inline]
+fn attempt_recv(core: &mut Core, key: u32) -> Result<Message, Error> {
+    let Core { shard, hub, .. } = core;
+    hub.try_recv(shard, key)
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.closed {
+            return;
+        }
+        // A handle is never dropped inside a call on its context, so this borrow succeeds.
+        if let Ok(mut core) = self.context.core.try_borrow_mut() {
+            let Core { shard, hub, .. } = &mut *core;
+            hub.close_socket(shard, self.key);
+            let _ = core.turn(TurnWait::No);
+            core.hub.reap_socket(self.key);
+        }
+    }
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Socket").field("key", &self.key).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,51 @@
+//! ZeroMQ's socket patterns and its wire protocol (ZMTP 3.1) on a thread-per-core io_uring engine.
+//!
+//! Sockets are driven [`inline`], on the thread that uses them: a message goes from `send` to the kernel and from the
+//! kernel to `recv` without a thread in between, without a copy of large bodies, and without an allocation in the
+//! steady state. They talk to any ZeroMQ program.
+//!
+//! ```
+//! use zring::{SocketType, inline::Context};
+//! # fn main() -> Result<(), zring::Error> {
+//! let context = Context::new()?;
+//! let rep = context.socket(SocketType::Rep)?;
+//! rep.bind("ipc://*")?;
+//! let req = context.socket(SocketType::Req)?;
+//! req.connect(&rep.last_endpoint().unwrap())?;
+//! req.send("ping")?;
+//! assert_eq!(rep.recv()?.body(), b"ping");
+//! rep.send("pong")?;
+//! assert_eq!(req.recv()?.body(), b"pong");
+//! # Ok(())
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+mod config;
+mod endpoint;
+mod error;
+mod frame;
+mod hub;
+pub mod inline;
+mod message;
+mod monitor;
+mod options;
+mod reconnect;
+#[doc(hidden)]
+pub mod route;
+mod socket_type;
+#[doc(hidden)]
+pub mod wire;
+
+pub use config::{Config, Wait};
+pub use endpoint::{Endpoint, EndpointError, Host};
+pub use error::{Error, SendError};
+pub use frame::{Frame, INLINE_BYTES_MAX};
+pub use message::{Message, Sendable};
+pub use monitor::{
+    DisconnectReason, Event, EventKind, HandshakeFault, IoFault, PeerStats, SocketStats,
+};
+pub use options::{OptionError, Options};
+pub use socket_type::SocketType;
+pub use wire::Violation;
+pub use zring_engine::{Config as EngineConfig, PoolConfig, PoolStats, ShardStats};
