@@ -1,7 +1,7 @@
 //! The one door to atomics, locks and one-time cells, so that a model checker can stand in for
 //! them without touching the code that uses them.
 
-pub use std::sync::{
+pub(crate) use std::sync::{
     Arc, Mutex, OnceLock,
     atomic::{AtomicUsize, Ordering, fence},
 };

@@ -21,10 +21,10 @@ use thiserror::Error;
 
 /// Longest Unix-domain path in bytes: `sun_path` holds 108 with the final NUL (`unix(7)`). An abstract name
 /// has one byte less, because its leading NUL counts.
-pub const IPC_PATH_BYTES_MAX: usize = 107;
+pub(crate) const IPC_PATH_BYTES_MAX: usize = 107;
 
 /// Longest host name in bytes, a final dot included (RFC 1035, section 2.3.4).
-pub const HOST_BYTES_MAX: usize = 254;
+pub(crate) const HOST_BYTES_MAX: usize = 254;
 
 /// libzmq's transports that this version does not have; they are told apart from typing errors.
 const TRANSPORTS_UNSUPPORTED: [&str; 11] =

@@ -78,6 +78,32 @@ impl Error {
     }
 }
 
+/// [`Error`] in one word, so that results on the hot path stay in registers.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    WouldBlock,
+    Failed(Box<Error>),
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::WouldBlock => Self::WouldBlock,
+            Refusal::Failed(error) => *error,
+        }
+    }
+}
+
+impl From<Error> for Refusal {
+    #[cold]
+    fn from(error: Error) -> Self {
+        match error {
+            Error::WouldBlock => Self::WouldBlock,
+            error => Self::Failed(Box::new(error)),
+        }
+    }
+}
+
 /// A refused send: why, and the payload back.
 pub struct SendError<P> {
     /// Why it was refused.

@@ -4,71 +4,60 @@ use std::cell::RefCell;
 
 use crate::frame::Frame;
 
-/// How many empty chains a thread keeps for reuse.
-const CHAINS_MAX: usize = 64;
+/// How many empty nodes a thread keeps for reuse.
+const NODES_MAX: usize = 1024;
 /// A chain that has grown beyond this many frames is freed instead of kept.
 const CHAIN_FRAMES_MAX: usize = 64;
 
+#[allow(clippy::vec_box, reason = "a message moves as one word because its node does not")]
+type Stock = Vec<Box<Node>>;
+
 thread_local! {
-    static CHAINS: RefCell<Vec<Box<Vec<Frame>>>> = const { RefCell::new(Vec::new()) };
+    static NODES: RefCell<Stock> = const { RefCell::new(Vec::new()) };
 }
 
-/// Frames behind the first one. Comes from, and goes back to, a small stock of its thread, so that
-/// multipart messages allocate nothing in the steady state. Without frames it holds nothing at all.
+/// What a message holds. Comes from, and goes back to, a small stock of its thread, so that messages
+/// allocate nothing in the steady state.
 #[derive(Debug, Default)]
-pub(crate) struct Chain(Option<Box<Vec<Frame>>>);
-
-impl Chain {
-    fn from_stock() -> Self {
-        let stock = CHAINS.try_with(|chains| chains.borrow_mut().pop());
-        Self(Some(stock.ok().flatten().unwrap_or_default()))
-    }
-
-    /// Takes the frames of `parts` and leaves it empty, with its capacity.
-    pub(crate) fn take(parts: impl Iterator<Item = Frame>) -> Self {
-        let mut chain = Self::from_stock();
-        chain.frames_mut().extend(parts);
-        chain
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_none()
-    }
-
-    pub(crate) fn frames(&self) -> &[Frame] {
-        self.0.as_ref().map_or(&[], |frames| frames)
-    }
-
-    fn frames_mut(&mut self) -> &mut Vec<Frame> {
-        self.0.get_or_insert_default()
-    }
+struct Node {
+    first: Frame,
+    rest: Vec<Frame>,
+    envelope: Vec<Frame>,
+    /// Of all bodies; the envelope does not count.
+    bytes: usize,
 }
 
-impl Clone for Chain {
-    fn clone(&self) -> Self {
-        if self.is_empty() { Self::default() } else { Self::take(self.frames().iter().cloned()) }
+impl Node {
+    #[inline]
+    fn from_stock() -> Box<Self> {
+        let stock = NODES.try_with(|nodes| nodes.borrow_mut().pop());
+        stock.ok().flatten().unwrap_or_default()
     }
-}
 
-impl Drop for Chain {
-    fn drop(&mut self) {
-        let Some(mut frames) = self.0.take() else { return };
-        frames.clear();
-        if frames.capacity() <= CHAIN_FRAMES_MAX {
-            // While the thread ends its stock may be gone already; then the chain is simply freed.
-            let _ = CHAINS.try_with(|chains| {
-                let mut chains = chains.borrow_mut();
-                if chains.len() < CHAINS_MAX {
-                    chains.push(frames);
-                }
-            });
+    #[inline]
+    fn into_stock(mut self: Box<Self>) {
+        self.first = Frame::new();
+        if !self.rest.is_empty() {
+            self.rest.clear();
+            self.rest.shrink_to(CHAIN_FRAMES_MAX);
         }
+        if !self.envelope.is_empty() {
+            self.envelope.clear();
+            self.envelope.shrink_to(CHAIN_FRAMES_MAX);
+        }
+        // While the thread ends its stock may be gone already; then the node is simply freed.
+        let _ = NODES.try_with(|nodes| {
+            let mut nodes = nodes.borrow_mut();
+            if nodes.len() < NODES_MAX {
+                nodes.push(self);
+            }
+        });
     }
 }
 
 /// One message: a first frame and, for multipart messages, the frames behind it.
 ///
-/// At most 64 bytes itself; bodies are shared when it is cloned. `Send` and `Sync`.
+/// A handle of one or two words; bodies are shared when it is cloned. `Send` and `Sync`.
 ///
 /// ```
 /// use zring::Message;
@@ -77,15 +66,8 @@ impl Drop for Chain {
 /// assert_eq!(message.frame(1), Some(&b"body"[..]));
 /// assert_eq!(message.frame_count(), 2);
 /// ```
-#[derive(Debug, Clone)]
-pub struct Message {
-    first: Frame,
-    rest: Chain,
-    /// REP's way back: the routing frames in front of the delimiter.
-    pub(crate) envelope: Chain,
-}
-
-const _: () = assert!(size_of::<Message>() <= 64);
+#[derive(Debug)]
+pub struct Message(Option<Box<Node>>);
 
 impl Message {
     /// An empty single-frame message.
@@ -103,40 +85,58 @@ impl Message {
     /// A multipart message, or `None` when there is no frame at all.
     pub fn from_frames<F: Into<Frame>>(frames: impl IntoIterator<Item = F>) -> Option<Self> {
         let mut frames = frames.into_iter().map(Into::into);
-        let first = frames.next()?;
-        Some(match frames.next() {
-            None => Self::single(first),
-            Some(second) => Self {
-                first,
-                rest: Chain::take(std::iter::once(second).chain(frames)),
-                envelope: Chain::default(),
-            },
-        })
+        let mut node = Node::from_stock();
+        node.first = frames.next()?;
+        node.rest.extend(frames);
+        node.bytes = node.first.len() + node.rest.iter().map(Frame::len).sum::<usize>();
+        Some(Self(Some(node)))
     }
 
     #[inline]
     pub(crate) fn single(first: Frame) -> Self {
-        Self { first, rest: Chain::default(), envelope: Chain::default() }
+        let mut node = Node::from_stock();
+        node.bytes = first.len();
+        node.first = first;
+        Self(Some(node))
+    }
+
+    /// One received frame of `bytes`. The frame is made in its place: moving it there in words of another size
+    /// than it was written in would stall on each message.
+    #[inline(always)]
+    pub(crate) fn received(bytes: usize, frame: impl FnOnce() -> Frame) -> Self {
+        let mut node = Node::from_stock();
+        node.bytes = bytes;
+        node.first = frame();
+        Self(Some(node))
+    }
+
+    #[inline]
+    fn node(&self) -> &Node {
+        self.0.as_ref().expect("only a drop takes the node away")
+    }
+
+    fn node_mut(&mut self) -> &mut Node {
+        self.0.as_mut().expect("only a drop takes the node away")
     }
 
     /// The first frame's body: the whole message unless it is multipart.
     #[must_use]
     #[inline]
     pub fn body(&self) -> &[u8] {
-        self.first.bytes()
+        self.node().first.bytes()
     }
 
     /// The first frame's body for writing; see [`Frame::get_mut`].
     #[must_use]
     pub fn get_mut(&mut self) -> Option<&mut [u8]> {
-        self.first.get_mut()
+        self.node_mut().first.get_mut()
     }
 
     /// How many frames there are: at least one.
     #[must_use]
     #[inline]
     pub fn frame_count(&self) -> usize {
-        1 + self.rest.frames().len()
+        1 + self.node().rest.len()
     }
 
     /// The body of frame `index`, counted from 0.
@@ -147,16 +147,18 @@ impl Message {
 
     /// All frames in order.
     pub fn frames(&self) -> impl Iterator<Item = &Frame> {
-        std::iter::once(&self.first).chain(self.rest.frames())
+        let node = self.node();
+        std::iter::once(&node.first).chain(&node.rest)
     }
 
     /// All frames in order, by value.
     #[must_use]
     pub fn into_frames(mut self) -> Vec<Frame> {
-        let mut frames = vec![self.first];
-        if !self.rest.is_empty() {
-            frames.append(self.rest.frames_mut());
-        }
+        let node = self.node_mut();
+        let mut frames = Vec::with_capacity(1 + node.rest.len());
+        frames.push(std::mem::take(&mut node.first));
+        frames.append(&mut node.rest);
+        node.bytes = 0;
         frames
     }
 
@@ -168,8 +170,9 @@ impl Message {
 
     /// How many bytes all bodies have together.
     #[must_use]
+    #[inline]
     pub fn len(&self) -> usize {
-        self.frames().map(Frame::len).sum()
+        self.node().bytes
     }
 
     /// Whether all bodies are empty.
@@ -179,7 +182,32 @@ impl Message {
     }
 
     pub(crate) fn is_single(&self) -> bool {
-        self.rest.is_empty()
+        self.node().rest.is_empty()
+    }
+
+    /// REP's way back: the routing frames in front of the delimiter.
+    pub(crate) fn envelope_mut(&mut self) -> &mut Vec<Frame> {
+        &mut self.node_mut().envelope
+    }
+}
+
+impl Clone for Message {
+    fn clone(&self) -> Self {
+        let mut node = Node::from_stock();
+        node.first = self.node().first.clone();
+        node.rest.extend_from_slice(&self.node().rest);
+        node.envelope.extend_from_slice(&self.node().envelope);
+        node.bytes = self.node().bytes;
+        Self(Some(node))
+    }
+}
+
+impl Drop for Message {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(node) = self.0.take() {
+            node.into_stock();
+        }
     }
 }
 
@@ -263,16 +291,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_chain_is_used_again() {
+    fn a_node_is_used_again() {
         let message = Message::from_frames(["a", "b", "c"]).unwrap();
         let copy = message.clone();
         assert_eq!(message, copy);
         assert_eq!(copy.to_vecs(), [b"a", b"b", b"c"]);
         drop(message);
-        assert_eq!(CHAINS.with(|chains| chains.borrow().len()), 1);
-        let again = Message::from_frames(["x", "y"]).unwrap();
-        assert_eq!(CHAINS.with(|chains| chains.borrow().len()), 0);
-        assert_eq!(again.into_frames().len(), 2);
+        let stock = || NODES.with(|nodes| nodes.borrow().len());
+        assert_eq!(stock(), 1);
+        let again = Message::from("x");
+        assert_eq!((stock(), again.frame_count()), (0, 1));
+        assert_eq!(copy.into_frames().len(), 3);
     }
 
     #[test]

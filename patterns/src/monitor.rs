@@ -224,7 +224,7 @@ impl fmt::Display for EventKind {
 /// Events nobody has taken yet. When it is full the newest event is dropped and counted: a monitor that falls
 /// behind sees an unbroken beginning and knows how much of the end it missed.
 #[derive(Clone, Debug)]
-pub struct EventQueue {
+pub(crate) struct EventQueue {
     events: VecDeque<Event>,
     capacity: usize,
     lost: u64,
@@ -232,12 +232,12 @@ pub struct EventQueue {
 
 impl EventQueue {
     /// A queue for `capacity` events; with 0 every event is lost.
-    pub fn new(capacity: usize) -> EventQueue {
+    pub(crate) fn new(capacity: usize) -> EventQueue {
         EventQueue { events: VecDeque::new(), capacity, lost: 0 }
     }
 
     /// Queues an event. `false`: the queue is full, the event is lost and counted.
-    pub fn push(&mut self, event: Event) -> bool {
+    pub(crate) fn push(&mut self, event: Event) -> bool {
         if self.events.len() >= self.capacity {
             self.lost += 1;
             return false;
@@ -247,22 +247,12 @@ impl EventQueue {
     }
 
     /// The oldest event.
-    pub fn pop(&mut self) -> Option<Event> {
+    pub(crate) fn pop(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
-    /// How many events are queued.
-    pub fn len(&self) -> usize {
-        self.events.len()
-    }
-
-    /// Whether no event is queued.
-    pub fn is_empty(&self) -> bool {
-        self.events.is_empty()
-    }
-
     /// How many events were lost since the queue was made.
-    pub fn lost(&self) -> u64 {
+    pub(crate) fn lost(&self) -> u64 {
         self.lost
     }
 }
@@ -370,13 +360,13 @@ mod tests {
         assert!(queue.push(event(1)));
         assert!(queue.push(event(2)));
         assert!(!queue.push(event(3)));
-        assert_eq!((queue.len(), queue.lost()), (2, 1));
+        assert_eq!((queue.events.len(), queue.lost()), (2, 1));
         assert_eq!(queue.pop(), Some(event(1)));
         assert!(queue.push(event(4)));
         assert_eq!(queue.pop(), Some(event(2)));
         assert_eq!(queue.pop(), Some(event(4)));
         assert_eq!(queue.pop(), None);
-        assert!(queue.is_empty());
+        assert!(queue.events.is_empty());
         assert_eq!(queue.lost(), 1);
     }
 

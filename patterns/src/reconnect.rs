@@ -13,7 +13,7 @@ use std::time::Duration;
 /// reached `ivl_max`: a delay is below `max(ivl, ivl_max) + ivl`. Randomness is an argument, time is only
 /// ever returned.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     ivl_ns: u64,
     base_ns: u64,
     base_ns_max: u64,
@@ -22,13 +22,13 @@ pub struct Backoff {
 impl Backoff {
     /// Delays that begin around `ivl` and double up to `ivl_max`; no growth unless `ivl_max` is above `ivl`.
     /// A zero `ivl` retries at once, every time.
-    pub fn new(ivl: Duration, ivl_max: Duration) -> Backoff {
+    pub(crate) fn new(ivl: Duration, ivl_max: Duration) -> Backoff {
         let ns = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         Backoff { ivl_ns: ns(ivl), base_ns: ns(ivl), base_ns_max: ns(ivl_max).max(ns(ivl)) }
     }
 
     /// The pause before the next attempt, in nanoseconds. `random` is any number, best a different one each time.
-    pub fn next_delay_ns(&mut self, random: u32) -> u64 {
+    pub(crate) fn next_delay_ns(&mut self, random: u32) -> u64 {
         // Scaled rather than taken modulo: 32 bits hold four seconds of nanoseconds only.
         let jitter_ns = (u128::from(self.ivl_ns) * u128::from(random)) >> u32::BITS;
         let jitter_ns = u64::try_from(jitter_ns).unwrap_or(u64::MAX);
@@ -38,7 +38,7 @@ impl Backoff {
     }
 
     /// A connection succeeded (its handshake too): the next pause is a first one again.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.base_ns = self.ivl_ns;
     }
 }

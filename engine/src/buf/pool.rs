@@ -25,7 +25,10 @@ pub struct PoolConfig {
     pub buffers: u16,
     /// Bytes in each: a multiple of 4,096, at most 16 MiB.
     pub buffer_bytes: u32,
-    /// With fewer buffers than this left for the kernel, frames are copied out instead of leased.
+    /// How many of them the kernel has at a time: what one turn receives at most, and so what has to fit
+    /// into the cache while it is decoded. 1 to `buffers`.
+    pub with_kernel: u16,
+    /// This many buffers are never pinned by leases alone: beyond that frames are copied out instead.
     pub reserve: u16,
 }
 
@@ -38,7 +41,8 @@ impl PoolConfig {
             && self.buffer_bytes > 0
             && self.buffer_bytes.is_multiple_of(PAGE_BYTES as u32)
             && self.buffer_bytes <= 16 << 20
-            && self.reserve < self.buffers
+            && (1..=self.buffers).contains(&self.with_kernel)
+            && (1..self.buffers).contains(&self.reserve)
     }
 }
 
@@ -272,6 +276,9 @@ impl Pool {
 
     /// Takes a buffer for the kernel to fill.
     pub(crate) fn take_ready(&mut self) -> Option<u16> {
+        if self.with_kernel >= usize::from(self.config.with_kernel) {
+            return None;
+        }
         let buffer = self.ready.pop()?;
         let meta = &mut self.meta[usize::from(buffer)];
         debug_assert!(!meta.with_kernel && meta.chunks == 0);
@@ -319,11 +326,11 @@ impl Pool {
         }
     }
 
-    /// Whether so few buffers are left for the kernel that frames ought to be copied out.
+    /// Whether leases pin so many buffers that no other may be leased from.
     #[must_use]
     #[inline]
     pub fn is_low(&self) -> bool {
-        self.with_kernel < usize::from(self.config.reserve)
+        self.lent.len() + usize::from(self.config.reserve) >= usize::from(self.config.buffers)
     }
 
     /// A lease on `range` of the chunk, or nothing when the reserve forbids to pin another buffer.
@@ -455,7 +462,8 @@ mod tests {
 
     use super::*;
 
-    const CONFIG: PoolConfig = PoolConfig { buffers: 4, buffer_bytes: 4096, reserve: 1 };
+    const CONFIG: PoolConfig =
+        PoolConfig { buffers: 4, buffer_bytes: 4096, with_kernel: 4, reserve: 1 };
 
     fn fill(pool: &mut Pool, buffer: u16, bytes: &[u8], more: bool) -> Chunk {
         let at = pool.meta[usize::from(buffer)].filled as usize;
@@ -496,17 +504,14 @@ mod tests {
 
     #[test]
     fn leases_outlive_the_pool_on_other_threads() {
-        let mut pool = Pool::new(PoolConfig { reserve: 0, ..CONFIG });
+        let mut pool = Pool::new(CONFIG);
         let mut leases = Vec::new();
         for _ in 0..3 {
             let buffer = pool.take_ready().unwrap();
             let chunk = fill(&mut pool, buffer, &[buffer as u8; 4096], false);
-            if let Some(lease) = pool.lease(&chunk, 0..4096) {
-                leases.push((buffer as u8, lease));
-            }
+            leases.push((buffer as u8, pool.lease(&chunk, 0..4096).unwrap()));
             pool.release(chunk);
         }
-        assert!(!leases.is_empty());
         drop(pool);
         let threads: Vec<_> = leases
             .into_iter()
@@ -520,20 +525,28 @@ mod tests {
     #[test]
     fn the_reserve_is_never_leased() {
         let mut pool = Pool::new(PoolConfig { reserve: 2, ..CONFIG });
-        let buffer = pool.take_ready().unwrap();
+        let mut kept = Vec::new();
+        for at in 0..4 {
+            let buffer = pool.take_ready().unwrap();
+            let chunk = fill(&mut pool, buffer, b"abc", false);
+            kept.extend(pool.lease(&chunk, 0..3));
+            pool.release(chunk);
+            assert_eq!(kept.len(), (at + 1).min(2), "two buffers may be pinned");
+        }
+        assert_eq!(pool.stats().copies_forced, 2);
+        assert_eq!((pool.lent_len(), pool.ready_len()), (2, 2));
+    }
+
+    #[test]
+    fn the_kernel_has_only_so_many_at_a_time() {
+        let mut pool = Pool::new(PoolConfig { with_kernel: 2, ..CONFIG });
+        let first = pool.take_ready().unwrap();
         pool.take_ready().unwrap();
-        pool.take_ready().unwrap();
-        let chunk = fill(&mut pool, buffer, b"abc", false);
-        assert!(pool.lease(&chunk, 0..3).is_some(), "two are left for the kernel");
-        let buffer = pool.take_ready().unwrap();
+        assert!(pool.take_ready().is_none());
+        let chunk = fill(&mut pool, first, b"abc", false);
+        assert!(pool.take_ready().is_some());
         pool.release(chunk);
-        let chunk = fill(&mut pool, buffer, b"abc", false);
-        let other = pool.meta.iter().position(|meta| meta.with_kernel).unwrap() as u16;
-        let last = fill(&mut pool, other, b"abc", false);
-        assert!(pool.lease(&last, 0..3).is_none());
-        assert_eq!(pool.stats().copies_forced, 1);
-        pool.release(chunk);
-        pool.release(last);
+        assert!(pool.take_ready().is_none());
     }
 
     #[test]

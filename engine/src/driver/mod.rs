@@ -248,7 +248,7 @@ impl Driver for Native {
     }
 
     fn cancel(&mut self, op: OpId) {
-        each_driver!(self, driver => driver.cancel(op))
+        each_driver!(self, driver => driver.cancel(op));
     }
 
     #[inline]

@@ -23,6 +23,9 @@ const DECODED_MAX: usize = 128;
 /// Undecoded pieces a connection may hold before it stops receiving.
 const UNDECODED_PIECES_MAX: usize = 4;
 
+/// Messages shorter than this do not count towards the limit by bytes: their number bounds them.
+const WEIGHED_BYTES_MIN: usize = 1024;
+
 /// Received bytes that are not decoded yet.
 #[derive(Debug)]
 enum Piece {
@@ -46,8 +49,43 @@ pub(crate) trait Sink {
     /// A whole message; the frames are to be drained. Returns what the user is to receive, if anything.
     fn message(&mut self, frames: &mut Vec<Frame>) -> Result<Option<Message>, DisconnectReason>;
 
-    /// A whole message of one frame.
-    fn single(&mut self, frame: Frame) -> Result<Option<Message>, DisconnectReason>;
+    /// A whole message of one frame: whether the user is to receive it.
+    fn single(&mut self, body: &[u8]) -> Result<bool, DisconnectReason>;
+}
+
+/// Where encoded bytes lie, and how a body in them becomes a frame.
+trait Source {
+    fn bytes(&self) -> &[u8];
+    fn frame(&self, body: Range<usize>) -> Frame;
+}
+
+struct Leased<'a> {
+    pool: &'a Pool,
+    chunk: &'a Chunk,
+}
+
+impl Source for Leased<'_> {
+    #[inline(always)]
+    fn bytes(&self) -> &[u8] {
+        self.pool.bytes(self.chunk)
+    }
+
+    #[inline(always)]
+    fn frame(&self, body: Range<usize>) -> Frame {
+        Frame::receive(self.pool, self.chunk, body)
+    }
+}
+
+struct Copied<'a>(&'a [u8]);
+
+impl Source for Copied<'_> {
+    fn bytes(&self) -> &[u8] {
+        self.0
+    }
+
+    fn frame(&self, body: Range<usize>) -> Frame {
+        Frame::copy_from(&self.0[body])
+    }
 }
 
 /// How the connection is to receive next.
@@ -71,6 +109,7 @@ pub(crate) enum Arm {
 pub(crate) struct Inbound {
     decoder: Decoder,
     ready: VecDeque<Message>,
+    /// Of ready messages that are weighed at all.
     ready_bytes: u64,
     parts: Vec<Frame>,
     assembly: Option<Assembly>,
@@ -110,7 +149,9 @@ impl Inbound {
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<Message> {
         let message = self.ready.pop_front()?;
-        self.ready_bytes -= message.body().len() as u64;
+        if message.len() >= WEIGHED_BYTES_MIN {
+            self.ready_bytes -= message.len() as u64;
+        }
         Some(message)
     }
 
@@ -144,8 +185,7 @@ impl Inbound {
         sink: &mut impl Sink,
     ) -> Result<(), DisconnectReason> {
         if !self.pieces.is_empty() {
-            let piece = self.keep(pool, chunk, 0);
-            self.pieces.push_back(piece);
+            self.pieces.push_back(Piece::Chunk(chunk));
             return Ok(());
         }
         let mut at = 0;
@@ -155,8 +195,7 @@ impl Inbound {
             return decoded;
         }
         self.at = at;
-        let piece = self.keep(pool, chunk, at);
-        self.pieces.push_back(piece);
+        self.pieces.push_back(Piece::Chunk(chunk));
         Ok(())
     }
 
@@ -173,19 +212,6 @@ impl Inbound {
             self.pieces.push_back(Piece::Copied(bytes));
         }
         Ok(())
-    }
-
-    /// Keeps an undecoded chunk, copied out if the pool is short of buffers.
-    fn keep(&mut self, pool: &mut Pool, chunk: Chunk, from: usize) -> Piece {
-        if !pool.is_low() {
-            return Piece::Chunk(chunk);
-        }
-        let copy = pool.bytes(&chunk)[from..].to_vec();
-        pool.release(chunk);
-        if from > 0 {
-            self.at = 0;
-        }
-        Piece::Copied(copy)
     }
 
     /// Copies undecoded chunks out, so that their buffers can go back.
@@ -247,7 +273,7 @@ impl Inbound {
         at: &mut usize,
         sink: &mut impl Sink,
     ) -> Result<(), DisconnectReason> {
-        self.decode(pool.bytes(chunk), at, sink, |range| Frame::receive(pool, chunk, range))
+        self.decode(&Leased { pool, chunk }, at, sink)
     }
 
     fn decode_bytes(
@@ -256,18 +282,18 @@ impl Inbound {
         at: &mut usize,
         sink: &mut impl Sink,
     ) -> Result<(), DisconnectReason> {
-        self.decode(bytes, at, sink, |range| Frame::copy_from(&bytes[range]))
+        self.decode(&Copied(bytes), at, sink)
     }
 
-    /// Decodes `bytes` from `*at` until they end or there is no room for another message.
+    /// Decodes from `*at` until the bytes end or there is no room for another message.
     #[inline]
     fn decode(
         &mut self,
-        bytes: &[u8],
+        source: &impl Source,
         at: &mut usize,
         sink: &mut impl Sink,
-        frame: impl Fn(Range<usize>) -> Frame,
     ) -> Result<(), DisconnectReason> {
+        let bytes = source.bytes();
         if self.assembly.is_some() && !self.is_full() {
             self.assemble(bytes, at, sink)?;
         }
@@ -277,8 +303,12 @@ impl Inbound {
                     self.direct_frames = self.direct_frames.saturating_sub(1);
                     if flags.command() {
                         sink.command(&bytes[body])?;
+                    } else if self.parts.is_empty() && !flags.more() {
+                        if sink.single(&bytes[body.clone()])? {
+                            self.push(Message::received(body.len(), || source.frame(body)));
+                        }
                     } else {
-                        self.deliver(frame(body), flags.more(), sink)?;
+                        self.deliver(source.frame(body), flags.more(), sink)?;
                     }
                 }
                 Step::Partial { flags, body_bytes, have } => {
@@ -334,32 +364,39 @@ impl Inbound {
         self.deliver(frame, assembly.flags.more(), sink)
     }
 
-    #[inline]
     fn deliver(
         &mut self,
         frame: Frame,
         more: bool,
         sink: &mut impl Sink,
     ) -> Result<(), DisconnectReason> {
-        let message = if self.parts.is_empty() && !more {
-            sink.single(frame)?
-        } else {
-            if self.parts.len() as u64 >= u64::from(self.frames_max) {
-                return Err(DisconnectReason::TooManyFrames { max: self.frames_max });
+        if self.parts.is_empty() && !more {
+            if sink.single(frame.bytes())? {
+                self.push(Message::single(frame));
             }
-            self.parts.push(frame);
-            if more {
-                return Ok(());
-            }
-            let message = sink.message(&mut self.parts);
-            self.parts.clear();
-            message?
-        };
-        if let Some(message) = message {
-            self.ready_bytes += message.body().len() as u64;
-            self.ready.push_back(message);
+            return Ok(());
+        }
+        if self.parts.len() as u64 >= u64::from(self.frames_max) {
+            return Err(DisconnectReason::TooManyFrames { max: self.frames_max });
+        }
+        self.parts.push(frame);
+        if more {
+            return Ok(());
+        }
+        let message = sink.message(&mut self.parts);
+        self.parts.clear();
+        if let Some(message) = message? {
+            self.push(message);
         }
         Ok(())
+    }
+
+    #[inline]
+    fn push(&mut self, message: Message) {
+        if message.len() >= WEIGHED_BYTES_MIN {
+            self.ready_bytes += message.len() as u64;
+        }
+        self.ready.push_back(message);
     }
 
     /// A direct receive brought bytes: the body grows, then what spilled behind it is decoded.

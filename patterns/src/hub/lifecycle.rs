@@ -237,7 +237,7 @@ impl Hub {
         match result {
             Ok(mut addrs) => {
                 addrs.reverse();
-                self.connect_next(shard, key, addrs, io::ErrorKind::AddrNotAvailable.into());
+                self.connect_next(shard, key, addrs, &io::ErrorKind::AddrNotAvailable.into());
             }
             Err(fault) => self.connect_failed(shard, key, &io::Error::other(fault)),
         }
@@ -249,13 +249,13 @@ impl Hub {
         shard: &mut Shard,
         key: u32,
         mut addrs: Vec<SocketAddr>,
-        error: io::Error,
+        error: &io::Error,
     ) {
         match addrs.pop() {
             Some(addr) => {
                 self.start_connect(shard, key, Family::from(&addr), SockAddr::from(addr), addrs);
             }
-            None => self.connect_failed(shard, key, &error),
+            None => self.connect_failed(shard, key, error),
         }
     }
 
@@ -275,7 +275,7 @@ impl Hub {
                 connector.link = Link::Connecting { conn, others };
                 self.set_owner(conn, Owner::Connector(key));
             }
-            Err(error) => self.connect_next(shard, key, others, error),
+            Err(error) => self.connect_next(shard, key, others, &error),
         }
     }
 
@@ -302,7 +302,7 @@ impl Hub {
             Err(error) => {
                 self.set_owner(conn, Owner::Nobody);
                 shard.close(conn);
-                self.connect_next(shard, key, others, error);
+                self.connect_next(shard, key, others, &error);
             }
         }
     }

@@ -7,7 +7,7 @@ use zring_engine::{ArenaPool, Gather, HEAD_BYTES_MAX, SEGMENTS_PER_SEND_MAX, Seg
 use crate::{
     frame::{Body, Frame},
     message::Message,
-    wire::{Decoder, FRAME_HEADER_BYTES_MAX, Step, encode_header},
+    wire::{Decoder, FRAME_HEADER_BYTES_MAX, Step, encode_header, short_header},
 };
 
 /// Owned bodies from this size on are sent by reference; shorter ones are cheaper to copy.
@@ -88,11 +88,6 @@ impl Outbox {
         self.flight.is_some()
     }
 
-    #[inline]
-    pub(crate) fn has_queued(&self) -> bool {
-        self.queued_bytes > 0
-    }
-
     /// Whether a whole arena block waits.
     #[inline]
     pub(crate) fn has_full_block(&self) -> bool {
@@ -102,10 +97,21 @@ impl Outbox {
     /// Copies one frame in. The message ends with it unless `more`.
     #[inline]
     pub(crate) fn append(&mut self, arena: &mut ArenaPool, more: bool, body: &[u8]) {
-        let mut header = [0; FRAME_HEADER_BYTES_MAX];
-        let header_bytes = encode_header(&mut header, more, false, body.len() as u64);
-        self.make_room(arena, header_bytes + body.len());
-        self.tail.extend_from_slice(&header[..header_bytes]);
+        let header_bytes = match u8::try_from(body.len()) {
+            Ok(body_bytes) => {
+                let header = short_header(more, body_bytes);
+                self.make_room(arena, header.len() + body.len());
+                self.tail.extend_from_slice(&header);
+                header.len()
+            }
+            Err(_) => {
+                let mut header = [0; FRAME_HEADER_BYTES_MAX];
+                let header_bytes = encode_header(&mut header, more, false, body.len() as u64);
+                self.make_room(arena, header_bytes + body.len());
+                self.tail.extend_from_slice(&header[..header_bytes]);
+                header_bytes
+            }
+        };
         self.tail.extend_from_slice(body);
         self.queued_bytes += header_bytes + body.len();
         self.end_in_tail(more);
@@ -150,9 +156,7 @@ impl Outbox {
             _ if frame.len() < REFERENCE_BYTES_MIN => {
                 return self.append(arena, more, frame.bytes());
             }
-            Body::Inline { bytes, len } => {
-                return self.append(arena, more, &bytes[..usize::from(*len)]);
-            }
+            Body::Inline { .. } => return self.append(arena, more, frame.bytes()),
             Body::Lease(lease) => Segment::Lease(lease.clone()),
             Body::Shared(shared) => Segment::Shared(shared.clone()),
             Body::Static(bytes) => Segment::Static(bytes),
@@ -363,7 +367,7 @@ mod tests {
         loop {
             let gather = outbox.take_batch(&mut arena).unwrap();
             batches += 1;
-            if !outbox.has_queued() {
+            if outbox.queued_bytes == 0 {
                 let bytes = gather.bytes() - 1;
                 let recovered = outbox.recover(Some((gather, bytes)));
                 assert_eq!(recovered.handed, 0);

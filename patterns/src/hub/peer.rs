@@ -131,10 +131,10 @@ impl Peer {
             gather.push(Segment::Arena(std::mem::take(&mut self.hello)));
             self.outbox.start_handshake();
             shard.send(self.conn, gather);
-        } else if self.is_ready() {
-            if let Some(gather) = self.outbox.take_batch(&mut shard.arena) {
-                shard.send(self.conn, gather);
-            }
+        } else if self.is_ready()
+            && let Some(gather) = self.outbox.take_batch(&mut shard.arena)
+        {
+            shard.send(self.conn, gather);
         }
     }
 

@@ -10,9 +10,9 @@ use super::{
     socket::{Pattern, Request, Service, SocketCore},
 };
 use crate::{
-    error::Error,
+    error::{Error, Refusal},
     frame::Frame,
-    message::{Chain, Message},
+    message::Message,
     monitor::{DisconnectReason, PeerStats},
     route::PipeId,
     wire::{Command, Heartbeat, encode_pong},
@@ -30,6 +30,8 @@ pub(super) struct Delivery<'a> {
     stats: &'a mut PeerStats,
     heartbeat: &'a mut Heartbeat,
     clock: Clock,
+    /// Every single frame is a message for the user (PULL).
+    takes_all: bool,
     /// A PING was answered: the outbox is to be flushed and the peer's TTL watched.
     pub(super) answered: bool,
 }
@@ -44,8 +46,10 @@ impl Peer {
         clock: Clock,
     ) -> (&'a mut Inbound, Delivery<'a>) {
         let Self { inbound, outbox, stats, heartbeat, .. } = self;
+        let takes_all = matches!(socket.pattern, Pattern::Pull);
+        let answered = false;
         let delivery =
-            Delivery { key, socket, arena, outbox, stats, heartbeat, clock, answered: false };
+            Delivery { key, socket, arena, outbox, stats, heartbeat, clock, takes_all, answered };
         (inbound, delivery)
     }
 }
@@ -57,19 +61,20 @@ impl Delivery<'_> {
         None
     }
 
-    fn count_in(&mut self, message: &Message) {
+    #[inline]
+    fn count_in(&mut self, bytes: usize) {
         self.stats.messages_in += 1;
-        self.stats.bytes_in += message.len() as u64;
+        self.stats.bytes_in += bytes as u64;
     }
 
-    fn filtered(&mut self, message: Message) -> Option<Message> {
-        let Pattern::Sub(subscriptions) = &self.socket.pattern else { return Some(message) };
-        if subscriptions.matches(message.body()) {
-            return Some(message);
-        }
-        // The publisher had not seen a cancellation yet, or filters nothing.
-        self.stats.messages_dropped += 1;
-        None
+    /// SUB: whether a message is one that was asked for. The publisher may not have seen a cancellation yet,
+    /// or filter nothing.
+    #[inline]
+    fn passes_filter(&mut self, topic: &[u8]) -> bool {
+        let Pattern::Sub(subscriptions) = &self.socket.pattern else { return true };
+        let passes = subscriptions.matches(topic);
+        self.stats.messages_dropped += u64::from(!passes);
+        passes
     }
 
     /// REP: what stands up to and including the first empty frame is the way back.
@@ -77,14 +82,10 @@ impl Delivery<'_> {
         let Some(delimiter) = frames.iter().position(Frame::is_empty) else {
             return self.malformed();
         };
-        let envelope = match delimiter {
-            0 => Chain::default(),
-            _ => Chain::take(frames.drain(..delimiter)),
-        };
-        let Some(mut message) = Message::from_frames(frames.drain(..).skip(1)) else {
+        let Some(mut message) = Message::from_frames(frames.drain(delimiter + 1..)) else {
             return self.malformed();
         };
-        message.envelope = envelope;
+        message.envelope_mut().extend(frames.drain(..delimiter));
         Some(message)
     }
 
@@ -152,48 +153,49 @@ impl Sink for Delivery<'_> {
         }
     }
 
-    #[inline]
-    fn single(&mut self, frame: Frame) -> Result<Option<Message>, DisconnectReason> {
-        match &self.socket.pattern {
-            Pattern::Pull => {
-                self.stats.messages_in += 1;
-                self.stats.bytes_in += frame.len() as u64;
-                Ok(Some(Message::single(frame)))
-            }
-            Pattern::Sub(_) => {
-                let message = Message::single(frame);
-                self.count_in(&message);
-                Ok(self.filtered(message))
-            }
-            Pattern::Pub(_) => match Command::from_subscription_message(frame.bytes()) {
-                Some(command) => self.subscription(command).map(|()| None),
-                None => Ok(self.malformed()),
-            },
-            // A request or reply needs its delimiter, and nobody sends to a PUSH.
-            Pattern::Push | Pattern::Req { .. } | Pattern::Rep(_) => Ok(self.malformed()),
+    #[inline(always)]
+    fn single(&mut self, body: &[u8]) -> Result<bool, DisconnectReason> {
+        if self.takes_all {
+            self.count_in(body.len());
+            return Ok(true);
         }
+        self.judge_single(body)
     }
 
     fn message(&mut self, frames: &mut Vec<Frame>) -> Result<Option<Message>, DisconnectReason> {
+        let bytes = frames.iter().map(Frame::len).sum();
         let message = match &self.socket.pattern {
             Pattern::Pull => Message::from_frames(frames.drain(..)),
-            Pattern::Sub(_) => Message::from_frames(frames.drain(..))
-                .inspect(|message| self.count_in(message))
-                .and_then(|message| self.filtered(message)),
+            Pattern::Sub(_) => self
+                .passes_filter(frames[0].bytes())
+                .then(|| Message::from_frames(frames.drain(..)))
+                .flatten(),
             Pattern::Req { .. } => self.reply(frames),
             Pattern::Rep(_) => self.request(frames),
-            Pattern::Push | Pattern::Pub(_) => self.malformed(),
+            Pattern::Push | Pattern::Pub(_) => return Ok(self.malformed()),
         };
-        if let Some(message) = message.as_ref().filter(|_| !self.is_sub()) {
-            self.count_in(message);
-        }
+        self.count_in(bytes);
         Ok(message)
     }
 }
 
 impl Delivery<'_> {
-    fn is_sub(&self) -> bool {
-        matches!(self.socket.pattern, Pattern::Sub(_))
+    fn judge_single(&mut self, body: &[u8]) -> Result<bool, DisconnectReason> {
+        match &self.socket.pattern {
+            Pattern::Sub(_) => {
+                self.count_in(body.len());
+                return Ok(self.passes_filter(body));
+            }
+            Pattern::Pub(_) => {
+                if let Some(command) = Command::from_subscription_message(body) {
+                    return self.subscription(command).map(|()| false);
+                }
+            }
+            // A request or reply needs its delimiter, and nobody sends to a PUSH.
+            Pattern::Pull | Pattern::Push | Pattern::Req { .. } | Pattern::Rep(_) => {}
+        }
+        self.malformed();
+        Ok(false)
     }
 }
 
@@ -219,11 +221,21 @@ impl Hub {
 
     /// Takes the next message, if one is there.
     #[inline]
-    pub(crate) fn try_recv(&mut self, shard: &mut Shard, socket: u32) -> Result<Message, Error> {
-        if !matches!(self.sockets[socket as usize].pattern, Pattern::Pull | Pattern::Sub(_)) {
-            self.check_receive(socket)?;
+    pub(crate) fn try_recv(&mut self, shard: &mut Shard, socket: u32) -> Result<Message, Refusal> {
+        let core = &mut self.sockets[socket as usize];
+        if matches!(core.pattern, Pattern::Pull | Pattern::Sub(_))
+            && let Some(PipeId(key)) = core.receiving.current()
+            && let Some(message) = self.peers[key as usize].inbound.pop()
+        {
+            core.receiving.advance();
+            return Ok(message);
         }
-        let Some(key) = self.next_readable(shard, socket) else { return Err(Error::WouldBlock) };
+        self.try_recv_slowly(shard, socket)
+    }
+
+    fn try_recv_slowly(&mut self, shard: &mut Shard, socket: u32) -> Result<Message, Refusal> {
+        self.check_receive(socket)?;
+        let Some(key) = self.next_readable(shard, socket) else { return Err(Refusal::WouldBlock) };
         let core = &mut self.sockets[socket as usize];
         core.receiving.advance();
         let peer = &mut self.peers[key as usize];
@@ -232,7 +244,7 @@ impl Hub {
             Pattern::Req { request, .. } => *request = Request::Idle,
             Pattern::Rep(service) => {
                 let connection = peer.stats.connection;
-                let envelope = std::mem::take(&mut message.envelope);
+                let envelope = std::mem::take(message.envelope_mut());
                 *service = Service::Serving { connection, peer: key, envelope };
             }
             _ => {}

@@ -11,7 +11,7 @@ use super::{
     socket::{Pattern, Request, Service, SocketCore},
 };
 use crate::{
-    error::{Error, SendError},
+    error::{Error, Refusal},
     frame::Frame,
     message::{Message, Sendable},
     route::PipeId,
@@ -54,50 +54,41 @@ impl Outgoing<'_> {
 }
 
 impl Hub {
-    /// Sends one message, or gives it back with [`Error::WouldBlock`] when nobody has room.
+    /// Sends one message. The payload is taken only on success.
     #[inline]
     pub(crate) fn try_send<P: Sendable>(
         &mut self,
         shard: &mut Shard,
         socket: u32,
-        payload: P,
-    ) -> Result<(), SendError<P>> {
-        let has_partial = !self.sockets[socket as usize].partial.is_empty();
-        let copied = match payload.single_body() {
-            Some(body) if body.len() <= COPY_BYTES_MAX && !has_partial => {
-                // An owned body worth referencing is not copied.
-                if body.len() < REFERENCE_BYTES_MIN || P::IS_BORROWED { Some(body) } else { None }
+        payload: &mut Option<P>,
+    ) -> Result<(), Refusal> {
+        if let Some(body) = payload.as_ref().and_then(Sendable::single_body) {
+            // An owned body worth referencing is not copied, and neither is one that ends a longer message.
+            let copies = body.len() < REFERENCE_BYTES_MIN
+                || (P::IS_BORROWED && body.len() <= COPY_BYTES_MAX);
+            if copies && self.sockets[socket as usize].partial.is_empty() {
+                return self.route(shard, socket, &Outgoing::Bytes(body));
             }
-            _ => None,
-        };
-        if let Some(body) = copied {
-            return match self.route(shard, socket, &Outgoing::Bytes(body)) {
-                Ok(()) => Ok(()),
-                Err(error) => Err(SendError { error, payload }),
-            };
         }
-        self.try_send_owned(shard, socket, payload)
+        self.try_send_message(shard, socket, payload)
     }
 
-    fn try_send_owned<P: Sendable>(
+    fn try_send_message<P: Sendable>(
         &mut self,
         shard: &mut Shard,
         socket: u32,
-        payload: P,
-    ) -> Result<(), SendError<P>> {
-        // Whether it can go is asked first, so that a refused payload is given back as it came.
-        if let Err(error) = self.check_send(socket) {
-            return Err(SendError { error, payload });
-        }
+        payload: &mut Option<P>,
+    ) -> Result<(), Refusal> {
+        // Whether it can go is asked first, so that a refused payload is left as it came.
+        self.check_send(socket)?;
+        let Some(payload) = payload.take() else { return Ok(()) };
         let mut message = payload.into_message();
         let partial = std::mem::take(&mut self.sockets[socket as usize].partial);
         if !partial.is_empty() {
             let frames = partial.into_iter().chain(message.into_frames());
             message = Message::from_frames(frames).expect("not empty");
         }
-        let sent = self.route(shard, socket, &Outgoing::Message(&message));
-        debug_assert!(sent.is_ok(), "checked before");
-        Ok(())
+        self.route(shard, socket, &Outgoing::Message(&message))
     }
 
     /// Keeps a frame until the message it begins is sent.
@@ -143,7 +134,7 @@ impl Hub {
         shard: &mut Shard,
         socket: u32,
         outgoing: &Outgoing<'_>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), Refusal> {
         match &self.sockets[socket as usize].pattern {
             Pattern::Push => self.push(shard, socket, outgoing),
             Pattern::Pub(_) => {
@@ -152,7 +143,9 @@ impl Hub {
             }
             Pattern::Req { .. } => self.request(shard, socket, outgoing),
             Pattern::Rep(_) => self.reply(shard, socket, outgoing),
-            Pattern::Pull | Pattern::Sub(_) => Err(self.sockets[socket as usize].cannot_send()),
+            Pattern::Pull | Pattern::Sub(_) => {
+                Err(self.sockets[socket as usize].cannot_send().into())
+            }
         }
     }
 
@@ -162,7 +155,7 @@ impl Hub {
         shard: &mut Shard,
         socket: u32,
         outgoing: &Outgoing<'_>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), Refusal> {
         let core = &mut self.sockets[socket as usize];
         let Some(PipeId(key)) = core.sending.current().filter(|_| core.pending.is_empty()) else {
             return self.push_pending(socket, outgoing);
@@ -176,10 +169,10 @@ impl Hub {
 
     /// Nobody has room: the message waits for whoever has it first, if anybody is expected.
     #[cold]
-    fn push_pending(&mut self, socket: u32, outgoing: &Outgoing<'_>) -> Result<(), Error> {
+    fn push_pending(&mut self, socket: u32, outgoing: &Outgoing<'_>) -> Result<(), Refusal> {
         let core = &mut self.sockets[socket as usize];
         if core.pending.len() >= core.pending_max() {
-            return Err(Error::WouldBlock);
+            return Err(Refusal::WouldBlock);
         }
         core.pending.push_back(match outgoing {
             Outgoing::Bytes(bytes) => Message::from(*bytes),
@@ -216,7 +209,7 @@ impl Hub {
         shard: &mut Shard,
         socket: u32,
         outgoing: &Outgoing<'_>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), Refusal> {
         self.check_send(socket)?;
         let core = &mut self.sockets[socket as usize];
         let correlate = core.options.req_correlate;
@@ -255,7 +248,7 @@ impl Hub {
         shard: &mut Shard,
         socket: u32,
         outgoing: &Outgoing<'_>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), Refusal> {
         self.check_send(socket)?;
         let core = &mut self.sockets[socket as usize];
         let Pattern::Rep(service) = &mut core.pattern else { unreachable!("routed by type") };
@@ -274,7 +267,7 @@ impl Hub {
             peer.stats.messages_dropped += 1;
             return Ok(());
         }
-        for frame in envelope.frames() {
+        for frame in &envelope {
             peer.outbox.append_frame(&mut shard.arena, true, frame);
         }
         peer.outbox.append(&mut shard.arena, true, &[]);
@@ -330,10 +323,6 @@ impl Hub {
             peer.flush(shard);
             self.wants_flush = true;
         }
-    }
-
-    pub(super) fn flush_peer(&mut self, shard: &mut Shard, key: u32) {
-        self.peers[key as usize].flush(shard);
     }
 
     pub(crate) fn open_batch(&mut self) {

@@ -7,7 +7,6 @@ use zring_engine::TimerId;
 use super::peer::Pending;
 use crate::{
     frame::Frame,
-    message::Chain,
     monitor::{Event, EventKind, EventQueue, SocketStats},
     options::Options,
     route::{FairQueue, LoadBalance, LocalSubscriptions, SubscriptionTrie},
@@ -31,7 +30,7 @@ pub(crate) enum Service {
     #[default]
     Idle,
     /// A request was taken; the reply goes back along the envelope to this connection.
-    Serving { connection: u64, peer: u32, envelope: Chain },
+    Serving { connection: u64, peer: u32, envelope: Vec<Frame> },
 }
 
 /// What only one pattern has.

@@ -5,7 +5,13 @@ use std::{cell::RefCell, fmt, os::fd::OwnedFd, rc::Rc, time::Duration};
 use zring_engine::{Shard, ShardStats, TurnWait};
 
 use super::Socket;
-use crate::{config::Config, error::Error, hub::Hub, options::Options, socket_type::SocketType};
+use crate::{
+    config::Config,
+    error::{Error, Refusal},
+    hub::Hub,
+    options::Options,
+    socket_type::SocketType,
+};
 
 /// Everything a thread's sockets share.
 #[derive(Debug)]
@@ -28,9 +34,20 @@ impl Core {
         Ok(self.shard.turn(&mut self.hub, wait)?)
     }
 
+    /// Submits what is queued and looks once for what the kernel has.
+    pub(super) fn look(&mut self) -> Result<(), Refusal> {
+        self.hub.flush_dirty(&mut self.shard);
+        self.turn(TurnWait::No)?;
+        Ok(())
+    }
+
     /// What an operation left to do: hand submissions to the kernel, reap a completion.
     #[inline]
     pub(super) fn settle(&mut self) -> Result<(), Error> {
+        if self.hub.wants_flush || self.hub.wants_turn { self.settle_now() } else { Ok(()) }
+    }
+
+    fn settle_now(&mut self) -> Result<(), Error> {
         if self.hub.wants_flush {
             self.hub.wants_flush = false;
             self.shard.flush()?;
@@ -42,15 +59,14 @@ impl Core {
     }
 
     /// Tries until it succeeds, fails, or the time is up; turns the shard in between. An attempt says
-    /// [`Error::WouldBlock`] to be repeated. Queued batches are submitted before anything waits.
-    #[inline]
+    /// [`Refusal::WouldBlock`] to be repeated. Queued batches are submitted before anything waits.
     pub(super) fn wait_for<T>(
         &mut self,
         timeout: Option<Duration>,
-        mut attempt: impl FnMut(&mut Self) -> Result<T, Error>,
-    ) -> Result<T, Error> {
+        mut attempt: impl FnMut(&mut Self) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
         match attempt(self) {
-            Err(Error::WouldBlock) => {}
+            Err(Refusal::WouldBlock) => {}
             done => return done,
         }
         self.hub.flush_dirty(&mut self.shard);
@@ -58,13 +74,13 @@ impl Core {
         let mut deadline = None;
         loop {
             match attempt(self) {
-                Err(Error::WouldBlock) => {}
+                Err(Refusal::WouldBlock) => {}
                 done => return done,
             }
             if timeout.is_some() {
                 let at_ns = *deadline.get_or_insert_with(|| deadline_ns(&self.shard, timeout));
                 if at_ns.is_some_and(|at_ns| self.shard.now_ns() >= at_ns) {
-                    return Err(Error::WouldBlock);
+                    return Err(Refusal::WouldBlock);
                 }
             }
             self.hub.flush_dirty(&mut self.shard);

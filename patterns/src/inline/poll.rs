@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Context, Socket, context::Core};
-use crate::error::Error;
+use crate::error::{Error, Refusal};
 
 /// Interest in, or readiness for, receiving.
 pub const POLLIN: u8 = 1;
@@ -78,12 +78,12 @@ pub fn poll(items: &mut [PollItem<'_>], timeout: Option<Duration>) -> Result<usi
     let mut core = context.core.borrow_mut();
     let ready = core.wait_for(timeout, |core| {
         match items.iter_mut().filter_map(|item| item.check(core).then_some(())).count() {
-            0 => Err(Error::WouldBlock),
+            0 => Err(Refusal::WouldBlock),
             ready => Ok(ready),
         }
     });
     match ready {
-        Err(Error::WouldBlock) => Ok(0),
-        ready => ready,
+        Err(Refusal::WouldBlock) => Ok(0),
+        ready => Ok(ready?),
     }
 }

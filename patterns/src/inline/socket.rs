@@ -6,7 +6,7 @@ use zring_engine::TurnWait;
 
 use super::{Batch, Context, context::Core};
 use crate::{
-    error::{Error, SendError},
+    error::{Error, Refusal, SendError},
     frame::Frame,
     message::{Message, Sendable},
     monitor::{Event, EventQueue, PeerStats, SocketStats},
@@ -138,31 +138,29 @@ impl Socket {
     /// lockstep (REQ, REP), [`Error::Unsupported`], [`Error::Io`].
     #[inline]
     pub fn send<P: Sendable>(&self, payload: P) -> Result<(), SendError<P>> {
+        let mut payload = Some(payload);
         let mut core = self.core();
-        match attempt_send(&mut core, self.key, payload) {
-            Err(SendError { error: Error::WouldBlock, payload }) => {
-                self.send_waiting(&mut core, payload)
-            }
-            done => done,
+        match attempt_send(&mut core, self.key, &mut payload) {
+            Ok(()) => Ok(()),
+            Err(refusal) => self.send_waiting(&mut core, refusal, payload),
         }
     }
 
     #[cold]
-    fn send_waiting<P: Sendable>(&self, core: &mut Core, payload: P) -> Result<(), SendError<P>> {
+    fn send_waiting<P: Sendable>(
+        &self,
+        core: &mut Core,
+        refusal: Refusal,
+        mut payload: Option<P>,
+    ) -> Result<(), SendError<P>> {
         let timeout = core.hub.sockets[self.key as usize].options.sndtimeo;
-        let mut waiting = Some(payload);
-        let sent = core.wait_for(timeout, |core| {
-            let payload = waiting.take().expect("put back after each refusal");
-            attempt_send(core, self.key, payload).map_err(|refused| {
-                waiting = Some(refused.payload);
-                refused.error
-            })
-        });
-        match (sent, waiting) {
-            (Err(error), Some(payload)) => Err(SendError { error, payload }),
-            // The kernel refused after the payload had been taken: the next call says so again.
-            _ => Ok(()),
-        }
+        let sent = match refusal {
+            Refusal::WouldBlock => {
+                core.wait_for(timeout, |core| attempt_send(core, self.key, &mut payload))
+            }
+            refusal => Err(refusal),
+        };
+        give_back(sent, payload)
     }
 
     /// Sends one message if that is possible without waiting.
@@ -171,18 +169,16 @@ impl Socket {
     /// As [`Socket::send`].
     #[inline]
     pub fn try_send<P: Sendable>(&self, payload: P) -> Result<(), SendError<P>> {
+        let mut payload = Some(payload);
         let mut core = self.core();
-        match attempt_send(&mut core, self.key, payload) {
-            Err(SendError { error: Error::WouldBlock, payload }) => {
-                let Core { shard, hub, .. } = &mut *core;
-                hub.flush_dirty(shard);
-                if let Err(error) = core.turn(TurnWait::No) {
-                    return Err(SendError { error, payload });
-                }
-                attempt_send(&mut core, self.key, payload)
+        let sent = match attempt_send(&mut core, self.key, &mut payload) {
+            Ok(()) => return Ok(()),
+            Err(Refusal::WouldBlock) => {
+                core.look().and_then(|()| attempt_send(&mut core, self.key, &mut payload))
             }
-            done => done,
-        }
+            refused => refused,
+        };
+        give_back(sent, payload)
     }
 
     /// Adds a frame to the message that the next [`Socket::send`] ends (libzmq's `SNDMORE`). Nothing goes out
@@ -215,12 +211,16 @@ impl Socket {
     pub fn recv(&self) -> Result<Message, Error> {
         let mut core = self.core();
         match attempt_recv(&mut core, self.key) {
-            Err(Error::WouldBlock) => {
-                let timeout = core.hub.sockets[self.key as usize].options.rcvtimeo;
-                core.wait_for(timeout, |core| attempt_recv(core, self.key))
-            }
-            done => done,
+            Ok(message) => Ok(message),
+            Err(refusal) => self.recv_waiting(&mut core, refusal),
         }
+    }
+
+    #[cold]
+    fn recv_waiting(&self, core: &mut Core, refusal: Refusal) -> Result<Message, Error> {
+        let Refusal::WouldBlock = refusal else { return Err(refusal.into()) };
+        let timeout = core.hub.sockets[self.key as usize].options.rcvtimeo;
+        Ok(core.wait_for(timeout, |core| attempt_recv(core, self.key))?)
     }
 
     /// Receives one message if one is there.
@@ -231,13 +231,12 @@ impl Socket {
     pub fn try_recv(&self) -> Result<Message, Error> {
         let mut core = self.core();
         match attempt_recv(&mut core, self.key) {
-            Err(Error::WouldBlock) => {
-                let Core { shard, hub, .. } = &mut *core;
-                hub.flush_dirty(shard);
-                core.turn(TurnWait::No)?;
-                attempt_recv(&mut core, self.key)
+            Ok(message) => Ok(message),
+            Err(Refusal::WouldBlock) => {
+                core.look()?;
+                Ok(attempt_recv(&mut core, self.key)?)
             }
-            done => done,
+            Err(refusal) => Err(refusal.into()),
         }
     }
 
@@ -324,11 +323,11 @@ impl Socket {
         let mut core = self.core();
         let reached = core.wait_for(timeout, |core| match count(core)? {
             there if there >= wanted => Ok(()),
-            _ => Err(Error::WouldBlock),
+            _ => Err(Refusal::WouldBlock),
         });
         match reached {
-            Err(Error::WouldBlock) => Err(Error::TooFew { there: count(&mut core)?, wanted }),
-            reached => reached,
+            Err(Refusal::WouldBlock) => Err(Error::TooFew { there: count(&mut core)?, wanted }),
+            reached => Ok(reached?),
         }
     }
 
@@ -442,14 +441,18 @@ impl Socket {
         let Core { shard, hub, .. } = &mut *core;
         hub.close_socket(shard, self.key);
         let gone =
-            core.wait_for(None, |core| core.hub.reap_socket(self.key).ok_or(Error::WouldBlock));
+            core.wait_for(None, |core| core.hub.reap_socket(self.key).ok_or(Refusal::WouldBlock));
         // Only a refusing kernel ends this early; then nothing can be sent any more anyway.
         CloseReport { unsent_messages: gone.unwrap_or_default() }
     }
 }
 
 #[inline]
-fn attempt_send<P: Sendable>(core: &mut Core, key: u32, payload: P) -> Result<(), SendError<P>> {
+fn attempt_send<P: Sendable>(
+    core: &mut Core,
+    key: u32,
+    payload: &mut Option<P>,
+) -> Result<(), Refusal> {
     let Core { shard, hub, .. } = core;
     hub.try_send(shard, key, payload)?;
     // The message is queued: a kernel that refuses now shows in the next call that waits.
@@ -457,8 +460,17 @@ fn attempt_send<P: Sendable>(core: &mut Core, key: u32, payload: P) -> Result<()
     Ok(())
 }
 
+/// A refused payload goes back to the caller. One that was taken before the kernel refused is queued: the
+/// next call says so again.
+fn give_back<P>(sent: Result<(), Refusal>, payload: Option<P>) -> Result<(), SendError<P>> {
+    match (sent, payload) {
+        (Err(refusal), Some(payload)) => Err(SendError { error: refusal.into(), payload }),
+        _ => Ok(()),
+    }
+}
+
 #[inline]
-fn attempt_recv(core: &mut Core, key: u32) -> Result<Message, Error> {
+fn attempt_recv(core: &mut Core, key: u32) -> Result<Message, Refusal> {
     let Core { shard, hub, .. } = core;
     hub.try_recv(shard, key)
 }

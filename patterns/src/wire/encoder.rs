@@ -3,6 +3,13 @@
 use super::command::{CANCEL, ERROR, PING, PONG, SUBSCRIBE};
 use super::{FRAME_HEADER_BYTES_MAX, FrameFlags, PING_CONTEXT_BYTES_MAX};
 
+/// The header of a frame with a body of at most 255 bytes, as a value: no detour through memory.
+#[inline]
+#[must_use]
+pub const fn short_header(more: bool, body_bytes: u8) -> [u8; 2] {
+    [more as u8 * FrameFlags::MORE, body_bytes]
+}
+
 /// Writes a frame's header to the front of `out` and returns its length, 2 or 9.
 ///
 /// The short form is used whenever the body has at most 255 bytes, as RFC 37 recommends.

@@ -39,7 +39,7 @@ pub use command::{Command, PING_CONTEXT_BYTES_MAX};
 pub use decoder::{Decoder, Step};
 pub use encoder::{
     encode_cancel, encode_error, encode_frame, encode_header, encode_ping, encode_pong,
-    encode_subscribe,
+    encode_subscribe, short_header,
 };
 pub use greeting::GREETING_BYTES;
 pub use handshake::{HANDSHAKE_COMMAND_BYTES_MAX, Handshake, Progress};

@@ -60,7 +60,6 @@ pub(super) struct Multishot(());
 pub(super) struct Features {
     pub(super) incremental: Option<Incremental>,
     pub(super) multishot: Option<Multishot>,
-    pub(super) ring_fd: bool,
 }
 
 impl Features {
@@ -71,8 +70,11 @@ impl Features {
         let multishot = (!mask.multishot).then_some(Multishot(()));
         let incremental =
             (!mask.inc && BufRing::accepts_incremental(ring)?).then_some(Incremental(()));
-        let ring_fd = !mask.ringfd && ring.submitter().register_ring_fd().is_ok();
-        Ok(Self { incremental, multishot, ring_fd })
+        if !mask.ringfd {
+            // Saves a descriptor look-up per system call; without it everything works the same.
+            let _ = ring.submitter().register_ring_fd();
+        }
+        Ok(Self { incremental, multishot })
     }
 }
 

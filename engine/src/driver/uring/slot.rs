@@ -98,6 +98,7 @@ pub(super) struct Slot {
 pub(super) struct Slots {
     slab: Slab<Slot>,
     generation: u32,
+    #[expect(clippy::vec_box, reason = "the kernel holds their addresses")]
     messages: Vec<Box<Message>>,
 }
 

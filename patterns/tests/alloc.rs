@@ -1,0 +1,229 @@
+//! The steady state allocates nothing: a counting allocator watches every pattern.
+
+// A global allocator is an unsafe trait; this one only counts and passes on.
+#![allow(unsafe_code)]
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use common::{bind_tcp, context_in, geometries, open, within};
+use zring::inline::{Context, Socket};
+use zring::{Message, SocketType};
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+thread_local! {
+    /// Allocations of this thread. Both contexts of a test are on it.
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+fn count() {
+    // A thread that ends allocates after its locals are gone; that is no steady state.
+    let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+}
+
+// SAFETY: every method passes its arguments on to `System` unchanged and returns its answer.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps the contract of `alloc`, which is the same here.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: as in `alloc`.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        count();
+        // SAFETY: `block` came from `System` through this allocator, with this layout.
+        unsafe { System.realloc(block, layout, bytes) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: `block` came from `System` through this allocator, with this layout.
+        unsafe { System.dealloc(block, layout) }
+    }
+}
+
+/// Two contexts on one thread, turned alternately: neither may wait for the other.
+struct Two {
+    contexts: [Context; 2],
+}
+
+impl Two {
+    fn turn(&self) {
+        for ctx in &self.contexts {
+            ctx.turn().expect("a turn");
+        }
+    }
+
+    /// Turns both until `attempt` succeeds.
+    fn until<T>(&self, mut attempt: impl FnMut() -> Option<T>) -> T {
+        loop {
+            if let Some(value) = attempt() {
+                return value;
+            }
+            self.turn();
+        }
+    }
+}
+
+/// How messages are made: a slice of the caller's, or heap messages that take turns.
+enum Source {
+    Slice(Vec<u8>),
+    Rotation(Vec<Message>, usize),
+}
+
+impl Source {
+    fn new(bytes: usize) -> Source {
+        if bytes <= 1024 {
+            return Source::Slice(vec![1; bytes]);
+        }
+        Source::Rotation((0..8).map(|_| Message::with_size(bytes)).collect(), 0)
+    }
+
+    fn send(&mut self, two: &Two, socket: &Socket, number: u64) {
+        let mark = number.to_le_bytes();
+        match self {
+            Source::Slice(body) => {
+                body[..8].copy_from_slice(&mark);
+                two.until(|| socket.try_send(&body[..]).ok());
+            }
+            Source::Rotation(messages, at) => {
+                *at = (*at + 1) % messages.len();
+                // Ours again once the send of seven messages ago is complete.
+                let message = &mut messages[*at];
+                two.until(|| message.get_mut().map(|body| body[..8].copy_from_slice(&mark)));
+                two.until(|| socket.try_send(message.clone()).ok());
+            }
+        }
+    }
+}
+
+fn receive(two: &Two, socket: &Socket, bytes: usize, number: u64) -> Message {
+    let message = two.until(|| socket.try_recv().ok());
+    assert_eq!(message.body().len(), bytes);
+    assert_eq!(message.body()[..8], number.to_le_bytes());
+    message
+}
+
+/// Messages of warm-up: every pool and cache has been through all its sizes by then.
+fn rounds(bytes: usize) -> (u64, u64) {
+    match bytes {
+        0..=1024 => (2_000, 10_000),
+        1025..=100_000 => (300, 2_000),
+        _ => (50, 300),
+    }
+}
+
+/// Runs `exchange` (one message, numbered) until warm, and then counts.
+fn allocates_nothing(what: &str, bytes: usize, mut exchange: impl FnMut(u64)) {
+    let (warm_up, counted) = rounds(bytes);
+    (0..warm_up).for_each(&mut exchange);
+    let before = ALLOCATIONS.get();
+    (warm_up..warm_up + counted).for_each(&mut exchange);
+    let allocations = ALLOCATIONS.get() - before;
+    assert_eq!(
+        allocations, 0,
+        "{what}: {allocations} allocations in {counted} messages of {bytes} bytes"
+    );
+}
+
+const SIZES: [usize; 4] = [64, 1 << 10, 64 << 10, 1 << 20];
+
+/// The cache of large blocks belongs to the whole process: a test beside another one would
+/// allocate what that one has just taken.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Runs `test` for every size in every geometry.
+fn in_all_sizes(bound: SocketType, connected: SocketType, test: fn(&Two, &Socket, &Socket, usize)) {
+    let _alone = ALONE.lock();
+    for geometry in geometries() {
+        within(LIMIT, move || {
+            for bytes in SIZES {
+                let two = Two { contexts: [context_in(geometry), context_in(geometry)] };
+                let (first, second) =
+                    (open(&two.contexts[0], bound), open(&two.contexts[1], connected));
+                second.connect(&bind_tcp(&first)).expect("connect");
+                if connected == SocketType::Sub {
+                    second.subscribe(b"").expect("subscribe");
+                    two.until(|| first.wait_for_subscribers(b"", 1, Some(Duration::ZERO)).ok());
+                }
+                test(&two, &first, &second, bytes);
+            }
+        });
+    }
+}
+
+#[test]
+fn push_and_pull() {
+    in_all_sizes(SocketType::Pull, SocketType::Push, |two, pull, push, bytes| {
+        let mut source = Source::new(bytes);
+        allocates_nothing("PUSH/PULL", bytes, |number| {
+            source.send(two, push, number);
+            receive(two, pull, bytes, number);
+        });
+    });
+}
+
+#[test]
+fn pub_and_sub() {
+    in_all_sizes(SocketType::Pub, SocketType::Sub, |two, publisher, sub, bytes| {
+        let mut source = Source::new(bytes);
+        allocates_nothing("PUB/SUB", bytes, |number| {
+            source.send(two, publisher, number);
+            receive(two, sub, bytes, number);
+        });
+    });
+}
+
+#[test]
+fn req_and_rep() {
+    in_all_sizes(SocketType::Rep, SocketType::Req, |two, rep, req, bytes| {
+        let mut source = Source::new(bytes);
+        allocates_nothing("REQ/REP", bytes, |number| {
+            source.send(two, req, number);
+            // The reply is the very message that was received.
+            let mut request = Some(receive(two, rep, bytes, number));
+            two.until(|| match rep.try_send(request.take()?) {
+                Ok(()) => Some(()),
+                Err(refused) => {
+                    request = Some(refused.payload);
+                    None
+                }
+            });
+            receive(two, req, bytes, number);
+        });
+    });
+}
+
+#[test]
+fn bursts_in_a_batch() {
+    in_all_sizes(SocketType::Pull, SocketType::Push, |two, pull, push, bytes| {
+        if bytes > 1024 {
+            return;
+        }
+        let body = vec![2; bytes];
+        allocates_nothing("a batch of PUSH", bytes, |_| {
+            {
+                let _batch = two.contexts[1].batch();
+                (0..10).for_each(|_| two.until(|| push.try_send(&body[..]).ok()));
+            }
+            for _ in 0..10 {
+                assert_eq!(two.until(|| pull.try_recv().ok()).body(), body);
+            }
+        });
+    });
+}

@@ -1,0 +1,286 @@
+//! Peers that run the real libzmq: the scripts in `tests/py`, one process each.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use zring::inline::{Context, Socket};
+
+use super::{context_in, geometries, scratch, turn_until, within};
+
+/// How long a peer may take to say the next line.
+const PEER_PATIENCE: Duration = Duration::from_secs(45);
+
+/// How long all cases of one test may take together.
+const TEST_LIMIT: Duration = Duration::from_secs(240);
+
+/// A Python process, killed when dropped.
+pub(crate) struct Peer {
+    name: String,
+    child: Child,
+    stdin: ChildStdin,
+    lines: Receiver<String>,
+    complaints: Arc<Mutex<String>>,
+}
+
+impl Peer {
+    /// Starts `tests/py/{script}.py` with `args`.
+    pub(crate) fn spawn(script: &str, args: &[&str]) -> Peer {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/py/{script}.py"));
+        let mut child = Command::new(python())
+            .arg("-u")
+            .arg(path)
+            .args(args)
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("start Python");
+        let stdin = child.stdin.take().expect("piped");
+        let stdout = child.stdout.take().expect("piped");
+        let mut stderr = child.stderr.take().expect("piped");
+        let (said, lines) = channel();
+        thread::spawn(move || {
+            let all = BufReader::new(stdout).lines().map_while(Result::ok);
+            let _ = all.into_iter().try_for_each(|line| said.send(line));
+        });
+        let complaints = Arc::new(Mutex::new(String::new()));
+        let kept = Arc::clone(&complaints);
+        thread::spawn(move || {
+            let mut text = [0; 4096];
+            while let Ok(bytes @ 1..) = stderr.read(&mut text) {
+                kept.lock()
+                    .expect("not poisoned")
+                    .push_str(&String::from_utf8_lossy(&text[..bytes]));
+            }
+        });
+        Peer { name: format!("{script} {args:?}"), child, stdin, lines, complaints }
+    }
+
+    /// Waits for a line that begins with `word` and returns what follows it. Nothing of ours is
+    /// turned meanwhile: only for what the peer says by itself.
+    pub(crate) fn says(&mut self, word: &str) -> String {
+        match self.lines.recv_timeout(PEER_PATIENCE) {
+            Ok(line) => self.rest(&line, word),
+            Err(RecvTimeoutError::Timeout) => self.fail(&format!("did not say `{word}`")),
+            Err(RecvTimeoutError::Disconnected) => {
+                self.fail(&format!("ended before it said `{word}`"))
+            }
+        }
+    }
+
+    /// As [`says`](Self::says), turning `ctx` all the while.
+    pub(crate) fn says_while(&mut self, ctx: &Context, word: &str) -> String {
+        let start = Instant::now();
+        loop {
+            match self.lines.try_recv() {
+                Ok(line) => return self.rest(&line, word),
+                Err(TryRecvError::Disconnected) => {
+                    self.fail(&format!("ended before it said `{word}`"))
+                }
+                Err(TryRecvError::Empty) if start.elapsed() > PEER_PATIENCE => {
+                    self.fail(&format!("did not say `{word}`"))
+                }
+                Err(TryRecvError::Empty) => self.turn(ctx),
+            }
+        }
+    }
+
+    /// The next line if one waits.
+    pub(crate) fn said(&self) -> Option<String> {
+        self.lines.try_recv().ok()
+    }
+
+    /// Writes a line to the peer's standard input.
+    pub(crate) fn tell(&mut self, line: &str) {
+        writeln!(self.stdin, "{line}").and_then(|()| self.stdin.flush()).expect("tell the peer");
+    }
+
+    /// Waits, turning `ctx`, until the peer says `done` and ends without an error. Returns the
+    /// count it gave.
+    pub(crate) fn done(mut self, ctx: &Context) -> u64 {
+        let count = self.says_while(ctx, "done");
+        let mut code = None;
+        turn_until(ctx, "the end of the peer's process", || {
+            code = self.child.try_wait().expect("wait for the peer");
+            code.is_some()
+        });
+        if !code.is_some_and(|code| code.success()) {
+            self.fail("failed");
+        }
+        count.parse().unwrap_or(0)
+    }
+
+    /// Sends the process a signal by name (`STOP`, `CONT`, `KILL`).
+    pub(crate) fn signal(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        let status =
+            Command::new("kill").args([&format!("-{signal}"), &id]).status().expect("run kill");
+        assert!(status.success(), "kill -{signal} {id}");
+    }
+
+    fn turn(&self, ctx: &Context) {
+        if ctx.turn().expect("a turn") == 0 {
+            thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    fn rest(&mut self, line: &str, word: &str) -> String {
+        match line.strip_prefix(word) {
+            Some(rest) => rest.trim().to_owned(),
+            None => self.fail(&format!("said `{line}` instead of `{word}`")),
+        }
+    }
+
+    fn fail(&mut self, what: &str) -> ! {
+        let _ = self.child.kill();
+        let code = self.child.wait();
+        // Its standard error closes with the process; the reader needs a moment to see that.
+        thread::sleep(Duration::from_millis(50));
+        panic!("{} {what}; {code:?}\n{}", self.name, self.complaints.lock().expect("not poisoned"));
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The interpreter that has pyzmq. A test without its peer fails; it is never skipped.
+fn python() -> PathBuf {
+    if let Some(path) = std::env::var_os("ZRING_TEST_PYTHON") {
+        return path.into();
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.venv/bin/python");
+    assert!(path.exists(), "no Python with pyzmq at {}: run scripts/test once", path.display());
+    path
+}
+
+/// What carries a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Tcp,
+    Ipc,
+}
+
+/// Which end is bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Binds {
+    Ours,
+    Theirs,
+}
+
+/// One way to run a test against a foreign peer.
+#[derive(Debug)]
+pub(crate) struct Case {
+    pub(crate) transport: Transport,
+    pub(crate) binds: Binds,
+    pub(crate) geometry: &'static str,
+    dir: TempDir,
+}
+
+impl Case {
+    fn new(transport: Transport, binds: Binds, geometry: &'static str) -> Case {
+        Case { transport, binds, geometry, dir: scratch() }
+    }
+
+    /// Every geometry with every transport and either end bound.
+    pub(crate) fn every() -> Vec<Case> {
+        let ways = WAYS.iter().flat_map(|way| geometries().map(|geometry| (*way, geometry)));
+        ways.map(|((transport, binds), geometry)| Case::new(transport, binds, geometry)).collect()
+    }
+
+    /// Every geometry once and every way once: for what the cross product would not test better.
+    pub(crate) fn rotated() -> Vec<Case> {
+        let ways = WAYS.iter().zip(geometries());
+        ways.map(|((transport, binds), geometry)| Case::new(*transport, *binds, geometry)).collect()
+    }
+
+    /// Each transport once, with every kernel feature.
+    pub(crate) fn per_transport() -> Vec<Case> {
+        vec![
+            Case::new(Transport::Tcp, Binds::Ours, ""),
+            Case::new(Transport::Ipc, Binds::Theirs, ""),
+        ]
+    }
+
+    /// A context in this case's geometry.
+    pub(crate) fn context(&self) -> Context {
+        context_in(self.geometry)
+    }
+
+    /// Binds or connects `socket` and starts `script` at the other end. `name` tells the
+    /// endpoints of one case apart.
+    pub(crate) fn join(&self, socket: &Socket, name: &str, script: &str, args: &[&str]) -> Peer {
+        match self.binds {
+            Binds::Ours => {
+                let endpoint = self.bind(socket, name);
+                self.start(script, "--connect", &endpoint, args)
+            }
+            Binds::Theirs => {
+                let mut peer = Peer::spawn(
+                    script,
+                    &[&["--bind", self.wildcard(name).as_str()], args].concat(),
+                );
+                let endpoint = peer.says("endpoint");
+                peer.says("ready");
+                socket.connect(&endpoint).expect("connect");
+                peer
+            }
+        }
+    }
+
+    /// Binds `socket`, whatever the case says, and returns the endpoint.
+    pub(crate) fn bind(&self, socket: &Socket, name: &str) -> String {
+        socket.bind(&self.wildcard(name).replace('*', "0")).expect("bind");
+        socket.last_endpoint().expect("a bound endpoint")
+    }
+
+    fn start(&self, script: &str, role: &str, endpoint: &str, args: &[&str]) -> Peer {
+        let mut peer = Peer::spawn(script, &[&[role, endpoint], args].concat());
+        peer.says("ready");
+        peer
+    }
+
+    fn wildcard(&self, name: &str) -> String {
+        match self.transport {
+            Transport::Tcp => "tcp://127.0.0.1:*".to_owned(),
+            Transport::Ipc => format!("ipc://{}/{name}", self.dir.path().display()),
+        }
+    }
+}
+
+const WAYS: [(Transport, Binds); 4] = [
+    (Transport::Tcp, Binds::Ours),
+    (Transport::Tcp, Binds::Theirs),
+    (Transport::Ipc, Binds::Ours),
+    (Transport::Ipc, Binds::Theirs),
+];
+
+/// Runs `test` in each of `cases`; the last case printed is the one that failed.
+pub(crate) fn in_cases(cases: Vec<Case>, test: fn(&Case)) {
+    within(TEST_LIMIT, move || {
+        for case in &cases {
+            println!(
+                "{:?} over {:?}, bound: {:?}, hidden: {:?}",
+                test_name(),
+                case.transport,
+                case.binds,
+                case.geometry
+            );
+            test(case);
+        }
+    });
+}
+
+fn test_name() -> String {
+    thread::current().name().unwrap_or("test").to_owned()
+}

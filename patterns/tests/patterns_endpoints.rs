@@ -1,0 +1,217 @@
+//! Endpoints: what binds and connects, and the errors of what does not.
+
+mod common;
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use common::{PATIENCE, bind_tcp, context, open, scratch, within};
+use zring::inline::Socket;
+use zring::{Error, SocketType};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn passes_a_message(from: &Socket, to: &Socket) {
+    from.send("through").expect("send");
+    assert_eq!(to.recv_bytes().expect("a message"), b"through");
+}
+
+#[test]
+fn port_zero_becomes_a_real_port() {
+    within(LIMIT, || {
+        let ctx = context();
+        for wild in ["tcp://127.0.0.1:0", "tcp://127.0.0.1:*", "tcp://*:*", "tcp://0.0.0.0:0"] {
+            let (pull, push) = (open(&ctx, SocketType::Pull), open(&ctx, SocketType::Push));
+            assert_eq!(pull.last_endpoint(), None);
+            pull.bind(wild).expect("bind");
+            let endpoint = pull.last_endpoint().expect("a bound endpoint");
+            let port: u16 =
+                endpoint.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+            assert_ne!(port, 0, "{endpoint}");
+            push.connect(&format!("tcp://127.0.0.1:{port}")).expect("connect");
+            passes_a_message(&push, &pull);
+        }
+    });
+}
+
+#[test]
+fn names_are_resolved() {
+    within(LIMIT, || {
+        let ctx = context();
+        let (pull, push) = (open(&ctx, SocketType::Pull), open(&ctx, SocketType::Push));
+        push.connect(&bind_tcp(&pull).replace("127.0.0.1", "localhost")).expect("connect");
+        passes_a_message(&push, &pull);
+    });
+}
+
+#[test]
+fn ipv6_loopback_works_where_it_exists() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        println!("skipped: this machine has no IPv6 loopback address");
+        return;
+    }
+    within(LIMIT, || {
+        let ctx = context();
+        let (pull, push) = (open(&ctx, SocketType::Pull), open(&ctx, SocketType::Push));
+        pull.bind("tcp://[::1]:0").expect("bind");
+        push.connect(&pull.last_endpoint().expect("a bound endpoint")).expect("connect");
+        passes_a_message(&push, &pull);
+    });
+}
+
+#[test]
+fn unix_sockets_by_path_and_by_abstract_name() {
+    within(LIMIT, || {
+        let (ctx, dir) = (context(), scratch());
+        let path = format!("ipc://{}/s", dir.path().display());
+        let name = format!("ipc://@zring-test-{}", std::process::id());
+        for endpoint in [path, name] {
+            let (pull, push) = (open(&ctx, SocketType::Pull), open(&ctx, SocketType::Push));
+            pull.bind(&endpoint).expect("bind");
+            assert_eq!(pull.last_endpoint().as_deref(), Some(endpoint.as_str()));
+            push.connect(&endpoint).expect("connect");
+            passes_a_message(&push, &pull);
+        }
+    });
+}
+
+#[test]
+fn a_path_left_behind_is_bound_again() {
+    within(LIMIT, || {
+        let (ctx, dir) = (context(), scratch());
+        let path = dir.path().join("stale");
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("a stale socket"));
+        let (pull, push) = (open(&ctx, SocketType::Pull), open(&ctx, SocketType::Push));
+        let endpoint = format!("ipc://{}", path.display());
+        pull.bind(&endpoint).expect("bind over a path that nobody listens at");
+        push.connect(&endpoint).expect("connect");
+        passes_a_message(&push, &pull);
+    });
+}
+
+#[test]
+fn a_wrong_endpoint_is_refused_at_once() {
+    within(LIMIT, || {
+        let ctx = context();
+        let pull = open(&ctx, SocketType::Pull);
+        let wrong = [
+            "",
+            "tcp",
+            "tcp:/",
+            "tcp://",
+            "tcp://127.0.0.1",
+            "tcp://127.0.0.1:",
+            "tcp://127.0.0.1:port",
+            "tcp://127.0.0.1:65536",
+            "tcp://127.0.0.1:-1",
+            "tcp://[::1:5",
+            "ipc://",
+            "udp://127.0.0.1:5",
+            "127.0.0.1:5",
+            "tcp://:5:5",
+        ];
+        for endpoint in wrong {
+            for outcome in [pull.bind(endpoint), pull.connect(endpoint)] {
+                assert!(
+                    matches!(outcome, Err(Error::Endpoint(_))),
+                    "{endpoint:?} gives {outcome:?}"
+                );
+            }
+        }
+        // Nobody can be connected to "any port".
+        for endpoint in ["tcp://127.0.0.1:*", "tcp://127.0.0.1:0"] {
+            let outcome = pull.connect(endpoint);
+            assert!(matches!(outcome, Err(Error::Endpoint(_))), "{endpoint:?} gives {outcome:?}");
+        }
+    });
+}
+
+#[test]
+fn a_path_too_long_for_a_unix_socket_is_refused() {
+    within(LIMIT, || {
+        let ctx = context();
+        let pull = open(&ctx, SocketType::Pull);
+        let endpoint = format!("ipc:///tmp/{}", "x".repeat(120));
+        assert!(matches!(pull.bind(&endpoint), Err(Error::Endpoint(_))));
+        assert!(matches!(pull.connect(&endpoint), Err(Error::Endpoint(_))));
+    });
+}
+
+#[test]
+fn an_address_in_use_is_named() {
+    within(LIMIT, || {
+        let (ctx, dir) = (context(), scratch());
+        let (first, second) = (open(&ctx, SocketType::Pull), open(&ctx, SocketType::Pull));
+        let tcp = bind_tcp(&first);
+        let ipc = format!("ipc://{}/s", dir.path().display());
+        first.bind(&ipc).expect("bind");
+        for endpoint in [tcp, ipc] {
+            match second.bind(&endpoint) {
+                Err(Error::AddressInUse(named)) => {
+                    assert!(named.contains(&endpoint) || endpoint.contains(&named), "{named}");
+                }
+                other => panic!("{endpoint} gives {other:?}"),
+            }
+        }
+    });
+}
+
+#[test]
+fn an_address_that_is_not_ours_or_a_missing_folder_is_an_error() {
+    within(LIMIT, || {
+        let ctx = context();
+        let pull = open(&ctx, SocketType::Pull);
+        pull.bind("tcp://192.0.2.1:5").expect_err("TEST-NET is nobody's");
+        pull.bind("ipc:///nonexistent/folder/s").expect_err("no such folder");
+    });
+}
+
+#[test]
+fn unknown_endpoints_cannot_be_taken_back() {
+    within(LIMIT, || {
+        let ctx = context();
+        let (pull, push) = (open(&ctx, SocketType::Pull), open(&ctx, SocketType::Push));
+        let endpoint = bind_tcp(&pull);
+        assert!(matches!(push.disconnect(&endpoint), Err(Error::UnknownEndpoint(_))));
+        push.connect(&endpoint).expect("connect");
+        push.wait_for_peers(1, Some(PATIENCE)).expect("a peer");
+        push.disconnect(&endpoint).expect("disconnect");
+        assert!(matches!(push.disconnect(&endpoint), Err(Error::UnknownEndpoint(_))));
+        pull.unbind(&endpoint).expect("unbind");
+        assert!(matches!(pull.unbind(&endpoint), Err(Error::UnknownEndpoint(_))));
+        open(&ctx, SocketType::Pull).bind(&endpoint).expect("the port is free again");
+    });
+}
+
+#[test]
+fn operations_of_other_types_are_refused() {
+    within(LIMIT, || {
+        let ctx = context();
+        for kind in [SocketType::Pull, SocketType::Sub] {
+            let refused = open(&ctx, kind).send("x").expect_err("it only receives");
+            assert!(
+                matches!(refused.error, Error::Unsupported { .. }),
+                "{kind:?}: {:?}",
+                refused.error
+            );
+            assert_eq!(refused.payload, "x");
+        }
+        for kind in [SocketType::Push, SocketType::Pub] {
+            let outcome = open(&ctx, kind).recv();
+            assert!(matches!(outcome, Err(Error::Unsupported { .. })), "{kind:?}: {outcome:?}");
+        }
+        for kind in
+            [SocketType::Push, SocketType::Pull, SocketType::Req, SocketType::Rep, SocketType::Pub]
+        {
+            let socket = open(&ctx, kind);
+            assert!(matches!(socket.subscribe(b"x"), Err(Error::Unsupported { .. })), "{kind:?}");
+            assert!(matches!(socket.unsubscribe(b"x"), Err(Error::Unsupported { .. })), "{kind:?}");
+        }
+        for kind in
+            [SocketType::Push, SocketType::Pull, SocketType::Req, SocketType::Rep, SocketType::Sub]
+        {
+            let outcome = open(&ctx, kind).wait_for_subscribers(b"x", 1, Some(Duration::ZERO));
+            assert!(matches!(outcome, Err(Error::Unsupported { .. })), "{kind:?}: {outcome:?}");
+        }
+    });
+}

@@ -1,0 +1,323 @@
+//! PUSH and PULL among themselves: balance, order, limits, batches.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::content::{body, check, frames, send};
+use common::events::{Seen, seen};
+use common::raw::Raw;
+use common::{
+    PATIENCE, bind_tcp, context, context_in, geometries, is_quiet, open, pair, scratch, turn_for,
+    turning, within,
+};
+use zring::inline::{Context, Socket};
+use zring::{Error, SocketType};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A PUSH whose only peer stopped reading after the handshake.
+fn stalled(ctx: &Context, sndhwm: u32) -> (Socket, Raw) {
+    let push = open(ctx, SocketType::Push);
+    push.set_sndhwm(sndhwm as _);
+    push.set_linger(Some(Duration::ZERO));
+    let endpoint = bind_tcp(&push);
+    let raw = turning(ctx, || {
+        let mut raw = Raw::connect_narrow(&endpoint);
+        raw.handshake(1, "PULL");
+        raw
+    });
+    push.wait_for_peers(1, Some(PATIENCE)).expect("a peer");
+    (push, raw)
+}
+
+/// Sends numbered messages of `bytes` until the socket refuses for good; how many it took.
+fn fill(ctx: &Context, push: &Socket, bytes: usize) -> usize {
+    let (mut taken, mut refusals) = (0, 0);
+    while refusals < 20 {
+        match push.try_send(body(taken as u64, bytes)) {
+            Ok(()) => (taken, refusals) = (taken + 1, 0),
+            Err(refused) => {
+                assert!(matches!(refused.error, Error::WouldBlock));
+                assert!(
+                    refused.payload == body(taken as u64, bytes),
+                    "the refused message comes back"
+                );
+                refusals += 1;
+                turn_for(ctx, Duration::from_millis(5));
+            }
+        }
+        assert!(taken < 100_000, "there is no limit");
+    }
+    taken
+}
+
+#[test]
+fn work_is_shared_out_evenly() {
+    within(LIMIT, || {
+        let ctx = context();
+        let push = open(&ctx, SocketType::Push);
+        let endpoint = bind_tcp(&push);
+        let workers: Vec<_> = (0..3).map(|_| open(&ctx, SocketType::Pull)).collect();
+        for worker in &workers {
+            worker.connect(&endpoint).expect("connect");
+        }
+        push.wait_for_peers(3, Some(PATIENCE)).expect("three peers");
+        for number in 0..300_u32 {
+            push.send(&number.to_le_bytes()[..]).expect("send");
+        }
+        let mut all = Vec::new();
+        for worker in &workers {
+            let share: Vec<u32> = (0..100)
+                .map(|_| {
+                    u32::from_le_bytes(
+                        worker.recv_bytes().expect("a task").try_into().expect("four bytes"),
+                    )
+                })
+                .collect();
+            assert!(share.is_sorted(), "the order of one worker");
+            assert!(is_quiet(worker), "a hundred each");
+            all.extend(share);
+        }
+        all.sort_unstable();
+        assert!(all.into_iter().eq(0..300), "each once");
+    });
+}
+
+#[test]
+fn either_end_may_come_first() {
+    within(LIMIT, || {
+        let (ctx, dir) = (context(), scratch());
+        let endpoint = format!("ipc://{}/late", dir.path().display());
+        let push = open(&ctx, SocketType::Push);
+        push.set_reconnect_ivl(Duration::from_millis(10));
+        push.connect(&endpoint).expect("connect before anybody is bound");
+        for number in 0..10_u8 {
+            push.send(&[number][..]).expect("queued until then");
+        }
+        turn_for(&ctx, Duration::from_millis(50));
+        let pull = open(&ctx, SocketType::Pull);
+        pull.bind(&endpoint).expect("bind");
+        for number in 0..10_u8 {
+            assert_eq!(pull.recv_bytes().expect("a message"), [number]);
+        }
+    });
+}
+
+#[test]
+fn a_pull_takes_from_all_and_keeps_the_order_of_each() {
+    for geometry in geometries() {
+        within(LIMIT, move || {
+            let ctx = context_in(geometry);
+            let pull = open(&ctx, SocketType::Pull);
+            let endpoint = bind_tcp(&pull);
+            let pushing: Vec<_> = (0..3).map(|_| open(&ctx, SocketType::Push)).collect();
+            for push in &pushing {
+                push.connect(&endpoint).expect("connect");
+            }
+            for number in 0..200 {
+                for (who, push) in pushing.iter().enumerate() {
+                    send(push, &[&[who as u8]], number, &[number * 13, 5]);
+                }
+            }
+            let mut next = [0; 3];
+            for _ in 0..600 {
+                let message = pull.recv().expect("a message");
+                let who = usize::from(message.body()[0]);
+                check(&message, &[&[who as u8]], next[who], &[next[who] * 13, 5]);
+                next[who] += 1;
+            }
+            assert_eq!(next, [200; 3]);
+        });
+    }
+}
+
+#[test]
+fn several_endpoints_on_one_socket() {
+    within(LIMIT, || {
+        let (ctx, dir) = (context(), scratch());
+        let pull = open(&ctx, SocketType::Pull);
+        let tcp = bind_tcp(&pull);
+        let ipc = format!("ipc://{}/two", dir.path().display());
+        pull.bind(&ipc).expect("bind a second time");
+        let push = open(&ctx, SocketType::Push);
+        push.connect(&tcp).expect("connect");
+        push.connect(&ipc).expect("connect a second time");
+        push.wait_for_peers(2, Some(PATIENCE)).expect("two peers");
+        for number in 0..20_u8 {
+            push.send(&[number][..]).expect("send");
+        }
+        let mut got: Vec<u8> = (0..20).map(|_| pull.recv_bytes().expect("a message")[0]).collect();
+        got.sort_unstable();
+        assert!(got.into_iter().eq(0..20));
+
+        push.disconnect(&tcp).expect("disconnect");
+        push.send("by ipc").expect("send");
+        assert_eq!(pull.recv_bytes().expect("a message"), b"by ipc");
+        pull.unbind(&ipc).expect("unbind");
+        let late = open(&ctx, SocketType::Push);
+        late.set_reconnect_ivl(Duration::from_millis(10));
+        late.set_linger(Some(Duration::ZERO));
+        late.connect(&ipc).expect("connect");
+        assert!(matches!(
+            late.wait_for_peers(1, Some(Duration::from_millis(100))),
+            Err(Error::TooFew { .. })
+        ));
+    });
+}
+
+#[test]
+fn the_high_water_mark_refuses_and_returns_the_message() {
+    within(LIMIT, || {
+        let ctx = context();
+        let (push, mut raw) = stalled(&ctx, 10);
+        let taken = fill(&ctx, &push, 64 << 10);
+        assert!(taken >= 10, "the mark itself: {taken}");
+        push.set_sndtimeo(Some(Duration::from_millis(100)));
+        let start = Instant::now();
+        let refused = push.send(body(0, 100)).expect_err("full");
+        assert!(matches!(refused.error, Error::WouldBlock));
+        assert!(start.elapsed() >= Duration::from_millis(95), "sndtimeo is waited out");
+        assert!(refused.payload == body(0, 100));
+        for number in 0..taken {
+            let (_, got) = turning(&ctx, || raw.data());
+            assert!(got == body(number as u64, 64 << 10), "message {number}");
+        }
+        push.send("room again").expect("send");
+        assert_eq!(turning(&ctx, || raw.data().1), b"room again");
+    });
+}
+
+#[test]
+fn without_peers_a_bound_push_refuses() {
+    within(LIMIT, || {
+        let ctx = context();
+        let push = open(&ctx, SocketType::Push);
+        bind_tcp(&push);
+        let refused = push.try_send("nobody").expect_err("no peer");
+        assert!(matches!(refused.error, Error::WouldBlock));
+        assert_eq!(refused.payload, "nobody");
+    });
+}
+
+#[test]
+fn a_pull_that_is_not_read_pushes_back_and_loses_nothing() {
+    for geometry in geometries() {
+        within(LIMIT, move || {
+            let ctx = context_in(geometry);
+            let (pull, push) = (open(&ctx, SocketType::Pull), open(&ctx, SocketType::Push));
+            pull.set_rcvhwm(10);
+            push.set_sndhwm(10);
+            push.connect(&bind_tcp(&pull)).expect("connect");
+            push.wait_for_peers(1, Some(PATIENCE)).expect("a peer");
+            let taken = fill(&ctx, &push, 32 << 10);
+            for number in 0..taken {
+                let message = pull.recv().expect("a message");
+                assert!(message.body() == body(number as u64, 32 << 10), "message {number}");
+            }
+            assert!(is_quiet(&pull));
+        });
+    }
+}
+
+#[test]
+fn multipart_messages_arrive_whole() {
+    within(LIMIT, || {
+        let ctx = context();
+        let pull = open(&ctx, SocketType::Pull);
+        let endpoint = bind_tcp(&pull);
+        let pushing: Vec<_> = (0..2).map(|_| open(&ctx, SocketType::Push)).collect();
+        for push in &pushing {
+            push.connect(&endpoint).expect("connect");
+        }
+        let sizes: Vec<usize> = (0..100).map(|frame| frame * 3).collect();
+        // Frame by frame, so that the two are under way at the same time.
+        for number in 0..20 {
+            let frames = frames(number, &sizes);
+            let (last, first) = frames.split_last().expect("a hundred frames");
+            for frame in first {
+                for push in &pushing {
+                    push.send_more(frame).expect("a frame");
+                }
+            }
+            for push in &pushing {
+                push.send(last).expect("the last frame");
+            }
+        }
+        let mut seen = [0; 20];
+        for _ in 0..40 {
+            let message = pull.recv().expect("a message");
+            let number =
+                (0..20).find(|number| message.frame(1) == Some(&frames(*number, &sizes)[1][..]));
+            let number = number.expect("a message of ours");
+            check(&message, &[], number, &sizes);
+            seen[number] += 1;
+        }
+        assert_eq!(seen, [2; 20]);
+    });
+}
+
+#[test]
+fn half_a_multipart_message_is_never_sent() {
+    within(LIMIT, || {
+        let ctx = context();
+        let (pull, push) = pair(&ctx, SocketType::Pull, SocketType::Push);
+        push.send("whole").expect("send");
+        push.send_more("half").expect("a frame");
+        assert_eq!(pull.recv_multipart().expect("a message"), [b"whole"]);
+        assert!(is_quiet(&pull));
+        push.send("other half").expect("the last frame");
+        assert_eq!(pull.recv_multipart().expect("a message"), [&b"half"[..], b"other half"]);
+    });
+}
+
+#[test]
+fn a_batch_goes_out_when_its_guard_drops() {
+    within(LIMIT, || {
+        let (sending, receiving) = (context(), context());
+        let (pull, push) = (open(&receiving, SocketType::Pull), open(&sending, SocketType::Push));
+        push.monitor(10);
+        push.connect(&bind_tcp(&pull)).expect("connect");
+        // Both contexts are on this thread, so neither may wait for the other.
+        while !push.next_event().is_some_and(|event| seen(&event) == Seen::HandshakeDone) {
+            sending.turn().expect("a turn");
+            receiving.turn().expect("a turn");
+        }
+        let batch = sending.batch();
+        for text in ["one", "two", "three"] {
+            push.send(text).expect("send");
+        }
+        assert!(is_quiet(&pull), "the batch is still open");
+        drop(batch);
+        for text in ["one", "two", "three"] {
+            assert_eq!(pull.recv_string().expect("a message"), Ok(text.to_owned()));
+        }
+    });
+}
+
+#[test]
+fn a_batch_larger_than_the_arena_loses_nothing() {
+    for geometry in geometries() {
+        within(LIMIT, move || {
+            let ctx = context_in(geometry);
+            let (pull, push) = (open(&ctx, SocketType::Pull), open(&ctx, SocketType::Push));
+            push.set_sndhwm(50_000);
+            pull.set_rcvhwm(50_000);
+            push.connect(&bind_tcp(&pull)).expect("connect");
+            push.wait_for_peers(1, Some(PATIENCE)).expect("a peer");
+            {
+                let _batch = ctx.batch();
+                for number in 0..20_000_usize {
+                    push.send(body(number as u64, number % 200)).expect("send");
+                }
+            }
+            for number in 0..20_000_usize {
+                assert_eq!(
+                    pull.recv().expect("a message").body(),
+                    body(number as u64, number % 200),
+                    "message {number}"
+                );
+            }
+        });
+    }
+}
