@@ -75,6 +75,13 @@ impl Conn {
         self.fd.as_raw_fd()
     }
 
+    /// Whether a send may start; asking while one is in flight is a mistake.
+    pub(crate) fn accepts_sends(&self, id: ConnId) -> bool {
+        let is_open = self.generation == id.generation && !self.closing;
+        assert!(!is_open || self.send.is_none(), "one send at a time");
+        is_open
+    }
+
     /// Whether no completion can come any more.
     pub(crate) fn is_quiet(&self) -> bool {
         matches!(self.receive, Receive::Idle | Receive::Starved)

@@ -243,16 +243,35 @@ impl Shard {
             .is_some_and(|conn| conn.generation == id.generation && conn.receive != Receive::Idle)
     }
 
-    /// Sends all of `gather`; [`Handler::on_sent`] gives it back. One send at a time.
-    /// It reaches the kernel with the next [`Shard::flush`] or turn.
+    /// Sends all of `gather`; [`Handler::on_sent`] gives it back. One send at a time. It reaches the kernel
+    /// with the next [`Shard::flush`] or turn.
     ///
     /// # Panics
     /// If a send is in flight already.
     pub fn send(&mut self, id: ConnId, gather: Gather) {
+        self.send_rest(id, gather, 0);
+    }
+
+    /// Sends what the kernel takes of `bytes` at once, without an operation; returns how many that was. The rest,
+    /// if any, is to be sent with [`Shard::send_rest`].
+    ///
+    /// # Panics
+    /// If a send is in flight already.
+    #[inline]
+    pub fn try_send(&mut self, id: ConnId, bytes: &[u8]) -> usize {
+        match self.conns.get(id.index()) {
+            Some(conn) if conn.accepts_sends(id) => self.driver.try_send(conn.fd.as_fd(), bytes),
+            _ => 0,
+        }
+    }
+
+    /// As [`Shard::send`] for a list whose first `sent` bytes the kernel has taken already;
+    /// [`Handler::on_sent`] counts them in.
+    pub fn send_rest(&mut self, id: ConnId, gather: Gather, sent: usize) {
         let Some(conn) = self.find(id).filter(|conn| !conn.closing) else { return };
         assert!(conn.send.is_none(), "one send at a time");
         let fd = conn.raw();
-        let op = self.driver.submit(id.to_u64(), Submission::Send { fd, gather });
+        let op = self.driver.submit(id.to_u64(), Submission::Send { fd, gather, sent });
         self.conns[id.index()].send = Some(op);
     }
 

@@ -103,15 +103,20 @@ impl Frame {
     #[must_use]
     #[inline]
     pub fn bytes(&self) -> &[u8] {
-        // Told apart with one well-predicted branch where messages are small and many.
-        if let Body::Lease(lease) = &self.0 {
-            return lease;
-        }
         match &self.0 {
-            Body::Inline { len, words } => inline_bytes(words, *len),
             Body::Lease(lease) => lease,
+            Body::Inline { len, words } => inline_bytes(words, *len),
+            Body::Shared(_) | Body::Static(_) => self.outer_bytes(),
+        }
+    }
+
+    /// The kinds that are rare where messages are small and many, out of the way of the others.
+    #[inline(never)]
+    fn outer_bytes(&self) -> &[u8] {
+        match &self.0 {
             Body::Shared(shared) => shared,
             Body::Static(bytes) => bytes,
+            Body::Lease(_) | Body::Inline { .. } => unreachable!("told apart by the caller"),
         }
     }
 

@@ -44,6 +44,7 @@ fn a_refused_request_comes_back() {
     within(LIMIT, || {
         let ctx = context();
         let (_rep, req) = pair(&ctx, SocketType::Rep, SocketType::Req);
+        req.set_linger(Some(Duration::ZERO));
         req.send("one").expect("send");
         let refused = req.try_send("two").expect_err("REQ asks twice");
         assert!(matches!(refused.error, Error::State { .. }));

@@ -12,7 +12,7 @@ use crate::subject::{Case, Receiver, Replier, Requester, STALL, Sender, Subject}
 /// From this body size on, messages are shared instead of copied.
 const LARGE_BYTES: usize = 64 * 1024;
 /// Messages sent under one batch guard, and received between two looks at the end of the run.
-const BURST_MESSAGES: usize = 256;
+const BURST_MESSAGES: usize = 1024;
 /// Bytes of bodies that may wait in a pipe; bounds the HWM for large bodies.
 const QUEUED_BYTES: usize = 4 << 20;
 const HWM_MAX: usize = 10_000;

@@ -59,17 +59,32 @@ pub struct PoolStats {
     pub exhausted: u64,
 }
 
+thread_local! {
+    static THREAD: u8 = const { 0 };
+}
+
+/// A number for the calling thread that no other living thread has: the address of its own static.
+#[inline]
+fn thread_number() -> usize {
+    THREAD.with(|own| std::ptr::from_ref(own).addr())
+}
+
 /// The shared part of one buffer: what a lease needs to give itself back.
 ///
 /// ```text
-/// count = OWNED - given back + clones  (| STARVED)     while the pool owns the buffer
-/// count = leases still out                             after the pool was dropped
+/// count = OWNED - given back elsewhere + clones  (| STARVED)     while the pool owns the buffer
+/// count = leases still out                                       after the pool was dropped
 /// ```
-/// The pool counts leases out in its own memory (`Meta::out`), without atomics. All are back when
-/// `count + out == OWNED`.
+/// The pool counts leases out in its own memory (`Meta::out`), and those given back on the pool's own thread in
+/// `local`, both without atomics: a locked instruction is a fifth of what a small message costs. All are back
+/// when `count + out == OWNED + local`.
 #[repr(align(64))]
 pub(super) struct Header {
     count: AtomicUsize,
+    /// [`thread_number`] of the pool's thread; 0 once the pool is gone. Only that thread writes it.
+    owner: AtomicUsize,
+    /// Touched by the owner's thread alone, and only while it is the owner.
+    local: Cell<usize>,
     memory: NonNull<Memory>,
 }
 
@@ -78,13 +93,30 @@ impl Header {
         self.count.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Gives one lease back. Nothing of the header is touched after the subtraction unless this was
-    /// the last lease of a dropped pool, because the pool's owner may free it right then.
+    /// Gives one lease back.
     ///
     /// # Safety
     /// The caller owns one counted lease of `this` and never uses it again.
     #[inline]
     pub(super) unsafe fn give_back(this: NonNull<Self>) {
+        // SAFETY: the caller's lease keeps the header alive.
+        let header = unsafe { this.as_ref() };
+        if header.owner.load(Ordering::Relaxed) == thread_number() {
+            // The owner's own thread: the pool is alive, and nobody else touches `local`. The pool's
+            // thread is awake, so it needs no waking either.
+            header.local.set(header.local.get() + 1);
+            return;
+        }
+        // SAFETY: passed on from the caller.
+        unsafe { Self::give_back_elsewhere(this) }
+    }
+
+    /// Nothing of the header is touched after the subtraction unless this was the last lease of a dropped
+    /// pool, because the pool's owner may free it right then.
+    ///
+    /// # Safety
+    /// As [`Header::give_back`].
+    unsafe fn give_back_elsewhere(this: NonNull<Self>) {
         // SAFETY: the caller's lease keeps the header alive up to the exchange below.
         let header = unsafe { this.as_ref() };
         let memory = header.memory;
@@ -144,8 +176,13 @@ impl Memory {
             waker: OnceLock::new(),
         }));
         let memory = NonNull::new(memory).expect("a box is never null");
-        let headers =
-            (0..buffers).map(|_| Header { count: AtomicUsize::new(OWNED), memory }).collect();
+        let header = |_| Header {
+            count: AtomicUsize::new(OWNED),
+            owner: AtomicUsize::new(thread_number()),
+            local: Cell::new(0),
+            memory,
+        };
+        let headers = (0..buffers).map(header).collect();
         // SAFETY: just made, nobody else knows it yet.
         unsafe { (*memory.as_ptr()).headers = headers };
         memory
@@ -208,7 +245,8 @@ impl Chunk {
 /// A fixed set of equal buffers that circulate between the kernel, the handler and leases.
 ///
 /// A buffer goes back to the kernel when the kernel is done filling it, its chunks are released
-/// and its leases have been given back. The pool belongs to one shard; only leases cross threads.
+/// and its leases have been given back. The pool belongs to the thread that made it (it is not `Send`); only
+/// leases cross threads.
 pub struct Pool {
     memory: NonNull<Memory>,
     config: PoolConfig,
@@ -220,9 +258,6 @@ pub struct Pool {
     ready: Vec<u16>,
     stats: Cell<PoolStats>,
 }
-
-// SAFETY: the pool is the only owner of `meta`; what it shares with leases is atomic.
-unsafe impl Send for Pool {}
 
 impl Pool {
     /// Allocates the buffers; all of them start out ready for the kernel.
@@ -279,13 +314,20 @@ impl Pool {
         if self.with_kernel >= usize::from(self.config.with_kernel) {
             return None;
         }
+        self.take_beyond()
+    }
+
+    /// Takes a buffer for the driver to fill by itself, beyond those that the kernel has.
+    pub(crate) fn take_beyond(&mut self) -> Option<u16> {
         let buffer = self.ready.pop()?;
         let meta = &mut self.meta[usize::from(buffer)];
         debug_assert!(!meta.with_kernel && meta.chunks == 0);
         meta.with_kernel = true;
         meta.filled = 0;
         meta.out.set(0);
-        self.memory().headers[usize::from(buffer)].count.store(OWNED, Ordering::Relaxed);
+        let header = &self.memory().headers[usize::from(buffer)];
+        header.count.store(OWNED, Ordering::Relaxed);
+        header.local.set(0);
         self.with_kernel += 1;
         Some(buffer)
     }
@@ -296,6 +338,14 @@ impl Pool {
         // SAFETY: the buffer's index was bounds-checked by `meta` when it was taken; the offset lies
         // inside the allocation.
         unsafe { self.memory().base.add(offset) }
+    }
+
+    /// Where the unfilled part of a buffer begins, and how many bytes it has.
+    pub(crate) fn room(&self, buffer: u16) -> (NonNull<u8>, u32) {
+        let filled = self.meta[usize::from(buffer)].filled;
+        // SAFETY: `filled` never exceeds the buffer's size.
+        let at = unsafe { self.address(buffer).add(filled as usize) };
+        (at, self.config.buffer_bytes - filled)
     }
 
     /// The kernel has put `bytes` behind what it had filled before; `more` says it keeps the buffer.
@@ -369,8 +419,9 @@ impl Pool {
     }
 
     fn is_back(&self, buffer: u16, out: usize) -> bool {
-        let count = self.memory().headers[usize::from(buffer)].count.load(Ordering::Acquire);
-        (count & !STARVED) + out == OWNED
+        let header = &self.memory().headers[usize::from(buffer)];
+        let count = header.count.load(Ordering::Acquire) & !STARVED;
+        count + out == OWNED + header.local.get()
     }
 
     fn recycle(&mut self, buffer: u16) {
@@ -432,8 +483,10 @@ fn meta_idle(meta: &Meta) -> bool {
 impl Drop for Pool {
     fn drop(&mut self) {
         for (header, meta) in self.memory().headers.iter().zip(&self.meta) {
+            // From here on this thread gives back like any other.
+            header.owner.store(0, Ordering::Relaxed);
             header.count.fetch_and(!STARVED, Ordering::AcqRel);
-            let bias = OWNED - meta.out.get();
+            let bias = OWNED + header.local.get() - meta.out.get();
             if header.count.fetch_sub(bias, Ordering::AcqRel) == bias {
                 // SAFETY: no lease of this buffer is out, so its unit of `live` is ours to finish.
                 // The pool's own unit keeps the memory alive through the loop.
@@ -550,6 +603,23 @@ mod tests {
     }
 
     #[test]
+    fn leases_given_back_on_both_sides_add_up() {
+        let mut pool = Pool::new(CONFIG);
+        let buffer = pool.take_ready().unwrap();
+        let chunk = fill(&mut pool, buffer, b"abcdef", false);
+        let mut leases: Vec<_> = (0..6).map(|at| pool.lease(&chunk, at..at + 1).unwrap()).collect();
+        leases.push(leases[0].clone());
+        pool.release(chunk);
+        let elsewhere = leases.split_off(3);
+        drop(leases);
+        pool.collect();
+        assert_eq!(pool.lent_len(), 1);
+        std::thread::spawn(move || drop(elsewhere)).join().unwrap();
+        pool.collect();
+        assert_eq!((pool.lent_len(), pool.ready_len()), (0, 4));
+    }
+
+    #[test]
     fn a_starved_pool_is_woken_by_the_lease_that_returns() {
         struct Count(AtomicU32);
         impl std::task::Wake for Count {
@@ -571,10 +641,10 @@ mod tests {
         assert_eq!(count.0.load(Ordering::SeqCst), 1);
         pool.collect();
         assert_eq!(pool.ready_len(), 0, "one is still out");
-        drop(kept);
+        std::thread::spawn(move || drop(kept)).join().unwrap();
         assert_eq!(count.0.load(Ordering::SeqCst), 2);
+        assert_eq!(pool.ready_len(), 0, "not looked at yet");
         pool.collect();
         assert_eq!(pool.ready_len(), 1);
-        assert!(!pool.starve() || pool.ready_len() == 1);
     }
 }

@@ -82,6 +82,8 @@ pub enum Submission {
         fd: RawFd,
         /// What; it stays with the driver until the completion.
         gather: Gather,
+        /// How many of its bytes the kernel has taken already ([`Driver::try_send`]).
+        sent: usize,
     },
 }
 
@@ -167,6 +169,12 @@ pub trait Driver {
     /// Queues an operation; it reaches the kernel with the next [`Driver::flush`] or [`Driver::poll`].
     fn submit(&mut self, token: Token, submission: Submission) -> OpId;
 
+    /// Sends what the kernel takes at once and returns how many bytes that was; 0 also when it refused, which
+    /// the submission of the rest will tell. For one connection this costs less than an operation and its completion.
+    fn try_send(&mut self, fd: BorrowedFd<'_>, bytes: &[u8]) -> usize {
+        crate::sys::net::try_send(fd, bytes)
+    }
+
     /// Asks for the end of an operation. Its last completion still comes. A stale id is ignored.
     fn cancel(&mut self, op: OpId);
 
@@ -245,6 +253,11 @@ impl Driver for Native {
     #[inline]
     fn submit(&mut self, token: Token, submission: Submission) -> OpId {
         each_driver!(self, driver => driver.submit(token, submission))
+    }
+
+    #[inline]
+    fn try_send(&mut self, fd: BorrowedFd<'_>, bytes: &[u8]) -> usize {
+        each_driver!(self, driver => driver.try_send(fd, bytes))
     }
 
     fn cancel(&mut self, op: OpId) {

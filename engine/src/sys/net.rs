@@ -224,6 +224,25 @@ fn inet(addr: &SockAddr) -> io::Result<SocketAddr> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an internet address"))
 }
 
+/// Sends what the kernel takes without waiting. Returns how many bytes that was: 0 when it would block or
+/// refuses. Never raises SIGPIPE.
+#[cfg(unix)]
+pub fn try_send(socket: BorrowedSocket<'_>, bytes: &[u8]) -> usize {
+    use rustix::net::{SendFlags, send};
+    send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).unwrap_or(0)
+}
+
+/// Receives what is there without waiting; `Ok(0)` is the peer's orderly end.
+///
+/// # Errors
+/// `WouldBlock` when nothing is there, or what `recv(2)` says.
+#[cfg(unix)]
+pub fn try_recv(socket: BorrowedSocket<'_>, into: &mut [u8]) -> io::Result<usize> {
+    use rustix::net::{RecvFlags, recv};
+    let (bytes, _) = recv(socket, into, RecvFlags::DONTWAIT)?;
+    Ok(bytes)
+}
+
 /// The other end's address.
 ///
 /// # Errors

@@ -4,12 +4,13 @@ use std::{collections::VecDeque, ops::Range};
 
 use zring_engine::{Chunk, Direct, Pool, SharedMut};
 
+use super::SUBSCRIPTION_BYTES_MAX;
 use crate::{
     frame::{Body, Frame, INLINE_BYTES_MAX},
     message::Message,
     monitor::DisconnectReason,
     options::Options,
-    wire::{Decoder, FrameFlags, Step},
+    wire::{Decoder, FrameFlags, Step, Violation},
 };
 
 /// Bodies of which more than this is still to come are received straight into their own memory.
@@ -23,6 +24,8 @@ const DECODED_MAX: usize = 128;
 /// Undecoded pieces a connection may hold before it stops receiving.
 const UNDECODED_PIECES_MAX: usize = 4;
 
+/// The longest command a peer may send: a subscription, with its name in front.
+const COMMAND_BYTES_MAX: u64 = SUBSCRIPTION_BYTES_MAX as u64 + 16;
 /// Messages shorter than this do not count towards the limit by bytes: their number bounds them.
 const WEIGHED_BYTES_MIN: usize = 1024;
 
@@ -300,7 +303,9 @@ impl Inbound {
         while *at < bytes.len() && !self.is_full() {
             match self.decoder.next(bytes, at)? {
                 Step::Frame { flags, body } => {
-                    self.direct_frames = self.direct_frames.saturating_sub(1);
+                    if self.direct_frames > 0 {
+                        self.direct_frames -= 1;
+                    }
                     if flags.command() {
                         sink.command(&bytes[body])?;
                     } else if self.parts.is_empty() && !flags.more() {
@@ -310,6 +315,12 @@ impl Inbound {
                     } else {
                         self.deliver(source.frame(body), flags.more(), sink)?;
                     }
+                }
+                Step::Partial { flags, body_bytes, .. }
+                    if flags.command() && body_bytes > COMMAND_BYTES_MAX =>
+                {
+                    let (announced, max) = (body_bytes, COMMAND_BYTES_MAX);
+                    return Err(Violation::FrameTooLarge { announced, max }.into());
                 }
                 Step::Partial { flags, body_bytes, have } => {
                     self.begin_assembly(flags, body_bytes, &bytes[have]);

@@ -53,11 +53,11 @@ pub(crate) struct Outbox {
     tail_ends: u32,
     tail_at_boundary: bool,
     sealed: VecDeque<Sealed>,
-    /// Messages and bytes not yet in flight.
-    queued_messages: u32,
-    queued_bytes: usize,
+    /// Messages that end, and bytes that lie, before the tail: sealed or in flight. What the tail holds is
+    /// added when it is sealed, so that appending counts nothing twice.
+    settled_messages: u32,
+    settled_bytes: usize,
     flight: Option<Flight>,
-    flight_bytes: usize,
     retained: Vec<Gather>,
 }
 
@@ -74,13 +74,13 @@ impl Outbox {
     /// Messages whose send has not completed.
     #[inline]
     pub(crate) fn messages(&self) -> u32 {
-        self.queued_messages + self.flight.map_or(0, |flight| flight.messages)
+        self.settled_messages + self.tail_ends
     }
 
     /// Bytes whose send has not completed.
     #[inline]
     pub(crate) fn bytes(&self) -> usize {
-        self.queued_bytes + self.flight_bytes
+        self.settled_bytes + self.tail.len()
     }
 
     #[inline]
@@ -97,31 +97,25 @@ impl Outbox {
     /// Copies one frame in. The message ends with it unless `more`.
     #[inline]
     pub(crate) fn append(&mut self, arena: &mut ArenaPool, more: bool, body: &[u8]) {
-        let header_bytes = match u8::try_from(body.len()) {
+        match u8::try_from(body.len()) {
             Ok(body_bytes) => {
                 let header = short_header(more, body_bytes);
                 self.make_room(arena, header.len() + body.len());
                 self.tail.extend_from_slice(&header);
-                header.len()
             }
-            Err(_) => {
-                let mut header = [0; FRAME_HEADER_BYTES_MAX];
-                let header_bytes = encode_header(&mut header, more, false, body.len() as u64);
-                self.make_room(arena, header_bytes + body.len());
-                self.tail.extend_from_slice(&header[..header_bytes]);
-                header_bytes
-            }
-        };
+            Err(_) => self.append_long_header(arena, more, body.len()),
+        }
         self.tail.extend_from_slice(body);
-        self.queued_bytes += header_bytes + body.len();
-        self.end_in_tail(more);
-    }
-
-    #[inline]
-    fn end_in_tail(&mut self, more: bool) {
         self.tail_at_boundary = !more;
         self.tail_ends += u32::from(!more);
-        self.queued_messages += u32::from(!more);
+    }
+
+    #[inline(never)]
+    fn append_long_header(&mut self, arena: &mut ArenaPool, more: bool, body_bytes: usize) {
+        let mut header = [0; FRAME_HEADER_BYTES_MAX];
+        let header_bytes = encode_header(&mut header, more, false, body_bytes as u64);
+        self.make_room(arena, header_bytes + body_bytes);
+        self.tail.extend_from_slice(&header[..header_bytes]);
     }
 
     #[inline]
@@ -132,6 +126,7 @@ impl Outbox {
     }
 
     #[cold]
+    #[inline(never)]
     fn next_block(&mut self, arena: &mut ArenaPool, bytes: usize) {
         self.seal_tail();
         self.tail = arena.take();
@@ -140,14 +135,17 @@ impl Outbox {
     }
 
     fn seal_tail(&mut self) {
-        if self.tail.is_empty() {
-            return;
+        if !self.tail.is_empty() {
+            let segment = Segment::Arena(std::mem::take(&mut self.tail));
+            let ends = std::mem::take(&mut self.tail_ends);
+            self.seal(segment, ends, self.tail_at_boundary);
         }
-        self.sealed.push_back(Sealed {
-            segment: Segment::Arena(std::mem::take(&mut self.tail)),
-            ends: std::mem::take(&mut self.tail_ends),
-            at_boundary: self.tail_at_boundary,
-        });
+    }
+
+    fn seal(&mut self, segment: Segment, ends: u32, at_boundary: bool) {
+        self.settled_messages += ends;
+        self.settled_bytes += segment.bytes().len();
+        self.sealed.push_back(Sealed { segment, ends, at_boundary });
     }
 
     /// Appends one frame, large bodies by reference.
@@ -162,16 +160,13 @@ impl Outbox {
             Body::Static(bytes) => Segment::Static(bytes),
         };
         self.append_head(more, frame.len());
-        self.queued_bytes += frame.len();
-        self.queued_messages += u32::from(!more);
-        self.sealed.push_back(Sealed { segment, ends: u32::from(!more), at_boundary: !more });
+        self.seal(segment, u32::from(!more), !more);
     }
 
     /// The header in front of a referenced body: behind the tail if there is one, else in place.
     fn append_head(&mut self, more: bool, body_bytes: usize) {
         let mut header = [0; FRAME_HEADER_BYTES_MAX];
         let header_bytes = encode_header(&mut header, more, false, body_bytes as u64);
-        self.queued_bytes += header_bytes;
         self.tail_at_boundary = false;
         if !self.tail.is_empty() && self.tail.capacity() - self.tail.len() >= header_bytes {
             self.tail.extend_from_slice(&header[..header_bytes]);
@@ -182,7 +177,7 @@ impl Outbox {
         let mut bytes = [0; HEAD_BYTES_MAX];
         bytes[..header_bytes].copy_from_slice(&header[..header_bytes]);
         let segment = Segment::Head { bytes, len: header_bytes as u8 };
-        self.sealed.push_back(Sealed { segment, ends: 0, at_boundary: false });
+        self.seal(segment, 0, false);
     }
 
     /// Appends all frames of a message.
@@ -198,7 +193,6 @@ impl Outbox {
         self.make_room(arena, encoded.len());
         self.tail.extend_from_slice(encoded);
         self.tail_at_boundary = true;
-        self.queued_bytes += encoded.len();
     }
 
     /// Marks handshake bytes as in flight; they are sent outside of the message stream.
@@ -207,10 +201,27 @@ impl Outbox {
         self.flight = Some(Flight { messages: 0, at_boundary: true, is_handshake: true });
     }
 
+    /// The queued bytes, when they are one open block and nothing before it is unfinished: what a single call can
+    /// send from its place.
+    #[inline]
+    pub(crate) fn only_block(&self) -> Option<&[u8]> {
+        let is_only = self.sealed.is_empty() && self.flight.is_none() && self.retained.is_empty();
+        (is_only && !self.tail.is_empty()).then_some(&self.tail)
+    }
+
+    /// All of [`Outbox::only_block`] was taken by the kernel: the block goes back, so that an idle pipe holds none.
+    /// Returns how many messages that ended. Messages are appended whole, so it ended with one.
+    #[inline]
+    pub(crate) fn complete_only_block(&mut self, arena: &mut ArenaPool) -> u32 {
+        debug_assert!(self.tail_at_boundary && self.settled_bytes == 0);
+        arena.give(std::mem::take(&mut self.tail));
+        std::mem::take(&mut self.tail_ends)
+    }
+
     /// Takes what one send may carry. Nothing else may be in flight.
     pub(crate) fn take_batch(&mut self, arena: &mut ArenaPool) -> Option<Gather> {
         debug_assert!(self.flight.is_none());
-        if self.queued_bytes == 0 {
+        if self.sealed.is_empty() && self.tail.is_empty() {
             return None;
         }
         let mut gather = arena.take_list();
@@ -224,9 +235,6 @@ impl Outbox {
             flight.at_boundary = sealed.at_boundary;
             gather.push(sealed.segment);
         }
-        self.queued_messages -= flight.messages;
-        self.queued_bytes -= gather.bytes();
-        self.flight_bytes = gather.bytes();
         self.flight = Some(flight);
         Some(gather)
     }
@@ -234,7 +242,10 @@ impl Outbox {
     /// The send completed: all of `gather` was taken by the kernel. Returns how many messages that ended.
     pub(crate) fn complete(&mut self, arena: &mut ArenaPool, gather: Gather) -> u32 {
         let flight = self.flight.take().expect("a completion follows a send");
-        self.flight_bytes = 0;
+        if !flight.is_handshake {
+            self.settled_messages -= flight.messages;
+            self.settled_bytes -= gather.bytes();
+        }
         if !flight.at_boundary {
             self.retained.push(gather);
             return flight.messages;
@@ -367,7 +378,7 @@ mod tests {
         loop {
             let gather = outbox.take_batch(&mut arena).unwrap();
             batches += 1;
-            if outbox.queued_bytes == 0 {
+            if outbox.sealed.is_empty() && outbox.tail.is_empty() {
                 let bytes = gather.bytes() - 1;
                 let recovered = outbox.recover(Some((gather, bytes)));
                 assert_eq!(recovered.handed, 0);
@@ -391,6 +402,22 @@ mod tests {
         let recovered = outbox.recover(None);
         assert_eq!(recovered.handed, 0);
         assert_eq!(text(&recovered), [vec![b"a".to_vec(), b"b".to_vec()], vec![vec![1; 9000]]]);
+    }
+
+    #[test]
+    fn a_block_sent_from_its_place_is_used_again() {
+        let (mut arena, mut outbox) = (arena(), Outbox::default());
+        outbox.append(&mut arena, true, b"");
+        outbox.append(&mut arena, false, b"abc");
+        let block = outbox.only_block().unwrap();
+        let (address, len) = (block.as_ptr(), block.len());
+        assert_eq!(len, 7);
+        assert_eq!(outbox.complete_only_block(&mut arena), 1);
+        assert_eq!((outbox.messages(), outbox.bytes()), (0, 0));
+        outbox.append(&mut arena, false, b"def");
+        assert_eq!(outbox.only_block().unwrap().as_ptr(), address);
+        outbox.append_message(&mut arena, &Message::from(vec![1; 9000]));
+        assert!(outbox.only_block().is_none(), "a referenced body is more than one block");
     }
 
     #[test]

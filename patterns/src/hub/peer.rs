@@ -138,6 +138,22 @@ impl Peer {
         }
     }
 
+    /// As [`Peer::flush`], beginning at once. What the kernel takes whole is done with right here, so nothing
+    /// needs to be turned for it.
+    #[inline]
+    pub(crate) fn flush_now(&mut self, shard: &mut Shard) {
+        if self.outbox.is_in_flight() || !self.is_ready() || !self.hello.is_empty() {
+            return self.flush(shard);
+        }
+        let Some(bytes) = self.outbox.only_block() else { return self.flush(shard) };
+        let sent = shard.try_send(self.conn, bytes);
+        if sent == bytes.len() {
+            self.stats.messages_out += u64::from(self.outbox.complete_only_block(&mut shard.arena));
+        } else if let Some(gather) = self.outbox.take_batch(&mut shard.arena) {
+            shard.send_rest(self.conn, gather, sent);
+        }
+    }
+
     /// A snapshot of the counters.
     pub(crate) fn snapshot(&self) -> PeerStats {
         PeerStats { messages_queued: u64::from(self.outbox.messages()), ..self.stats.clone() }

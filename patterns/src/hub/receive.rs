@@ -223,7 +223,7 @@ impl Hub {
     #[inline]
     pub(crate) fn try_recv(&mut self, shard: &mut Shard, socket: u32) -> Result<Message, Refusal> {
         let core = &mut self.sockets[socket as usize];
-        if matches!(core.pattern, Pattern::Pull | Pattern::Sub(_))
+        if core.takes_freely
             && let Some(PipeId(key)) = core.receiving.current()
             && let Some(message) = self.peers[key as usize].inbound.pop()
         {
@@ -233,6 +233,7 @@ impl Hub {
         self.try_recv_slowly(shard, socket)
     }
 
+    #[inline(never)]
     fn try_recv_slowly(&mut self, shard: &mut Shard, socket: u32) -> Result<Message, Refusal> {
         self.check_receive(socket)?;
         let Some(key) = self.next_readable(shard, socket) else { return Err(Refusal::WouldBlock) };

@@ -15,6 +15,7 @@ use crate::{
     frame::Frame,
     message::{Message, Sendable},
     route::PipeId,
+    socket_type::SocketType,
     wire::{encode_cancel, encode_subscribe},
 };
 
@@ -73,6 +74,7 @@ impl Hub {
         self.try_send_message(shard, socket, payload)
     }
 
+    #[inline(never)]
     fn try_send_message<P: Sendable>(
         &mut self,
         shard: &mut Shard,
@@ -130,6 +132,20 @@ impl Hub {
 
     #[inline]
     fn route(
+        &mut self,
+        shard: &mut Shard,
+        socket: u32,
+        outgoing: &Outgoing<'_>,
+    ) -> Result<(), Refusal> {
+        // One comparison for the pattern that is about nothing but throughput.
+        if self.sockets[socket as usize].socket_type == SocketType::Push {
+            return self.push(shard, socket, outgoing);
+        }
+        self.route_otherwise(shard, socket, outgoing)
+    }
+
+    #[inline(never)]
+    fn route_otherwise(
         &mut self,
         shard: &mut Shard,
         socket: u32,
@@ -276,9 +292,17 @@ impl Hub {
         Ok(())
     }
 
-    /// Gives waiting messages to whoever has room, in order.
+    /// Gives waiting messages to whoever has room, in order. What the kernel takes at once makes room again
+    /// without a completion, so this goes on until nothing waits or nobody has room.
     pub(super) fn drain_pending(&mut self, shard: &mut Shard, socket: u32) {
-        let Some(core) = self.sockets.get_mut(socket as usize) else { return };
+        while self.drain_round(shard, socket) {}
+        // A lingering socket whose last message went out just now has no completion to wait for.
+        self.finish_linger(shard, socket);
+    }
+
+    /// One round over the peers with room. Returns whether another one may get further.
+    fn drain_round(&mut self, shard: &mut Shard, socket: u32) -> bool {
+        let Some(core) = self.sockets.get_mut(socket as usize) else { return false };
         let batching = self.batches > 0;
         let mut touched = std::mem::take(&mut self.matched);
         while let Some(PipeId(key)) = core.sending.current().filter(|_| !core.pending.is_empty()) {
@@ -293,35 +317,41 @@ impl Hub {
                 touched.push(key);
             }
         }
+        let has_moved = !touched.is_empty();
         for &key in &touched {
             self.queue_or_flush(shard, key, batching);
         }
         touched.clear();
         self.matched = touched;
+        has_moved && !self.sockets[socket as usize].pending.is_empty()
     }
 
     /// Something was queued for the peer: it goes out at once, or with the batch.
     #[inline]
     fn queued(&mut self, shard: &mut Shard, key: u32) {
         let batching = self.batches > 0;
+        let peer = &self.peers[key as usize];
+        if batching && peer.is_dirty && !peer.outbox.has_full_block() {
+            return;
+        }
         self.queue_or_flush(shard, key, batching);
     }
 
-    #[inline]
+    #[inline(never)]
     fn queue_or_flush(&mut self, shard: &mut Shard, key: u32, batching: bool) {
         let peer = &mut self.peers[key as usize];
-        let in_flight = peer.outbox.is_in_flight();
         if batching && !peer.outbox.has_full_block() {
             if !peer.is_dirty {
                 peer.is_dirty = true;
                 self.dirty.push(key);
             }
-        } else if in_flight {
+        } else if peer.outbox.is_in_flight() {
             // In a burst, looking at the completion queue once in a while is enough.
-            self.wants_turn = !batching || peer.outbox.messages().is_multiple_of(TURN_MESSAGES);
+            self.wants_turn |= !batching || peer.outbox.messages().is_multiple_of(TURN_MESSAGES);
         } else {
-            peer.flush(shard);
-            self.wants_flush = true;
+            peer.flush_now(shard);
+            self.wants_flush |= peer.outbox.is_in_flight();
+            regain_credit(&mut self.sockets[peer.socket as usize], peer, key);
         }
     }
 
@@ -339,11 +369,17 @@ impl Hub {
 
     /// Submits what batch scopes have queued so far.
     pub(crate) fn flush_dirty(&mut self, shard: &mut Shard) {
+        // One connection is served soonest by a call of its own, several by one submission for all.
+        let is_alone = self.dirty.len() == 1;
         while let Some(key) = self.dirty.pop() {
             let peer = &mut self.peers[key as usize];
             peer.is_dirty = false;
-            peer.flush(shard);
-            self.wants_flush = true;
+            if is_alone {
+                self.queue_or_flush(shard, key, false);
+            } else {
+                peer.flush(shard);
+                self.wants_flush = true;
+            }
         }
     }
 
@@ -376,12 +412,7 @@ impl Hub {
             Phase::Gone => return,
         }
         let core = &mut self.sockets[socket as usize];
-        if !peer.is_full(&core.options) {
-            peer.is_stalled = false;
-            if core.sending.is_attached(PipeId(key)) {
-                core.sending.activate(PipeId(key));
-            }
-        }
+        regain_credit(core, peer, key);
         if !core.pending.is_empty() {
             self.drain_pending(shard, socket);
         }
@@ -469,6 +500,17 @@ fn spend_credit(core: &mut SocketCore, peer: &mut Peer, key: u32) {
         core.sending.deactivate(PipeId(key));
     } else {
         core.sending.advance();
+    }
+}
+
+/// Sends have completed: the peer may have room again.
+#[inline]
+fn regain_credit(core: &mut SocketCore, peer: &mut Peer, key: u32) {
+    if !peer.is_full(&core.options) {
+        peer.is_stalled = false;
+        if core.sending.is_attached(PipeId(key)) {
+            core.sending.activate(PipeId(key));
+        }
     }
 }
 

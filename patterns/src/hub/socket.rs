@@ -64,6 +64,8 @@ pub(crate) struct SocketCore {
     pub(crate) socket_type: SocketType,
     pub(crate) options: Options,
     pub(crate) pattern: Pattern,
+    /// Receiving has no state of its own: whatever is there may be taken (PULL, SUB).
+    pub(crate) takes_freely: bool,
     /// Ready peers with room.
     pub(crate) sending: LoadBalance,
     /// Peers with something to take.
@@ -95,6 +97,7 @@ impl SocketCore {
             socket_type,
             options,
             pattern: Pattern::new(socket_type)?,
+            takes_freely: matches!(socket_type, SocketType::Pull | SocketType::Sub),
             sending: LoadBalance::new(),
             receiving: FairQueue::new(),
             pending: Pending::new(),

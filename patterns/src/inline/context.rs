@@ -47,6 +47,7 @@ impl Core {
         if self.hub.wants_flush || self.hub.wants_turn { self.settle_now() } else { Ok(()) }
     }
 
+    #[inline(never)]
     fn settle_now(&mut self) -> Result<(), Error> {
         if self.hub.wants_flush {
             self.hub.wants_flush = false;
@@ -65,26 +66,20 @@ impl Core {
         timeout: Option<Duration>,
         mut attempt: impl FnMut(&mut Self) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        match attempt(self) {
-            Err(Refusal::WouldBlock) => {}
-            done => return done,
-        }
-        self.hub.flush_dirty(&mut self.shard);
-        self.turn(TurnWait::No)?;
-        let mut deadline = None;
+        let deadline_ns = deadline_ns(&self.shard, timeout);
         loop {
             match attempt(self) {
                 Err(Refusal::WouldBlock) => {}
                 done => return done,
             }
-            if timeout.is_some() {
-                let at_ns = *deadline.get_or_insert_with(|| deadline_ns(&self.shard, timeout));
-                if at_ns.is_some_and(|at_ns| self.shard.now_ns() >= at_ns) {
-                    return Err(Refusal::WouldBlock);
-                }
-            }
+            let is_over = deadline_ns.is_some_and(|at_ns| self.shard.now_ns() >= at_ns);
             self.hub.flush_dirty(&mut self.shard);
-            self.turn(TurnWait::Until(deadline.flatten()))?;
+            // The last look does not wait, so that a timeout of zero still makes progress.
+            let wait = if is_over { TurnWait::No } else { TurnWait::Until(deadline_ns) };
+            self.turn(wait)?;
+            if is_over {
+                return attempt(self);
+            }
         }
     }
 }

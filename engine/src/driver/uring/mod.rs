@@ -4,10 +4,12 @@
 mod bufring;
 mod probe;
 mod slot;
+mod watch;
 
 use std::{
     collections::VecDeque,
     io,
+    mem::ManuallyDrop,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     task::{Wake, Waker},
 };
@@ -21,11 +23,12 @@ use self::{
     bufring::{BufRing, GROUP},
     probe::Features,
     slot::{Kind, Slot, Slots},
+    watch::Watch,
 };
 use super::{Completion, Direct, Driver, OpId, Received, Submission, Token, Wait};
 use crate::{
     buf::{Gather, Pool, Segment},
-    config::Config,
+    config::{Config, WaitStrategy},
     error::Error,
     sync::Arc,
     sys::eventfd::EventFd,
@@ -38,7 +41,7 @@ const WAKE: u64 = u64::MAX - 1;
 /// User data of alarms, which only have to complete.
 const ALARM: u64 = u64::MAX - 2;
 /// How often a spinning poll looks at shared memory before it returns.
-const SPINS: u32 = 256;
+const SPINS: u32 = 512;
 /// How many rounds a shutdown waits for the last completions before it leaks their memory instead.
 const DRAIN_ROUNDS: u32 = 100;
 const DRAIN_ROUND_NS: u64 = 20_000_000;
@@ -68,6 +71,11 @@ pub struct Uring {
     buffers: BufRing,
     slots: Slots,
     backlog: VecDeque<squeue::Entry>,
+    /// Receives that are asked for instead of armed; only while the shard spins.
+    watch: Watch,
+    spins: bool,
+    /// Completions that the kernel has nothing to do with.
+    ended: VecDeque<Completion>,
     features: Features,
     waker: Arc<EventFdWaker>,
     event_fd: Option<EventFd>,
@@ -101,6 +109,9 @@ impl Uring {
             buffers,
             slots: Slots::default(),
             backlog: VecDeque::new(),
+            watch: Watch::default(),
+            spins: config.wait == WaitStrategy::Spin,
+            ended: VecDeque::new(),
             features,
             waker,
             event_fd: None,
@@ -155,13 +166,24 @@ impl Uring {
         Ok(())
     }
 
+    /// Whether a completion waits. Only reads: letting go of the queue's handle would store its head, and
+    /// a spinning core must not keep taking away the cache line that the other one is about to flag.
+    #[inline]
     fn has_completion(&mut self) -> bool {
-        !self.ring.completion().is_empty()
+        let queue = ManuallyDrop::new(self.ring.completion());
+        !queue.is_empty()
     }
 
+    /// Whether the kernel has to be entered. Only reads, as above.
+    #[inline]
     fn has_work(&mut self) -> bool {
-        let queue = self.ring.submission();
+        let queue = ManuallyDrop::new(self.ring.submission());
         !queue.is_empty() || queue.taskrun() || queue.cq_overflow() || !self.backlog.is_empty()
+    }
+
+    /// Whether the next receive is to be asked for instead of armed.
+    fn watches(&self) -> bool {
+        self.spins && self.event_fd.is_none() && self.watch.has_room()
     }
 
     fn arm_wake(&mut self) {
@@ -202,10 +224,10 @@ impl Uring {
         self.push(entry.user_data(op.0));
     }
 
-    fn submit_send(&mut self, token: Token, fd: RawFd, gather: Gather) -> OpId {
+    fn submit_send(&mut self, token: Token, fd: RawFd, gather: Gather, sent: usize) -> OpId {
         assert!(gather.segments().len() <= SEGMENTS_PER_SEND_MAX, "too many segments in one send");
         let message = single(&gather).is_none().then(|| self.slots.take_message());
-        let op = self.slots.insert(token, fd, Kind::Send { gather, sent: 0, message });
+        let op = self.slots.insert(token, fd, Kind::Send { gather, sent, message });
         self.push_send(op);
         op
     }
@@ -243,6 +265,7 @@ impl Uring {
                 Some(Completion::Connected { token, result: outcome(entry.result()).map(drop) })
             }
             Kind::Receive => Some(self.complete_receive(op, token, entry, pool)),
+            Kind::Watched => unreachable!("never submitted"),
             Kind::Direct { .. } => Some(self.complete_direct(op, entry.result())),
             Kind::Send { .. } => self.complete_send(op, entry.result()),
         }
@@ -355,12 +378,19 @@ impl Uring {
 impl Driver for Uring {
     fn submit(&mut self, token: Token, submission: Submission) -> OpId {
         let (fd, kind) = match submission {
-            Submission::Send { fd, gather } => return self.submit_send(token, fd, gather),
+            Submission::Send { fd, gather, sent } => {
+                return self.submit_send(token, fd, gather, sent);
+            }
             Submission::ReceiveDirect { fd, direct } => {
                 return self.submit_direct(token, fd, direct);
             }
             Submission::Accept { fd } => (fd, Kind::Accept),
             Submission::Connect { fd, address } => (fd, Kind::Connect { address }),
+            Submission::Receive { fd } if self.watches() => {
+                let op = self.slots.insert(token, fd, Kind::Watched);
+                self.watch.add(op);
+                return op;
+            }
             Submission::Receive { fd } => (fd, Kind::Receive),
         };
         let op = self.slots.insert(token, fd, kind);
@@ -379,6 +409,9 @@ impl Driver for Uring {
     }
 
     fn cancel(&mut self, op: OpId) {
+        if let Some(completion) = self.watch.cancel(op, &mut self.slots) {
+            return self.ended.push_back(completion);
+        }
         let Some(slot) = self.slots.find(op) else { return };
         if !std::mem::replace(&mut slot.cancelled, true) {
             self.push(opcode::AsyncCancel::new(op.0).build().user_data(CANCEL));
@@ -395,11 +428,12 @@ impl Driver for Uring {
 
     #[inline]
     fn poll(&mut self, wait: Wait) -> io::Result<()> {
+        self.watch.start(wait == Wait::Spin);
         if let Some(event_fd) = &self.event_fd {
             // Before looking, so that whatever completes later makes it readable again.
             let _ = event_fd.drain();
         }
-        if wait == Wait::No || self.has_completion() {
+        if wait == Wait::No || !self.ended.is_empty() || self.has_completion() {
             return if self.has_work() { self.enter() } else { Ok(()) };
         }
         if let Wait::Park(timeout_ns) = wait {
@@ -413,7 +447,9 @@ impl Driver for Uring {
             };
             return interruptible(park);
         }
-        for _ in 0..SPINS {
+        // With receives to be asked, asking is the spinning: `next` does it.
+        let spins = if self.watch.is_empty() { SPINS } else { 1 };
+        for _ in 0..spins {
             if self.has_work() {
                 self.enter()?;
             }
@@ -428,11 +464,24 @@ impl Driver for Uring {
     #[inline]
     fn next(&mut self, pool: &mut Pool) -> Option<Completion> {
         loop {
-            let entry = self.ring.completion().next()?;
+            // The queue's handle goes before the entry is looked at.
+            let entry = self.ring.completion().next();
+            let Some(entry) = entry else { break };
             if let Some(completion) = self.complete(&entry, pool) {
                 return Some(completion);
             }
         }
+        if let Some(completion) = self.ended.pop_front() {
+            return Some(completion);
+        }
+        if self.watch.is_empty() {
+            return None;
+        }
+        let Self { watch, slots, ring, .. } = self;
+        watch.look(slots, pool, || {
+            let queue = ManuallyDrop::new(ring.submission());
+            queue.taskrun() || queue.cq_overflow()
+        })
     }
 
     #[inline]
@@ -486,6 +535,14 @@ impl Driver for Uring {
             // Whatever completed before the registration has signalled nobody.
             event_fd.signal()?;
             self.event_fd = Some(event_fd);
+            // Only an armed receive makes the descriptor readable.
+            for op in self.watch.take() {
+                let slot = self.slots.find(op).expect("a watched receive has its slot");
+                slot.kind = Kind::Receive;
+                let fd = slot.fd;
+                let entry = self.receive_entry(fd);
+                self.push(entry.user_data(op.0));
+            }
         }
         Ok(self.event_fd.as_ref().expect("made above").as_fd())
     }

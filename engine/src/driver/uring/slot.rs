@@ -77,10 +77,22 @@ impl Message {
 #[derive(Debug)]
 pub(super) enum Kind {
     Accept,
-    Connect { address: Box<SockAddr> },
+    Connect {
+        address: Box<SockAddr>,
+    },
     Receive,
-    Direct { direct: Direct, room: usize, message: Box<Message> },
-    Send { gather: Gather, sent: usize, message: Option<Box<Message>> },
+    /// A receive that is asked for, not armed: see `watch`.
+    Watched,
+    Direct {
+        direct: Direct,
+        room: usize,
+        message: Box<Message>,
+    },
+    Send {
+        gather: Gather,
+        sent: usize,
+        message: Option<Box<Message>>,
+    },
 }
 
 #[derive(Debug)]

@@ -1,0 +1,136 @@
+//! Busy-polled receives: while a shard spins anyway, its first few connections are read with plain
+//! `recv(2)` calls instead of being armed on the ring.
+//!
+//! A spinning thread has nothing better to do than to ask, and asking the socket finds its bytes sooner than
+//! the socket's wake-up, the task work it queues and the system call that runs it can announce them. Beyond
+//! [`WATCHED_MAX`] connections the ring wins, because one look at it covers all.
+
+use std::{io, os::fd::BorrowedFd};
+
+use super::slot::{Kind, Slots};
+use crate::{
+    buf::Pool,
+    driver::{Completion, OpId, Received},
+    sys::net::try_recv,
+};
+
+/// How many connections are asked one by one.
+const WATCHED_MAX: usize = 2;
+/// Rounds of asking in one turn that may wait.
+const SPIN_ROUNDS: u32 = 32;
+/// A buffer with less room than this left is given up for the next one.
+const ROOM_BYTES_MIN: u32 = 4096;
+
+/// The receives that are asked for bytes, and the buffer they fill.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    ops: Vec<OpId>,
+    buffer: Option<u16>,
+    rounds: u32,
+    /// The next one to be asked in this round.
+    turn: usize,
+}
+
+impl Watch {
+    pub(super) fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.ops.len() < WATCHED_MAX
+    }
+
+    pub(super) fn add(&mut self, op: OpId) {
+        self.ops.push(op);
+    }
+
+    /// Takes all of them out, to be armed on the ring instead.
+    pub(super) fn take(&mut self) -> Vec<OpId> {
+        std::mem::take(&mut self.ops)
+    }
+
+    pub(super) fn remove(&mut self, op: OpId) {
+        self.ops.retain(|&other| other != op);
+        self.turn = 0;
+    }
+
+    /// A poll begins: how often the connections may be asked until the next one.
+    pub(super) fn start(&mut self, spins: bool) {
+        self.rounds = if spins { SPIN_ROUNDS } else { 1 };
+        self.turn = 0;
+    }
+
+    /// Asks each connection once per round; `interrupted` ends the asking early.
+    pub(super) fn look(
+        &mut self,
+        slots: &mut Slots,
+        pool: &mut Pool,
+        mut interrupted: impl FnMut() -> bool,
+    ) -> Option<Completion> {
+        while self.rounds > 0 && !self.ops.is_empty() {
+            while let Some(&op) = self.ops.get(self.turn) {
+                self.turn += 1;
+                if let Some(completion) = self.ask(op, slots, pool) {
+                    return Some(completion);
+                }
+            }
+            self.turn = 0;
+            self.rounds -= 1;
+            if interrupted() {
+                self.rounds = 0;
+            }
+        }
+        None
+    }
+
+    fn ask(&mut self, op: OpId, slots: &mut Slots, pool: &mut Pool) -> Option<Completion> {
+        let slot = slots.find(op).expect("a watched receive has its slot");
+        let (token, fd) = (slot.token, slot.fd);
+        let end = |this: &mut Self, slots: &mut Slots, received| {
+            this.remove(op);
+            slots.remove(op);
+            Some(Completion::Received { token, received, more: false })
+        };
+        let Some(buffer) = self.buffer.or_else(|| pool.take_beyond()) else {
+            return end(self, slots, Received::NoBuffer);
+        };
+        self.buffer = Some(buffer);
+        let (at, room) = pool.room(buffer);
+        // SAFETY: the shard keeps the connection's descriptor open until this receive has ended.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        // SAFETY: the room behind what was filled is inside the buffer, zero-initialised or filled before, and
+        // nobody else has a reference to it: no chunk or lease reaches beyond the filled part.
+        let into = unsafe { std::slice::from_raw_parts_mut(at.as_ptr(), room as usize) };
+        match try_recv(fd, into) {
+            Ok(0) => end(self, slots, Received::End),
+            Ok(bytes) => {
+                let bytes = bytes as u32;
+                let keeps = room - bytes >= ROOM_BYTES_MIN;
+                let chunk = pool.filled(buffer, bytes, keeps);
+                if !keeps {
+                    self.buffer = None;
+                }
+                // What did not fill the room was all there is: asking again has to wait for the next poll.
+                if bytes == room {
+                    self.turn -= 1;
+                } else {
+                    self.rounds = self.rounds.min(1);
+                }
+                Some(Completion::Received { token, received: Received::Bytes(chunk), more: true })
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(error) => end(self, slots, Received::Failed(error)),
+        }
+    }
+
+    /// Ends one receive, if it is watched.
+    pub(super) fn cancel(&mut self, op: OpId, slots: &mut Slots) -> Option<Completion> {
+        if !matches!(slots.find(op)?.kind, Kind::Watched) {
+            return None;
+        }
+        let token = slots.remove(op).token;
+        self.remove(op);
+        let received = Received::Failed(io::Error::from_raw_os_error(libc::ECANCELED));
+        Some(Completion::Received { token, received, more: false })
+    }
+}
