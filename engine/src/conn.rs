@@ -42,7 +42,7 @@ pub struct ListenerId(pub(crate) ConnId);
 pub(crate) enum Receive {
     Idle,
     Ring { op: OpId, stopping: bool },
-    Starved,
+    Starved { stopping: bool },
     Direct { op: OpId, stopping: bool },
 }
 
@@ -84,7 +84,7 @@ impl Conn {
 
     /// Whether no completion can come any more.
     pub(crate) fn is_quiet(&self) -> bool {
-        matches!(self.receive, Receive::Idle | Receive::Starved)
+        matches!(self.receive, Receive::Idle | Receive::Starved { .. })
             && self.send.is_none()
             && self.setup.is_none()
     }

@@ -46,13 +46,14 @@ pub struct Shard {
     generation: u32,
     /// Connections whose receive waits for a buffer.
     starved: Vec<ConnId>,
-    /// Connections that went quiet while closing.
+    /// Connections that went quiet while closing, or were to stop while they waited for a buffer.
     quiet: Vec<ConnId>,
     timers: Timers<u64>,
     clock: Clock,
     resolver: Option<Resolver>,
-    /// The deadline the event descriptor will show, once it is in use.
-    alarm_ns: Option<u64>,
+    /// When the event descriptor's alarms will ring, the next one last; `None` until it is in use.
+    alarms_ns: Option<Vec<u64>>,
+    is_turning: bool,
     config: Config,
     stats: ShardStats,
 }
@@ -81,7 +82,8 @@ impl Shard {
             timers: Timers::new(),
             clock: Clock::new(),
             resolver: None,
-            alarm_ns: None,
+            alarms_ns: None,
+            is_turning: false,
             config,
             stats: ShardStats::default(),
         })
@@ -123,7 +125,7 @@ impl Shard {
     /// # Errors
     /// When the kernel refuses an eventfd.
     pub fn event_fd(&mut self) -> io::Result<BorrowedFd<'_>> {
-        self.alarm_ns.get_or_insert(u64::MAX);
+        self.alarms_ns.get_or_insert_default();
         self.driver.event_fd()
     }
 
@@ -215,18 +217,23 @@ impl Shard {
         let Some(conn) = self.find(id).filter(|conn| !conn.closing) else { return };
         assert_eq!(conn.receive, Receive::Idle, "one receive at a time");
         assert!(direct.rest > 0 || direct.spill.capacity() > 0, "nowhere to receive to");
+        assert!(direct.rest == 0 || direct.body.is_some(), "no memory for the body");
         let fd = conn.raw();
         let op = self.driver.submit(id.to_u64(), Submission::ReceiveDirect { fd, direct });
         self.conns[id.index()].receive = Receive::Direct { op, stopping: false };
     }
 
-    /// Asks for the end of the receive; [`Handler::on_receive_end`] follows unless it was idle.
-    /// Bytes that arrive in between are still delivered.
+    /// Asks for the end of the receive; [`Handler::on_receive_end`] follows unless it was idle, or the handler
+    /// arms it anew with the bytes of a direct receive. Bytes that arrive in between are still delivered.
     pub fn receive_stop(&mut self, id: ConnId) {
         let Some(conn) = self.find(id) else { return };
         match &mut conn.receive {
             Receive::Idle => {}
-            Receive::Starved => conn.receive = Receive::Idle,
+            Receive::Starved { stopping } => {
+                if !std::mem::replace(stopping, true) {
+                    self.note_ended(id);
+                }
+            }
             Receive::Ring { op, stopping } | Receive::Direct { op, stopping } => {
                 *stopping = true;
                 let op = *op;
@@ -291,11 +298,11 @@ impl Shard {
         conn.closing = true;
         let receive = match conn.receive {
             Receive::Ring { op, .. } | Receive::Direct { op, .. } => Some(op),
-            Receive::Idle | Receive::Starved => None,
+            Receive::Idle | Receive::Starved { .. } => None,
         };
         let ops: [Option<OpId>; 3] = [receive, conn.send, conn.setup];
         if ops.iter().all(Option::is_none) {
-            self.quiet.push(id);
+            self.note_ended(id);
         }
         for op in ops.into_iter().flatten() {
             self.driver.cancel(op);
@@ -304,7 +311,11 @@ impl Shard {
 
     /// Arms a timer; [`Handler::on_timer`] gets the token.
     pub fn arm_timer(&mut self, deadline_ns: u64, token: u64) -> TimerId {
-        self.timers.arm(deadline_ns, token)
+        let timer = self.timers.arm(deadline_ns, token);
+        if !self.is_turning {
+            self.set_alarm();
+        }
+        timer
     }
 
     /// Disarms a timer; one that has fired is ignored.
@@ -342,6 +353,7 @@ impl Shard {
     /// # Errors
     /// When the kernel refuses to turn the ring; the shard is not usable any more then.
     pub fn turn(&mut self, handler: &mut impl Handler, wait: TurnWait) -> io::Result<usize> {
+        self.is_turning = true;
         let wait = self.prepare(handler, wait);
         self.driver.poll(wait)?;
         let mut work = 0;
@@ -350,23 +362,40 @@ impl Shard {
             self.dispatch(handler, completion);
             work += 1;
         }
+        let is_cut_short = work == self.config.completions_per_turn;
         work += self.expire(handler);
         work += self.finish_quiet(handler);
         work += self.deliver_names(handler);
         self.stats.turns += 1;
         self.stats.completions += work as u64;
+        if self.alarms_ns.is_some() {
+            self.prepare_event_fd(handler, is_cut_short);
+        }
         self.driver.flush()?;
-        self.set_alarm();
+        self.is_turning = false;
         Ok(work)
     }
 
-    /// Keeps the event descriptor's alarm no later than the next timer.
+    /// Whatever would make the next turn find something to do has to show on the event descriptor.
+    #[cold]
+    fn prepare_event_fd(&mut self, handler: &mut impl Handler, is_cut_short: bool) {
+        self.relieve(handler);
+        if is_cut_short || !self.quiet.is_empty() {
+            self.driver.waker().wake_by_ref();
+        }
+        self.set_alarm();
+    }
+
+    /// Keeps the event descriptor's next alarm no later than the next timer.
     fn set_alarm(&mut self) {
-        let Some(alarm_ns) = self.alarm_ns else { return };
+        let Some(alarms_ns) = &mut self.alarms_ns else { return };
         let Some(deadline_ns) = self.timers.next_deadline_ns() else { return };
         let now_ns = self.clock.now_ns();
-        if deadline_ns < alarm_ns || alarm_ns <= now_ns {
-            self.alarm_ns = Some(deadline_ns);
+        while alarms_ns.last().is_some_and(|&alarm_ns| alarm_ns <= now_ns) {
+            alarms_ns.pop();
+        }
+        if alarms_ns.last().is_none_or(|&alarm_ns| deadline_ns < alarm_ns) {
+            alarms_ns.push(deadline_ns);
             self.driver.alarm(deadline_ns.saturating_sub(now_ns));
         }
     }
@@ -375,11 +404,7 @@ impl Shard {
     fn prepare(&mut self, handler: &mut impl Handler, wait: TurnWait) -> Wait {
         self.pool.collect();
         self.provide();
-        if !self.starved.is_empty() {
-            handler.on_starved(self);
-            self.pool.starve();
-            self.provide();
-        }
+        self.relieve(handler);
         let TurnWait::Until(until_ns) = wait else { return Wait::No };
         if !self.quiet.is_empty() {
             return Wait::No;
@@ -394,17 +419,26 @@ impl Shard {
         Wait::Park(deadline.map(|at| at.saturating_sub(self.clock.now_ns())))
     }
 
+    /// Makes room for receives that wait for a buffer; a buffer that comes back later wakes the shard.
+    fn relieve(&mut self, handler: &mut impl Handler) {
+        if !self.starved.is_empty() {
+            handler.on_starved(self);
+            self.pool.starve();
+            self.provide();
+        }
+    }
+
     fn provide(&mut self) {
         if self.pool.ready_len() == 0 {
             return;
         }
         self.driver.provide(&mut self.pool);
         for id in std::mem::take(&mut self.starved) {
-            let Some(conn) = self.find(id).filter(|conn| conn.receive == Receive::Starved) else {
-                continue;
-            };
-            conn.receive = Receive::Idle;
-            self.receive_ring(id);
+            let waits = Receive::Starved { stopping: false };
+            if let Some(conn) = self.find(id).filter(|conn| conn.receive == waits) {
+                conn.receive = Receive::Idle;
+                self.receive_ring(id);
+            }
         }
     }
 
@@ -448,30 +482,21 @@ impl Shard {
         let (id, conn) = self.by_token(token);
         let closing = conn.closing;
         let stopping = matches!(conn.receive, Receive::Ring { stopping: true, .. });
-        if !more {
-            conn.receive = Receive::Idle;
-            self.note_quiet(id);
-        }
         let end = match received {
-            Received::Bytes(chunk) if closing => {
-                self.pool.release(chunk);
+            Received::Bytes(chunk) => {
+                if closing {
+                    self.pool.release(chunk);
+                } else {
+                    self.stats.bytes_in += chunk.len() as u64;
+                    handler.on_received(self, id, chunk);
+                }
+                if !more {
+                    self.end_received(handler, id);
+                }
                 return;
             }
-            Received::Bytes(chunk) => {
-                self.stats.bytes_in += chunk.len() as u64;
-                handler.on_received(self, id, chunk);
-                // The handler may have closed it, or already decided how to go on.
-                if more || self.find(id).is_none_or(|conn| conn.closing) || self.is_receiving(id) {
-                    return;
-                }
-                if !stopping {
-                    self.receive_ring(id);
-                    return;
-                }
-                ReceiveEnd::Stopped
-            }
             Received::NoBuffer if !stopping && !closing => {
-                self.conns[id.index()].receive = Receive::Starved;
+                conn.receive = Receive::Starved { stopping: false };
                 self.starved.push(id);
                 return;
             }
@@ -482,8 +507,27 @@ impl Shard {
             Received::Failed(error) => ReceiveEnd::Failed(error),
             Received::End => ReceiveEnd::Closed,
         };
-        if !closing && !more {
+        debug_assert!(!more, "a receive ends once");
+        conn.receive = Receive::Idle;
+        self.note_quiet(id);
+        if !closing {
             handler.on_receive_end(self, id, None, end);
+        }
+    }
+
+    /// A receive ended with the bytes just handled. For the handler it counted as armed until here, so it
+    /// goes on, unless its end was asked for meanwhile.
+    #[cold]
+    fn end_received(&mut self, handler: &mut impl Handler, id: ConnId) {
+        let conn = &mut self.conns[id.index()];
+        let stopping = matches!(conn.receive, Receive::Ring { stopping: true, .. });
+        conn.receive = Receive::Idle;
+        if conn.closing {
+            self.note_quiet(id);
+        } else if stopping {
+            handler.on_receive_end(self, id, None, ReceiveEnd::Stopped);
+        } else {
+            self.receive_ring(id);
         }
     }
 
@@ -496,6 +540,7 @@ impl Shard {
     ) {
         let (id, conn) = self.by_token(token);
         let closing = conn.closing;
+        let stopping = matches!(conn.receive, Receive::Direct { stopping: true, .. });
         conn.receive = Receive::Idle;
         self.note_quiet(id);
         if closing {
@@ -506,6 +551,9 @@ impl Shard {
             Ok(bytes) => {
                 self.stats.bytes_in += bytes as u64;
                 handler.on_received_direct(self, id, direct);
+                if stopping && !self.is_receiving(id) && self.is_open(id) {
+                    handler.on_receive_end(self, id, None, ReceiveEnd::Stopped);
+                }
                 return;
             }
             Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => ReceiveEnd::Stopped,
@@ -542,6 +590,18 @@ impl Shard {
         }
     }
 
+    fn is_open(&mut self, id: ConnId) -> bool {
+        self.find(id).is_some_and(|conn| !conn.closing)
+    }
+
+    /// Something ended without the kernel; the handler is told at the end of the turn.
+    fn note_ended(&mut self, id: ConnId) {
+        self.quiet.push(id);
+        if !self.is_turning && self.alarms_ns.is_some() {
+            self.driver.waker().wake_by_ref();
+        }
+    }
+
     fn note_quiet(&mut self, id: ConnId) {
         let conn = &self.conns[id.index()];
         if conn.closing && conn.is_quiet() {
@@ -552,7 +612,13 @@ impl Shard {
     fn finish_quiet(&mut self, handler: &mut impl Handler) -> usize {
         let mut finished = 0;
         while let Some(id) = self.quiet.pop() {
-            if self.find(id).is_none() {
+            let Some(conn) = self.find(id) else { continue };
+            if !conn.closing {
+                if conn.receive == (Receive::Starved { stopping: true }) {
+                    conn.receive = Receive::Idle;
+                    finished += 1;
+                    handler.on_receive_end(self, id, None, ReceiveEnd::Stopped);
+                }
                 continue;
             }
             let conn = self.conns.remove(id.index());

@@ -3,5 +3,5 @@
 
 pub(crate) use std::sync::{
     Arc, Mutex, OnceLock,
-    atomic::{AtomicUsize, Ordering, fence},
+    atomic::{AtomicUsize, Ordering},
 };

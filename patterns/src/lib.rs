@@ -49,3 +49,12 @@ pub use options::{OptionError, Options};
 pub use socket_type::SocketType;
 pub use wire::Violation;
 pub use zring_engine::{Config as EngineConfig, PoolConfig, PoolStats, ShardStats};
+
+/// The examples of the pages that a newcomer reads first, compiled and run.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../../README.md")]
+    struct Readme;
+    #[doc = include_str!("../../docs/FROM-RUST-ZMQ.md")]
+    struct FromRustZmq;
+}

@@ -98,10 +98,14 @@ fn connected(
 /// A bound socket and its endpoint.
 fn bound(context: &inline::Context, socket_type: SocketType) -> Result<(inline::Socket, String)> {
     let socket = socket(context, socket_type)?;
-    socket.bind(BIND).map_err(Failure::library)?;
-    let endpoint =
-        socket.last_endpoint().ok_or_else(|| Failure::Setup("no bound endpoint".to_owned()))?;
+    let endpoint = bind(&socket)?;
     Ok((socket, endpoint))
+}
+
+/// Binds a socket to a port of the system's choice and says where that is.
+fn bind(socket: &inline::Socket) -> Result<String> {
+    socket.bind(BIND).map_err(Failure::library)?;
+    socket.last_endpoint().ok_or_else(|| Failure::Setup("no bound endpoint".to_owned()))
 }
 
 fn context() -> Result<inline::Context> {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use zring::{SocketType, inline};
 
 use crate::demo::show::{self, Counter};
-use crate::demo::{PATIENCE, bound, connected, context, join, pack, start, unpack};
+use crate::demo::{PATIENCE, bind, bound, connected, context, join, pack, socket, start, unpack};
 use crate::error::{Failure, Result};
 
 /// How long the ventilator hands tasks out.
@@ -23,6 +23,9 @@ pub(super) const DURATION: Duration = Duration::from_secs(2);
 const WORKERS: u64 = 3;
 /// Tasks that wait for one worker at most, so that a fast worker gets more of them.
 const QUEUED_TASKS_MAX: u32 = 100;
+/// Socket buffers of the task connections: small, or most tasks would be dealt out, evenly, long before anybody
+/// works on them, and the slowest worker would be done last by far.
+const TASK_BUFFER_BYTES: usize = 8 << 10;
 /// Numbers whose Collatz sequences one task walks: some tens of microseconds.
 const NUMBERS_PER_TASK: u64 = 64;
 const STOP: &[u8] = b"stop";
@@ -78,8 +81,10 @@ pub(super) fn run() -> Result<Pipeline> {
 
 fn ventilate(announce: &mpsc::Sender<String>, results: &str) -> Result<()> {
     let context = context()?;
-    let (tasks, endpoint) = bound(&context, SocketType::Push)?;
+    let tasks = socket(&context, SocketType::Push)?;
     tasks.set_sndhwm(QUEUED_TASKS_MAX);
+    tasks.set_sndbuf(Some(TASK_BUFFER_BYTES));
+    let endpoint = bind(&tasks)?;
     let sink = connected(&context, SocketType::Push, results)?;
     let _ = announce.send(endpoint);
     tasks.wait_for_peers(WORKERS as usize, Some(PATIENCE)).map_err(Failure::library)?;
@@ -100,7 +105,10 @@ fn work(number: u64, tasks: &str, sink: &Sink) -> Result<()> {
     let control = connected(&context, SocketType::Sub, &sink.control)?;
     control.subscribe(STOP).map_err(Failure::library)?;
     let results = connected(&context, SocketType::Push, &sink.results)?;
-    let tasks = connected(&context, SocketType::Pull, tasks)?;
+    let (at, tasks) = (tasks, socket(&context, SocketType::Pull)?);
+    tasks.set_rcvhwm(QUEUED_TASKS_MAX);
+    tasks.set_rcvbuf(Some(TASK_BUFFER_BYTES));
+    tasks.connect(at).map_err(Failure::library)?;
     loop {
         let mut items = [
             inline::PollItem::new(&tasks, inline::POLLIN),

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::lease::Lease;
-use crate::sync::{AtomicUsize, OnceLock, Ordering, fence};
+use crate::sync::{AtomicUsize, OnceLock, Ordering};
 
 /// While the pool owns a buffer its count carries this bias, so that no lease is ever the last.
 const OWNED: usize = 1 << (usize::BITS / 2 + 8);
@@ -102,9 +102,12 @@ impl Header {
         // SAFETY: the caller's lease keeps the header alive.
         let header = unsafe { this.as_ref() };
         if header.owner.load(Ordering::Relaxed) == thread_number() {
-            // The owner's own thread: the pool is alive, and nobody else touches `local`. The pool's
-            // thread is awake, so it needs no waking either.
+            // The owner's own thread: the pool is alive, and nobody else touches `local`.
             header.local.set(header.local.get() + 1);
+            if header.count.load(Ordering::Relaxed) & STARVED != 0 {
+                // SAFETY: the pool is alive, as above.
+                unsafe { header.memory.as_ref() }.wake();
+            }
             return;
         }
         // SAFETY: passed on from the caller.
@@ -161,6 +164,12 @@ pub(super) struct Memory {
 }
 
 impl Memory {
+    fn wake(&self) {
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
+        }
+    }
+
     fn allocate(config: &PoolConfig) -> NonNull<Self> {
         let buffers = usize::from(config.buffers);
         let bytes = buffers * config.buffer_bytes as usize;
@@ -192,8 +201,8 @@ impl Memory {
     /// The caller finishes one unit of `live` and does not touch the memory afterwards.
     unsafe fn finish_buffer(this: NonNull<Self>) {
         // SAFETY: alive, since the caller's unit of `live` is still counted.
-        if unsafe { this.as_ref() }.live.fetch_sub(1, Ordering::Release) == 1 {
-            fence(Ordering::Acquire);
+        // Acquire matters to the last one only, and is cheap here: this happens once in a buffer's life.
+        if unsafe { this.as_ref() }.live.fetch_sub(1, Ordering::AcqRel) == 1 {
             // SAFETY: the last unit: nobody else can reach the memory. It came from a box and
             // from `alloc_zeroed` with this very layout.
             unsafe {
@@ -213,8 +222,10 @@ struct Meta {
     chunks: u32,
     /// How far the kernel has filled it.
     filled: u32,
-    /// The kernel may still write behind `filled`.
+    /// The kernel (or the driver itself) may still write behind `filled`.
     with_kernel: bool,
+    /// It is the driver that fills it: not counted among those the kernel has.
+    beyond: bool,
 }
 
 /// Bytes that one completion delivered: a range of one buffer, pinned until released.
@@ -252,6 +263,8 @@ pub struct Pool {
     config: PoolConfig,
     meta: Box<[Meta]>,
     with_kernel: usize,
+    /// A receive waits for a buffer: whatever becomes ready is to be told.
+    is_starving: bool,
     /// Filled and released, but leases are out.
     lent: Vec<u16>,
     /// Ready for the kernel.
@@ -275,6 +288,7 @@ impl Pool {
             config,
             meta: (0..buffers).map(|_| Meta::default()).collect(),
             with_kernel: 0,
+            is_starving: false,
             lent,
             ready: (0..buffers).rev().collect(),
             stats: Cell::default(),
@@ -314,21 +328,30 @@ impl Pool {
         if self.with_kernel >= usize::from(self.config.with_kernel) {
             return None;
         }
-        self.take_beyond()
+        let buffer = self.take()?;
+        self.with_kernel += 1;
+        Some(buffer)
     }
 
     /// Takes a buffer for the driver to fill by itself, beyond those that the kernel has.
     pub(crate) fn take_beyond(&mut self) -> Option<u16> {
+        let buffer = self.take()?;
+        self.meta[usize::from(buffer)].beyond = true;
+        Some(buffer)
+    }
+
+    fn take(&mut self) -> Option<u16> {
         let buffer = self.ready.pop()?;
         let meta = &mut self.meta[usize::from(buffer)];
         debug_assert!(!meta.with_kernel && meta.chunks == 0);
         meta.with_kernel = true;
+        meta.beyond = false;
         meta.filled = 0;
         meta.out.set(0);
         let header = &self.memory().headers[usize::from(buffer)];
         header.count.store(OWNED, Ordering::Relaxed);
         header.local.set(0);
-        self.with_kernel += 1;
+        self.is_starving = false;
         Some(buffer)
     }
 
@@ -359,7 +382,7 @@ impl Pool {
         meta.chunks += 1;
         if !more {
             meta.with_kernel = false;
-            self.with_kernel -= 1;
+            self.with_kernel -= usize::from(!meta.beyond);
         }
         Chunk { buffer, start, end }
     }
@@ -410,12 +433,31 @@ impl Pool {
         meta.chunks -= 1;
         let out = meta.out.get();
         if meta_idle(&self.meta[usize::from(buffer)]) {
-            if self.is_back(buffer, out) {
+            if self.is_starving {
+                self.release_starving(buffer, out);
+            } else if self.is_back(buffer, out) {
                 self.recycle(buffer);
             } else {
                 self.lent.push(buffer);
             }
         }
+    }
+
+    /// The shard may be about to sleep until something becomes ready: this is told at once, or by the
+    /// lease that is still out.
+    #[cold]
+    fn release_starving(&mut self, buffer: u16, out: usize) {
+        self.flag_starved(buffer);
+        if self.is_back(buffer, out) {
+            self.recycle(buffer);
+            self.memory().wake();
+        } else {
+            self.lent.push(buffer);
+        }
+    }
+
+    fn flag_starved(&self, buffer: u16) {
+        self.memory().headers[usize::from(buffer)].count.fetch_or(STARVED, Ordering::AcqRel);
     }
 
     fn is_back(&self, buffer: u16, out: usize) -> bool {
@@ -468,11 +510,10 @@ impl Pool {
     /// whether one had come back in the meantime, so that the caller must not sleep.
     pub(crate) fn starve(&mut self) -> bool {
         self.count_stat(|stats| stats.exhausted += 1);
-        for &buffer in &self.lent {
-            self.memory().headers[usize::from(buffer)].count.fetch_or(STARVED, Ordering::AcqRel);
-        }
+        self.lent.iter().for_each(|&buffer| self.flag_starved(buffer));
         self.collect();
-        !self.ready.is_empty()
+        self.is_starving = self.ready.is_empty();
+        !self.is_starving
     }
 }
 

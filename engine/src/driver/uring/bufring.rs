@@ -31,6 +31,7 @@ pub(super) struct BufRing {
     layout: Layout,
     mask: u16,
     tail: u16,
+    is_leaked: bool,
 }
 
 // SAFETY: the ring memory is owned, and reached only through `&mut self` and the kernel.
@@ -44,7 +45,7 @@ impl BufRing {
         // SAFETY: the size is not zero.
         let memory = NonNull::new(unsafe { alloc_zeroed(layout) })
             .unwrap_or_else(|| handle_alloc_error(layout));
-        Self { entries: memory.cast(), layout, mask: entries - 1, tail: 0 }
+        Self { entries: memory.cast(), layout, mask: entries - 1, tail: 0, is_leaked: false }
     }
 
     fn register(&self, ring: &IoUring, group: u16, flags: u16) -> io::Result<()> {
@@ -80,6 +81,11 @@ impl BufRing {
         Ok(this)
     }
 
+    /// Gives the memory up for ever: the kernel may still look for buffers in it.
+    pub(super) fn leak(&mut self) {
+        self.is_leaked = true;
+    }
+
     /// Hands all ready buffers of the pool to the kernel; returns how many.
     pub(super) fn provide(&mut self, pool: &mut Pool) -> usize {
         let mut given = 0;
@@ -110,6 +116,9 @@ impl BufRing {
 
 impl Drop for BufRing {
     fn drop(&mut self) {
+        if self.is_leaked {
+            return;
+        }
         // SAFETY: allocated with this layout. The driver drops the io_uring (or unregisters) first.
         unsafe { dealloc(self.entries.as_ptr().cast(), self.layout) };
     }

@@ -30,7 +30,7 @@ use crate::{
     buf::{Gather, Pool, Segment},
     config::{Config, WaitStrategy},
     error::Error,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     sys::eventfd::EventFd,
 };
 
@@ -48,15 +48,24 @@ const DRAIN_ROUND_NS: u64 = 20_000_000;
 const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
 
 #[derive(Debug)]
-struct EventFdWaker(EventFd);
+struct EventFdWaker {
+    /// Polled by the ring.
+    park: EventFd,
+    /// The one of [`Driver::event_fd`]. Linux 6.11 and later tell it only once of a completion that another
+    /// eventfd caused (the deferred signal is never taken up again), so a wake tells it directly.
+    shown: OnceLock<EventFd>,
+}
 
 impl Wake for EventFdWaker {
     fn wake(self: std::sync::Arc<Self>) {
-        let _ = self.0.signal();
+        self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &std::sync::Arc<Self>) {
-        let _ = self.0.signal();
+        let _ = self.park.signal();
+        if let Some(shown) = self.shown.get() {
+            let _ = shown.signal();
+        }
     }
 }
 
@@ -78,7 +87,8 @@ pub struct Uring {
     ended: VecDeque<Completion>,
     features: Features,
     waker: Arc<EventFdWaker>,
-    event_fd: Option<EventFd>,
+    /// What the next alarm entry to be submitted points at.
+    alarm: Box<types::Timespec>,
 }
 
 impl Uring {
@@ -89,7 +99,7 @@ impl Uring {
     pub fn open(config: &Config) -> Result<(Self, Pool), Error> {
         let mask = Mask::resolve(config.uring_mask.as_deref())?;
         let refused = |step| move |cause| Error::Uring { step, cause };
-        let mut ring = IoUring::builder()
+        let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_taskrun_flag()
@@ -98,12 +108,13 @@ impl Uring {
             .setup_cqsize(config.completions)
             .build(config.submissions)
             .map_err(refused("io_uring_setup"))?;
-        let features = Features::probe(&mut ring, mask).map_err(refused("probe"))?;
+        let features = Features::probe(&ring, mask).map_err(refused("probe"))?;
         let geometry = if features.incremental.is_some() { config.pool } else { config.pool_whole };
         let mut pool = Pool::new(geometry);
         let buffers = BufRing::open(&ring, pool.config().buffers, features.incremental)
             .map_err(refused("IORING_REGISTER_PBUF_RING"))?;
-        let waker = Arc::new(EventFdWaker(EventFd::new().map_err(refused("eventfd"))?));
+        let park = EventFd::new().map_err(refused("eventfd"))?;
+        let waker = Arc::new(EventFdWaker { park, shown: OnceLock::new() });
         let mut this = Self {
             ring,
             buffers,
@@ -114,7 +125,7 @@ impl Uring {
             ended: VecDeque::new(),
             features,
             waker,
-            event_fd: None,
+            alarm: Box::default(),
         };
         pool.set_waker(this.waker());
         this.provide(&mut pool);
@@ -183,11 +194,22 @@ impl Uring {
 
     /// Whether the next receive is to be asked for instead of armed.
     fn watches(&self) -> bool {
-        self.spins && self.event_fd.is_none() && self.watch.has_room()
+        self.spins && self.waker.shown.get().is_none() && self.watch.has_room()
+    }
+
+    /// Arms what was asked for until now.
+    fn arm_unserved(&mut self) {
+        while let Some(op) = self.watch.pop_unserved() {
+            let slot = self.slots.find(op).expect("a watched receive has its slot");
+            slot.kind = Kind::Receive;
+            let fd = slot.fd;
+            let entry = self.receive_entry(fd);
+            self.push(entry.user_data(op.0));
+        }
     }
 
     fn arm_wake(&mut self) {
-        let fd = types::Fd(self.waker.0.as_fd().as_raw_fd());
+        let fd = types::Fd(self.waker.park.as_fd().as_raw_fd());
         let poll = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build();
         self.push(poll.user_data(WAKE));
     }
@@ -272,7 +294,7 @@ impl Uring {
     }
 
     fn complete_wake(&mut self, entry: &cqueue::Entry) -> Completion {
-        let _ = self.waker.0.drain();
+        let _ = self.waker.park.drain();
         if !cqueue::more(entry.flags()) {
             self.arm_wake();
         }
@@ -297,7 +319,11 @@ impl Uring {
         pool: &mut Pool,
     ) -> Completion {
         let mut more = cqueue::more(entry.flags());
-        let chunk = cqueue::buffer_select(entry.flags()).map(|buffer| {
+        // Without bytes no part of a shared buffer was consumed, whatever the flags say: several kernels
+        // forget F_BUF_MORE there and go on filling the buffer.
+        let uses_buffer = entry.result() > 0 || self.features.incremental.is_none();
+        let buffer = cqueue::buffer_select(entry.flags()).filter(|_| uses_buffer);
+        let chunk = buffer.map(|buffer| {
             let bytes = entry.result().max(0) as u32;
             pool.filled(buffer, bytes, cqueue::buffer_more(entry.flags()))
         });
@@ -429,7 +455,7 @@ impl Driver for Uring {
     #[inline]
     fn poll(&mut self, wait: Wait) -> io::Result<()> {
         self.watch.start(wait == Wait::Spin);
-        if let Some(event_fd) = &self.event_fd {
+        if let Some(event_fd) = self.waker.shown.get() {
             // Before looking, so that whatever completes later makes it readable again.
             let _ = event_fd.drain();
         }
@@ -437,6 +463,10 @@ impl Driver for Uring {
             return if self.has_work() { self.enter() } else { Ok(()) };
         }
         if let Wait::Park(timeout_ns) = wait {
+            if !self.backlog.is_empty() {
+                // Nothing may sleep in front of the kernel; if it takes none of it now, the caller comes again.
+                return self.enter();
+            }
             let park = match timeout_ns {
                 None => self.ring.submit_and_wait(1),
                 Some(ns) => {
@@ -478,10 +508,12 @@ impl Driver for Uring {
             return None;
         }
         let Self { watch, slots, ring, .. } = self;
-        watch.look(slots, pool, || {
+        let completion = watch.look(slots, pool, || {
             let queue = ManuallyDrop::new(ring.submission());
             queue.taskrun() || queue.cq_overflow()
-        })
+        });
+        self.arm_unserved();
+        completion
     }
 
     #[inline]
@@ -518,33 +550,25 @@ impl Driver for Uring {
     }
 
     fn alarm(&mut self, after_ns: u64) {
-        // The kernel copies the time when it takes the entry, which the flush makes happen now.
-        let time = types::Timespec::from(std::time::Duration::from_nanos(after_ns));
-        self.push(opcode::Timeout::new(&raw const time).build().user_data(ALARM));
-        while !self.ring.submission().is_empty() || !self.backlog.is_empty() {
-            if self.enter().is_err() {
-                break;
-            }
-        }
+        // The kernel copies the time when it takes the entry, which is now unless it is short of memory. An
+        // entry that has to wait then finds the time of a later alarm, which is an earlier one or as good.
+        *self.alarm = types::Timespec::from(std::time::Duration::from_nanos(after_ns));
+        self.push(opcode::Timeout::new(&raw const *self.alarm).build().user_data(ALARM));
+        let _ = self.enter();
     }
 
     fn event_fd(&mut self) -> io::Result<BorrowedFd<'_>> {
-        if self.event_fd.is_none() {
+        if self.waker.shown.get().is_none() {
             let event_fd = EventFd::new()?;
             self.ring.submitter().register_eventfd(event_fd.as_fd().as_raw_fd())?;
             // Whatever completed before the registration has signalled nobody.
             event_fd.signal()?;
-            self.event_fd = Some(event_fd);
+            let _ = self.waker.shown.set(event_fd);
             // Only an armed receive makes the descriptor readable.
-            for op in self.watch.take() {
-                let slot = self.slots.find(op).expect("a watched receive has its slot");
-                slot.kind = Kind::Receive;
-                let fd = slot.fd;
-                let entry = self.receive_entry(fd);
-                self.push(entry.user_data(op.0));
-            }
+            self.watch.give_up();
+            self.arm_unserved();
         }
-        Ok(self.event_fd.as_ref().expect("made above").as_fd())
+        Ok(self.waker.shown.get().expect("made above").as_fd())
     }
 }
 
@@ -557,6 +581,7 @@ impl Drop for Uring {
                 "io_uring operations did not end; leaking them"
             );
             std::mem::forget(std::mem::take(&mut self.slots));
+            self.buffers.leak();
         }
     }
 }

@@ -16,12 +16,12 @@ pub const MASK_VARIABLE: &str = "ZRING_URING_MASK";
 pub struct Mask {
     inc: bool,
     multishot: bool,
-    ringfd: bool,
 }
 
 impl Mask {
     /// Reads a list such as `inc,multishot`. Names: `inc` (incremental buffer consumption),
-    /// `multishot` (receives that re-arm themselves), `ringfd` (the registered ring descriptor).
+    /// `multishot` (receives that re-arm themselves), `ringfd` (the registered ring descriptor, which is
+    /// not used at present: the io-uring crate keeps its index in a value that a ring cannot hold).
     ///
     /// # Errors
     /// [`Error::UnknownFeature`] for a name that is none of these.
@@ -31,7 +31,7 @@ impl Mask {
             match name {
                 "inc" => mask.inc = true,
                 "multishot" => mask.multishot = true,
-                "ringfd" => mask.ringfd = true,
+                "ringfd" => {}
                 other => return Err(Error::UnknownFeature(other.to_owned())),
             }
         }
@@ -64,16 +64,12 @@ pub(super) struct Features {
 
 impl Features {
     /// Tries what the kernel accepts on a ring of ours; `mask` hides the rest.
-    pub(super) fn probe(ring: &mut IoUring, mask: Mask) -> io::Result<Self> {
+    pub(super) fn probe(ring: &IoUring, mask: Mask) -> io::Result<Self> {
         // Linux 6.0 has SINGLE_ISSUER, 6.1 DEFER_TASKRUN: a ring that was set up with both also has
         // multishot receives, so only the mask decides.
         let multishot = (!mask.multishot).then_some(Multishot(()));
         let incremental =
             (!mask.inc && BufRing::accepts_incremental(ring)?).then_some(Incremental(()));
-        if !mask.ringfd {
-            // Saves a descriptor look-up per system call; without it everything works the same.
-            let _ = ring.submitter().register_ring_fd();
-        }
         Ok(Self { incremental, multishot })
     }
 }
@@ -86,7 +82,7 @@ mod tests {
     fn a_mask_names_known_features_only() {
         assert_eq!(Mask::parse("").unwrap(), Mask::default());
         let mask = Mask::parse(" inc, ringfd").unwrap();
-        assert!(mask.inc && mask.ringfd && !mask.multishot);
+        assert!(mask.inc && !mask.multishot);
         assert!(matches!(Mask::parse("zc9"), Err(Error::UnknownFeature(name)) if name == "zc9"));
     }
 }

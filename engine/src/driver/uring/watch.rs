@@ -25,6 +25,8 @@ const ROOM_BYTES_MIN: u32 = 4096;
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     ops: Vec<OpId>,
+    /// No longer asked, for want of a buffer: the kernel may still have some.
+    unserved: Vec<OpId>,
     buffer: Option<u16>,
     rounds: u32,
     /// The next one to be asked in this round.
@@ -44,9 +46,14 @@ impl Watch {
         self.ops.push(op);
     }
 
-    /// Takes all of them out, to be armed on the ring instead.
-    pub(super) fn take(&mut self) -> Vec<OpId> {
-        std::mem::take(&mut self.ops)
+    /// Gives all of them up, to be armed on the ring instead.
+    pub(super) fn give_up(&mut self) {
+        self.unserved.append(&mut self.ops);
+    }
+
+    /// The next one to be armed on the ring instead.
+    pub(super) fn pop_unserved(&mut self) -> Option<OpId> {
+        self.unserved.pop()
     }
 
     pub(super) fn remove(&mut self, op: OpId) {
@@ -92,7 +99,9 @@ impl Watch {
             Some(Completion::Received { token, received, more: false })
         };
         let Some(buffer) = self.buffer.or_else(|| pool.take_beyond()) else {
-            return end(self, slots, Received::NoBuffer);
+            self.remove(op);
+            self.unserved.push(op);
+            return None;
         };
         self.buffer = Some(buffer);
         let (at, room) = pool.room(buffer);

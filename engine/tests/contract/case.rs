@@ -1,0 +1,147 @@
+//! One driver in one geometry over one kind of socket, and the watchdog around a test of it.
+
+use std::{
+    cell::Cell,
+    net::{Ipv4Addr, SocketAddr},
+    os::fd::OwnedFd,
+    panic::resume_unwind,
+    sync::mpsc::{RecvTimeoutError, channel},
+    thread,
+    time::Duration,
+};
+
+use socket2::{Domain, Socket, Type};
+use tempfile::TempDir;
+use zring_engine::{
+    Config, PoolConfig, SockAddr, WaitStrategy,
+    sys::{
+        net::{Family, SocketOptions, connect_socket, listen_tcp},
+        unix::{listen_unix, path_addr},
+    },
+};
+
+/// What a single wait may take. The watchdog allows three of them.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a single wait may take on this machine.
+pub(crate) fn patience() -> Duration {
+    let factor = std::env::var("ZRING_PATIENCE_FACTOR").ok().and_then(|value| value.parse().ok());
+    PATIENCE.mul_f32(factor.unwrap_or(1.0))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Net {
+    Tcp,
+    Unix,
+}
+
+#[derive(Debug)]
+pub(crate) struct Case {
+    mask: &'static str,
+    wait: WaitStrategy,
+    pub(crate) net: Net,
+    dir: TempDir,
+    paths: Cell<u32>,
+}
+
+/// Runs `body` over a shard that parks.
+pub(crate) fn run(mask: &'static str, net: Net, body: fn(&Case)) {
+    run_within_limits(mask, WaitStrategy::Park, net, body);
+}
+
+/// Runs `body` over a shard that spins.
+pub(crate) fn run_spinning(mask: &'static str, net: Net, body: fn(&Case)) {
+    run_within_limits(mask, WaitStrategy::Spin, net, body);
+}
+
+/// Runs `body` on a thread of its own; fails when it does, or when it takes too long.
+fn run_within_limits(mask: &'static str, wait: WaitStrategy, net: Net, body: fn(&Case)) {
+    let (done, outcome) = channel();
+    let worker = thread::spawn(move || {
+        let dir = tempfile::Builder::new().prefix("zr").tempdir().expect("a directory");
+        body(&Case { mask, wait, net, dir, paths: Cell::new(0) });
+        let _ = done.send(());
+    });
+    match outcome.recv_timeout(patience() * 3) {
+        Ok(()) => worker.join().expect("it has ended"),
+        Err(RecvTimeoutError::Timeout) => panic!("not finished after {:?}", patience() * 3),
+        Err(RecvTimeoutError::Disconnected) => {
+            resume_unwind(worker.join().expect_err("it sends when it succeeds"))
+        }
+    }
+}
+
+impl Case {
+    /// The default configuration in this case's geometry.
+    pub(crate) fn config(&self) -> Config {
+        Config { wait: self.wait, uring_mask: Some(self.mask.to_owned()), ..Config::default() }
+    }
+
+    /// A configuration with one pool geometry, whichever way the buffers are consumed.
+    pub(crate) fn with_pool(&self, pool: PoolConfig) -> Config {
+        Config { pool, pool_whole: pool, ..self.config() }
+    }
+
+    /// Whether a waiting turn sleeps.
+    pub(crate) fn parks(&self) -> bool {
+        self.wait == WaitStrategy::Park
+    }
+
+    pub(crate) fn family(&self) -> Family {
+        match self.net {
+            Net::Tcp => Family::V4,
+            Net::Unix => Family::Unix,
+        }
+    }
+
+    /// A listening socket and its address.
+    pub(crate) fn listen(&self, backlog: u32, options: &SocketOptions) -> (OwnedFd, SockAddr) {
+        match self.net {
+            Net::Tcp => {
+                let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+                let (fd, address) = listen_tcp(any_port, backlog, options).expect("listen");
+                (fd, address.into())
+            }
+            Net::Unix => {
+                self.paths.set(self.paths.get() + 1);
+                let path = self.dir.path().join(self.paths.get().to_string());
+                let (fd, _) = listen_unix(&path, backlog).expect("listen");
+                (fd, path_addr(&path).expect("a short path"))
+            }
+        }
+    }
+
+    /// A bound socket that does not listen, and its address.
+    pub(crate) fn bind(&self) -> (OwnedFd, SockAddr) {
+        let fd = Socket::from(self.socket());
+        match self.net {
+            Net::Tcp => fd.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("bind"),
+            Net::Unix => {
+                let path = path_addr(&self.dir.path().join("bound")).expect("a short path");
+                fd.bind(&path).expect("bind");
+            }
+        }
+        let address = fd.local_addr().expect("a name");
+        (fd.into(), address)
+    }
+
+    /// An address where nobody listens.
+    pub(crate) fn dead_address(&self) -> SockAddr {
+        self.listen(1, &SocketOptions::default()).1
+    }
+
+    /// A socket for the shard to connect.
+    pub(crate) fn socket(&self) -> OwnedFd {
+        connect_socket(self.family(), &SocketOptions::default()).expect("a socket")
+    }
+
+    /// A blocking socket of the test's own, connected to `address`.
+    pub(crate) fn peer(&self, address: &SockAddr) -> Socket {
+        let domain = if self.net == Net::Tcp { Domain::IPV4 } else { Domain::UNIX };
+        let peer = Socket::new(domain, Type::STREAM, None).expect("a socket");
+        peer.connect(address).expect("connect");
+        peer.set_read_timeout(Some(patience())).expect("SO_RCVTIMEO");
+        peer.set_write_timeout(Some(patience())).expect("SO_SNDTIMEO");
+        peer
+    }
+}

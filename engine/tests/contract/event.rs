@@ -1,0 +1,137 @@
+//! The event descriptor: readable whenever a turn would find something to do.
+
+use std::{io::Write, thread, time::Duration};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use zring_engine::Config;
+
+use crate::{
+    case::{Case, patience},
+    world::{QUIET, World},
+};
+
+const MS: u64 = 1_000_000;
+
+pub(crate) fn is_readable(world: &mut World<'_>, within: Duration) -> bool {
+    let fd = world.shard.event_fd().expect("an event descriptor");
+    let timeout = Timespec::try_from(within).expect("a short time");
+    let mut polled = [PollFd::new(&fd, PollFlags::IN)];
+    poll(&mut polled, Some(&timeout)).expect("poll") == 1
+}
+
+/// Turns until the descriptor is unreadable.
+fn settle(world: &mut World<'_>) {
+    let mut turns = 0;
+    // One event may show twice, the second time a moment later.
+    while is_readable(world, QUIET) {
+        world.look();
+        turns += 1;
+        assert!(turns < 100, "turning makes it unreadable");
+    }
+}
+
+/// Waits for the descriptor and turns, until `done`.
+#[track_caller]
+fn follow(world: &mut World<'_>, what: &str, mut done: impl FnMut(&mut World<'_>) -> bool) {
+    let mut turns = 0;
+    while !done(world) {
+        assert!(is_readable(world, patience() / 2), "silent, and yet there is: {what}");
+        world.look();
+        turns += 1;
+        assert!(turns < 10_000, "readable all the time for nothing, waiting for: {what}");
+    }
+}
+
+pub(crate) fn it_follows_data(case: &Case) {
+    let mut world = World::new(case);
+    let (listener, address) = world.listen();
+    world.look();
+    settle(&mut world);
+    let mut peer = case.peer(&address);
+    follow(&mut world, "a connection", |world| !world.recorder.accepted.is_empty());
+    let conn = world.recorder.accepted.pop_front().expect("just seen");
+    world.shard.receive_ring(conn);
+    world.shard.flush().expect("a flush");
+    for round in 1..=20 {
+        settle(&mut world);
+        peer.write_all(b"data").expect("write");
+        follow(&mut world, "data", |world| world.side(conn).received.len() == 4 * round);
+    }
+    // A send that had to wait for the peer.
+    world.send_bytes(conn, &[7; 4 << 20]);
+    world.shard.flush().expect("a flush");
+    let reader = thread::spawn(move || {
+        let got = crate::content::read_up_to(&peer, 4 << 20).len();
+        (got, peer)
+    });
+    follow(&mut world, "a send", |world| world.side(conn).sent.len() == 1);
+    let (got, peer) = reader.join().expect("the reader");
+    assert_eq!(got, 4 << 20);
+    settle(&mut world);
+    drop(peer);
+    follow(&mut world, "the peer's end", |world| world.side(conn).ends.len() == 1);
+    world.shard.close_listener(listener);
+}
+
+pub(crate) fn it_follows_wakes(case: &Case) {
+    let mut world = World::new(case);
+    for _ in 0..10 {
+        settle(&mut world);
+        let waker = world.shard.waker();
+        thread::spawn(move || waker.wake());
+        assert!(is_readable(&mut world, patience() / 2));
+    }
+    settle(&mut world);
+    world.shard.resolve("localhost", 1, false, 1).expect("a lookup");
+    follow(&mut world, "a name", |world| world.recorder.resolved.len() == 1);
+}
+
+pub(crate) fn it_follows_timers(case: &Case) {
+    let mut world = World::new(case);
+    settle(&mut world);
+    // Armed between turns, the later one first.
+    let now_ns = world.shard.now_ns();
+    let late = world.shard.arm_timer(now_ns + 3_600_000 * MS, 1);
+    world.shard.arm_timer(now_ns + 60 * MS, 3);
+    world.shard.arm_timer(now_ns + 20 * MS, 2);
+    follow(&mut world, "a timer", |world| world.recorder.timers == [2]);
+    follow(&mut world, "the next timer", |world| world.recorder.timers == [2, 3]);
+    // Again and again, while a late one waits all the time.
+    for round in 0..50 {
+        world.shard.arm_timer(world.shard.now_ns() + MS, 10 + round);
+        follow(&mut world, "a short timer", |world| {
+            world.recorder.timers.last() == Some(&(10 + round))
+        });
+    }
+    world.shard.cancel_timer(late);
+    settle(&mut world);
+}
+
+pub(crate) fn it_follows_what_a_turn_left_over(case: &Case) {
+    let mut world = World::with(case, Config { completions_per_turn: 2, ..case.config() });
+    let mut peers = Vec::new();
+    let conns: Vec<_> = (0..12)
+        .map(|_| {
+            let (conn, peer) = world.remote();
+            world.shard.receive_ring(conn);
+            peers.push(peer);
+            conn
+        })
+        .collect();
+    world.turn();
+    settle(&mut world);
+    peers.iter_mut().for_each(|peer| peer.write_all(b"x").expect("write"));
+    follow(&mut world, "completions beyond a turn's bound", |world| {
+        conns.iter().all(|&conn| world.side(conn).received.len() == 1)
+    });
+}
+
+pub(crate) fn it_follows_a_close_between_turns(case: &Case) {
+    let mut world = World::new(case);
+    let (conn, _peer) = world.remote();
+    world.turn();
+    settle(&mut world);
+    // Nothing is in flight on it, so the kernel has nothing to say.
+    world.recorder.close(&mut world.shard, conn);
+    follow(&mut world, "the end of a close", |world| world.side(conn).closed);
+}

@@ -1,0 +1,124 @@
+//! The contract between a shard and the operating system: one suite, run over every driver and geometry,
+//! over TCP and over Unix-domain sockets.
+//!
+//! A body is a `fn(&Case)` in one of the modules; the list at the end makes a test of it for each case. Another
+//! driver joins by another pair of lines in `contract!`. Every test runs under a watchdog (see
+//! `case::run`); slow machinery such as a sanitizer sets `ZRING_PATIENCE_FACTOR`.
+#![cfg(target_os = "linux")]
+
+mod case;
+mod closing;
+mod content;
+mod direct;
+mod event;
+mod pool;
+mod record;
+mod setup;
+mod stream;
+mod timing;
+mod world;
+
+macro_rules! contract {
+    ($($module:ident :: $body:ident),+ $(,)?) => {
+        $(
+            mod $body {
+                use crate::case::{Net::{Tcp, Unix}, run, run_spinning};
+                use crate::$module::$body as body;
+
+                #[test]
+                fn uring_over_tcp() {
+                    run("", Tcp, body);
+                }
+                #[test]
+                fn uring_over_unix() {
+                    run("", Unix, body);
+                }
+                #[test]
+                fn uring_whole_buffers_over_tcp() {
+                    run("inc", Tcp, body);
+                }
+                #[test]
+                fn uring_whole_buffers_over_unix() {
+                    run("inc", Unix, body);
+                }
+                #[test]
+                fn uring_one_shot_over_tcp() {
+                    run("inc,multishot", Tcp, body);
+                }
+                #[test]
+                fn uring_one_shot_over_unix() {
+                    run("inc,multishot", Unix, body);
+                }
+                #[test]
+                fn uring_one_shot_incremental_over_tcp() {
+                    run("multishot", Tcp, body);
+                }
+                #[test]
+                fn uring_plain_ring_fd_over_tcp() {
+                    run("ringfd", Tcp, body);
+                }
+                #[test]
+                fn uring_spinning_over_tcp() {
+                    run_spinning("", Tcp, body);
+                }
+                #[test]
+                fn uring_spinning_over_unix() {
+                    run_spinning("", Unix, body);
+                }
+                #[test]
+                fn uring_spinning_whole_buffers_over_tcp() {
+                    run_spinning("inc", Tcp, body);
+                }
+            }
+        )+
+    };
+}
+
+contract! {
+    setup::connections_are_accepted,
+    setup::a_refused_connect_is_reported,
+    setup::a_closed_listener_is_gone,
+    setup::accepting_resumes_after_a_failure,
+    setup::more_operations_than_the_queue_holds,
+    stream::every_size_both_ways,
+    stream::leases_are_sent_on,
+    stream::sends_begun_at_once_go_on_in_order,
+    stream::large_gathers_reach_a_slow_reader,
+    stream::receiving_stops_and_starts,
+    stream::stops_while_data_arrives,
+    stream::a_stop_inside_the_callback_counts,
+    stream::a_full_completion_queue_loses_nothing,
+    stream::a_half_closed_peer_still_receives,
+    direct::every_split,
+    direct::a_large_body_grows_with_its_bytes,
+    direct::a_stop_gives_the_memory_back,
+    direct::the_peers_end_gives_the_memory_back,
+    direct::alternates_with_the_ring,
+    pool::exhaustion_and_recovery,
+    pool::leases_leave_a_reserve,
+    pool::a_lease_dropped_elsewhere_ends_a_park,
+    pool::a_single_buffer_serves_many,
+    pool::a_lease_dropped_elsewhere_signals_the_event_fd,
+    pool::a_lease_dropped_here_signals_the_event_fd,
+    pool::a_chunk_released_between_turns_signals_the_event_fd,
+    pool::a_starved_receive_stops,
+    pool::leases_outlive_the_shard,
+    pool::leases_keep_their_bytes_while_buffers_circulate,
+    closing::a_close_ends_everything_in_flight,
+    closing::a_close_in_each_callback,
+    closing::a_reset_peer_ends_the_send,
+    closing::stale_ids_are_ignored,
+    closing::a_shard_dropped_with_everything_in_flight,
+    closing::connections_come_and_go,
+    timing::timers_come_in_order,
+    timing::a_park_ends_in_time,
+    timing::a_waker_ends_a_park,
+    timing::wakes_are_never_lost,
+    timing::names_are_resolved,
+    timing::a_shard_serves_and_keeps_time,
+    event::it_follows_data,
+    event::it_follows_wakes,
+    event::it_follows_timers,
+    event::it_follows_what_a_turn_left_over,
+    event::it_follows_a_close_between_turns,
+}

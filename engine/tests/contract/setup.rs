@@ -1,0 +1,103 @@
+//! Accepting and connecting.
+
+use std::collections::HashSet;
+
+use socket2::SockRef;
+use zring_engine::Config;
+
+use crate::{case::Case, record::End, world::World};
+
+pub(crate) fn connections_are_accepted(case: &Case) {
+    let mut world = World::new(case);
+    let (_listener, address) = world.listen();
+    let connecting: Vec<_> = (0..40).map(|_| world.connect(&address)).collect();
+    world.turn_until("all connections", |world| world.recorder.accepted.len() == 40);
+    world.turn_until("all connects", |world| {
+        connecting.iter().all(|&conn| world.side(conn).connected.is_some())
+    });
+    assert!(connecting.iter().all(|&conn| world.side(conn).connected == Some(Ok(()))));
+    let all: Vec<_> = world.recorder.accepted.drain(..).chain(connecting).collect();
+    let places: HashSet<_> = all.iter().map(|conn| conn.index()).collect();
+    assert_eq!(places.len(), 80, "each has a place of its own");
+    assert_eq!(world.shard.in_flight(), 1, "only the listener waits for something");
+    all.iter().for_each(|&conn| world.shard.close(conn));
+    world.turn_until("all closes", |world| all.iter().all(|&conn| world.side(conn).closed));
+}
+
+pub(crate) fn a_refused_connect_is_reported(case: &Case) {
+    let mut world = World::new(case);
+    let address = case.dead_address();
+    for _ in 0..10 {
+        let conn = world.connect(&address);
+        world.turn_until("a refusal", |world| world.side(conn).connected.is_some());
+        assert_eq!(world.side(conn).connected, Some(Err(libc::ECONNREFUSED)));
+        world.close(conn);
+    }
+    assert_eq!(world.shard.in_flight(), 0);
+}
+
+pub(crate) fn a_closed_listener_is_gone(case: &Case) {
+    let mut world = World::new(case);
+    let (listener, address) = world.listen();
+    let conn = world.connect(&address);
+    world.turn_until("a connection", |world| !world.recorder.accepted.is_empty());
+    world.shard.close_listener(listener);
+    world.turn_until("the end of accepting", |world| {
+        world.side(conn).connected.is_some() && world.shard.listener_fd(listener).is_none()
+    });
+    let late = world.connect(&address);
+    world.turn_until("a refusal", |world| world.side(late).connected.is_some());
+    assert_eq!(world.side(late).connected, Some(Err(libc::ECONNREFUSED)));
+    // What was accepted before goes on.
+    let accepted = world.recorder.accepted.pop_front().expect("seen above");
+    world.shard.receive_ring(accepted);
+    world.send_bytes(conn, b"still here");
+    assert_eq!(world.receive(accepted, 10), b"still here");
+    world.shard.accept(listener);
+    world.turn_quietly();
+    assert_eq!(world.recorder.accept_failures, []);
+}
+
+pub(crate) fn accepting_resumes_after_a_failure(case: &Case) {
+    let mut world = World::new(case);
+    // A socket that is bound and does not listen yet.
+    let (fd, address) = case.bind();
+    let again = fd.try_clone().expect("dup");
+    let listener = world.shard.listen(fd);
+    world.turn_until("a failure", |world| !world.recorder.accept_failures.is_empty());
+    assert_eq!(world.recorder.accept_failures, [(libc::EINVAL, true)]);
+    world.turn_quietly();
+    assert_eq!(world.recorder.accept_failures.len(), 1, "silent until asked again");
+    world.shard.accept(listener);
+    world.turn_until("the next failure", |world| world.recorder.accept_failures.len() == 2);
+    SockRef::from(&again).listen(16).expect("listen");
+    world.shard.accept(listener);
+    world.shard.accept(listener);
+    let conn = world.connect(&address);
+    world.turn_until("a connection", |world| !world.recorder.accepted.is_empty());
+    world.turn_until("a connect", |world| world.side(conn).connected == Some(Ok(())));
+    assert_eq!(world.shard.in_flight(), 1, "asked twice, it accepts once");
+}
+
+pub(crate) fn more_operations_than_the_queue_holds(case: &Case) {
+    let mut world = World::with(case, Config { submissions: 4, ..case.config() });
+    let (_listener, address) = world.listen();
+    let pairs: Vec<_> = (0..60).map(|_| world.connect(&address)).collect();
+    world.turn_until("all connections", |world| world.recorder.accepted.len() == 60);
+    let accepted: Vec<_> = world.recorder.accepted.drain(..).collect();
+    // Everything at once: receives on both ends, then sends, then stops.
+    for &conn in pairs.iter().chain(&accepted) {
+        world.shard.receive_ring(conn);
+        world.send_bytes(conn, &conn.to_u64().to_le_bytes());
+    }
+    for &conn in pairs.iter().chain(&accepted) {
+        world.turn_until("a number", |world| world.side(conn).received.len() == 8);
+    }
+    for &conn in pairs.iter().chain(&accepted) {
+        world.shard.receive_stop(conn);
+    }
+    for &conn in pairs.iter().chain(&accepted) {
+        world.turn_until("a stop", |world| world.side(conn).end_kinds() == [End::Stopped]);
+    }
+    assert_eq!(world.shard.in_flight(), 1);
+}
