@@ -112,7 +112,7 @@ pub enum Endpoint {
         /// The port, never 0; `None` lets the system choose (bind only).
         port: Option<u16>,
     },
-    /// `ipc://path`: a Unix-domain socket at a path of 1 to [`IPC_PATH_BYTES_MAX`] bytes without NUL.
+    /// `ipc://path`: a Unix-domain socket at a path of 1 to 107 bytes without NUL.
     Ipc(PathBuf),
     /// `ipc://@name`: a Linux abstract name of at least one byte, without the leading NUL.
     IpcAbstract(Vec<u8>),
