@@ -522,14 +522,13 @@ impl Hub {
         let core = &mut self.sockets[socket as usize];
         let unsent = recovered.unsent.len() as u64;
         let was_ready = matches!(peer.phase, Phase::Closing(Ending::Ready(_)));
-        let requeued = if was_ready && core.requeues() { unsent } else { 0 };
+        let bytes: u64 = recovered.unsent.iter().map(|message| message.len() as u64).sum();
+        peer.stats.bytes_out -= bytes;
+        let goes_on = was_ready && core.requeues() && requeue(core, key, recovered.unsent);
+        let requeued = if goes_on { unsent } else { 0 };
         let dropped = if was_ready && !core.is_subscriber() { unsent - requeued } else { 0 };
-        peer.stats.bytes_out -= recovered.unsent.iter().map(|it| it.len() as u64).sum::<u64>();
         peer.stats.messages_requeued += requeued;
         peer.stats.messages_dropped += dropped;
-        if requeued > 0 {
-            requeue(core, key, recovered.unsent);
-        }
         let kind = match std::mem::replace(&mut peer.phase, Phase::Gone) {
             Phase::Closing(Ending::Ready(why)) => EventKind::Disconnected {
                 why,
@@ -571,18 +570,20 @@ impl Hub {
     }
 }
 
-/// Puts what a dead connection left in front of everything that waits, in order.
-fn requeue(core: &mut SocketCore, key: u32, unsent: Vec<crate::message::Message>) {
+/// Puts what a dead connection left in front of everything that waits, in order; or does not, because nobody
+/// waits for it any more.
+fn requeue(core: &mut SocketCore, key: u32, unsent: Vec<crate::message::Message>) -> bool {
     if let Pattern::Req { request, .. } = &mut core.pattern {
         match request {
             Request::Waiting { peer } if *peer == Some(key) => *peer = None,
-            // A request that was given up meanwhile has nobody waiting for its reply.
-            _ => return,
+            // A request that was given up meanwhile.
+            _ => return false,
         }
     }
     for message in unsent.into_iter().rev() {
         core.pending.push_front(message);
     }
+    true
 }
 
 impl SocketCore {

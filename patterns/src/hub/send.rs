@@ -234,7 +234,8 @@ impl Hub {
         };
         *id = id.wrapping_add(1);
         let id = id.to_be_bytes();
-        // Only a request that waits for nobody may be replaced by a newer one (relaxed).
+        // A request that still waits for a peer is given up for the newer one (relaxed).
+        core.stats.messages_dropped += core.pending.len() as u64;
         core.pending.clear();
         let Some(PipeId(key)) = core.sending.current() else {
             *request = Request::Waiting { peer: None };
