@@ -97,6 +97,7 @@ contract! {
     pool::exhaustion_and_recovery,
     pool::leases_leave_a_reserve,
     pool::a_lease_dropped_elsewhere_ends_a_park,
+    pool::leases_from_before_the_exhaustion_end_a_park,
     pool::a_single_buffer_serves_many,
     pool::a_lease_dropped_elsewhere_signals_the_event_fd,
     pool::a_lease_dropped_here_signals_the_event_fd,

@@ -1,6 +1,7 @@
 //! The receive pool under pressure: exhaustion, leases, and who is woken when a buffer comes back.
 
 use std::{
+    io::Write,
     thread,
     time::{Duration, Instant},
 };
@@ -21,7 +22,6 @@ const TINY: PoolConfig = PoolConfig { buffers: 4, buffer_bytes: 4096, with_kerne
 /// Writes in the background until the other end is gone.
 fn flood(peer: Socket, seed: u64) {
     thread::spawn(move || {
-        use std::io::Write;
         let mut at = 0;
         while (&peer).write_all(&content(seed, at, 1000)).is_ok() {
             at += 1000;
@@ -167,6 +167,46 @@ pub(crate) fn a_single_buffer_serves_many(case: &Case) {
         check(seed, 0, &world.side(conn).received);
     }
     writers.into_iter().for_each(|writer| writer.join().expect("a writer"));
+}
+
+pub(crate) fn leases_from_before_the_exhaustion_end_a_park(case: &Case) {
+    let mut world = World::with(case, case.with_pool(TINY));
+    let (conn, mut peer) = world.remote();
+    world.side(conn).take = Take::Keep;
+    world.shard.receive_ring(conn);
+    let mut written = 0;
+    let mut fill = |world: &mut World<'_>, buffers: usize| {
+        let bytes = |world: &mut World<'_>| -> usize {
+            world.side(conn).chunks.iter().map(zring_engine::Chunk::len).sum()
+        };
+        let before = bytes(world);
+        for buffer in 1..=buffers {
+            peer.write_all(&content(13, written, 4096)).expect("write");
+            written += 4096;
+            world.turn_until("a buffer", |world| bytes(world) == before + buffer * 4096);
+        }
+    };
+    fill(&mut world, 3);
+    let mut at = 0;
+    let leases = lease_all(&mut world, conn, 13, &mut at);
+    assert_eq!((world.shard.pool.lent_len(), world.recorder.starved), (3, 0));
+    fill(&mut world, 1);
+    // A receive that was armed while there were buffers asks for one when bytes are there.
+    peer.write_all(&content(13, 4 * 4096, 4096)).expect("write");
+    world.turn_until("exhaustion", |world| world.recorder.starved > 0);
+    let dropper = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(20));
+        drop(leases);
+    });
+    let start = Instant::now();
+    while world.side(conn).chunks.iter().map(zring_engine::Chunk::len).sum::<usize>() < 8192 {
+        let until_ns = world.shard.now_ns() + patience().as_nanos() as u64;
+        world.wait(Some(until_ns));
+        assert!(start.elapsed() < patience() / 2, "nobody woke the shard");
+    }
+    dropper.join().expect("the dropper");
+    world.recorder.release(&mut world.shard, conn);
+    check(13, 3 * 4096, &world.side(conn).received);
 }
 
 /// Turns only when the event descriptor says so, until `done`.
