@@ -12,9 +12,25 @@ pub enum WaitStrategy {
     Park,
 }
 
+/// Which driver a shard is to run on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DriverChoice {
+    /// What `ZRING_DRIVER` in the environment says (`uring` or `ready`); else io_uring where the kernel has it and
+    /// allows it, and readiness where not.
+    #[default]
+    Auto,
+    /// io_uring or an error.
+    Uring,
+}
+
 /// Configuration of one shard. Every queue and pool of the engine has its bound here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
+    /// Which driver to run on.
+    pub driver: DriverChoice,
+    /// Several threads use the shard, one at a time: leases are counted for that.
+    pub shared: bool,
     /// What a waiting call does.
     pub wait: WaitStrategy,
     /// Entries of the submission queue; the kernel rounds up to a power of two.
@@ -39,6 +55,8 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            driver: DriverChoice::Auto,
+            shared: false,
             wait: WaitStrategy::Park,
             submissions: 256,
             completions: 4096,

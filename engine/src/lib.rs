@@ -23,12 +23,12 @@ mod time;
 mod timer;
 
 pub use buf::{
-    ArenaPool, Chunk, Gather, HEAD_BYTES_MAX, Lease, Pool, PoolConfig, PoolStats, Segment, Shared,
-    SharedMut,
+    ArenaPool, Buffers, Chunk, Gather, HEAD_BYTES_MAX, Lease, Pool, PoolConfig, PoolStats, Segment,
+    Shared, SharedMut,
 };
-pub use config::{Config, WaitStrategy};
+pub use config::{Config, DriverChoice, WaitStrategy};
 pub use conn::{ConnId, ListenerId};
-pub use driver::{Direct, uring::SEGMENTS_PER_SEND_MAX};
+pub use driver::{Direct, Kind, Parking, uring::SEGMENTS_PER_SEND_MAX};
 pub use error::Error;
 pub use handler::{Handler, ReceiveEnd};
 pub use resolver::ResolveError;

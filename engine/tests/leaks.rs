@@ -29,7 +29,7 @@ impl Handler for Armer {
     }
     fn on_connected(&mut self, _: &mut Shard, _: ConnId, _: io::Result<()>) {}
     fn on_received(&mut self, shard: &mut Shard, _: ConnId, chunk: Chunk) {
-        shard.pool.release(chunk);
+        shard.release(chunk);
     }
     fn on_received_direct(&mut self, _: &mut Shard, _: ConnId, _: Direct) {}
     fn on_receive_end(

@@ -92,11 +92,7 @@ impl Frame {
         {
             return Self(Body::Lease(lease));
         }
-        Self::copy_received(&pool.bytes(chunk)[range])
-    }
-
-    fn copy_received(bytes: &[u8]) -> Self {
-        Self::copy_from(bytes)
+        Self::copy_from(&pool.bytes(chunk)[range])
     }
 
     /// The body.

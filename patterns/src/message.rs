@@ -57,7 +57,7 @@ impl Node {
 
 /// One message: a first frame and, for multipart messages, the frames behind it.
 ///
-/// A handle of one or two words; bodies are shared when it is cloned. `Send` and `Sync`.
+/// A handle of one word; bodies are shared when it is cloned. `Send` and `Sync`.
 ///
 /// ```
 /// use zring::Message;

@@ -2,7 +2,7 @@
 
 use std::{fmt, ops::Deref, ptr::NonNull};
 
-use super::pool::Header;
+use super::memory::Header;
 
 /// A slice of a pool buffer, owned like a reference-counted value.
 ///

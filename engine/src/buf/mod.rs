@@ -4,9 +4,10 @@
 mod block;
 mod gather;
 mod lease;
+mod memory;
 mod pool;
 
 pub use block::{Shared, SharedMut};
 pub use gather::{ArenaPool, Gather, HEAD_BYTES_MAX, Segment};
 pub use lease::Lease;
-pub use pool::{Chunk, Pool, PoolConfig, PoolStats};
+pub use pool::{Buffers, Chunk, Pool, PoolConfig, PoolStats};

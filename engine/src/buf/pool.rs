@@ -1,22 +1,12 @@
 //! The receive pool: buffers that the kernel fills and leases share.
 
-use std::{
-    alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
-    cell::Cell,
-    fmt,
-    ops::Range,
-    ptr::NonNull,
-    task::Waker,
+use std::{cell::Cell, fmt, ops::Range, ptr::NonNull, task::Waker};
+
+use super::{
+    lease::Lease,
+    memory::{Memory, OWNED, PAGE_BYTES, STARVED},
 };
-
-use super::lease::Lease;
-use crate::sync::{AtomicUsize, OnceLock, Ordering};
-
-/// While the pool owns a buffer its count carries this bias, so that no lease is ever the last.
-const OWNED: usize = 1 << (usize::BITS / 2 + 8);
-/// Set in the counts of a starved pool: whoever gives a lease back wakes the shard.
-const STARVED: usize = 1 << (usize::BITS - 1);
-const PAGE_BYTES: usize = 4096;
+use crate::sync::Ordering;
 
 /// Geometry of the receive pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,162 +45,8 @@ pub struct PoolStats {
     pub copies_forced: u64,
     /// Buffers that went back to the kernel.
     pub recycled: u64,
-    /// Times a receive found no buffer at all.
+    /// Receives that found no buffer at all and had to wait for one.
     pub exhausted: u64,
-}
-
-thread_local! {
-    static THREAD: u8 = const { 0 };
-}
-
-/// A number for the calling thread that no other living thread has: the address of its own static.
-#[inline]
-fn thread_number() -> usize {
-    THREAD.with(|own| std::ptr::from_ref(own).addr())
-}
-
-/// The shared part of one buffer: what a lease needs to give itself back.
-///
-/// ```text
-/// count = OWNED - given back elsewhere + clones  (| STARVED)     while the pool owns the buffer
-/// count = leases still out                                       after the pool was dropped
-/// ```
-/// The pool counts leases out in its own memory (`Meta::out`), and those given back on the pool's own thread in
-/// `local`, both without atomics: a locked instruction is a fifth of what a small message costs. All are back
-/// when `count + out == OWNED + local`.
-#[repr(align(64))]
-pub(super) struct Header {
-    count: AtomicUsize,
-    /// [`thread_number`] of the pool's thread; 0 once the pool is gone. Only that thread writes it.
-    owner: AtomicUsize,
-    /// Touched by the owner's thread alone, and only while it is the owner.
-    local: Cell<usize>,
-    memory: NonNull<Memory>,
-}
-
-impl Header {
-    pub(super) fn add_lease(&self) {
-        self.count.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Gives one lease back.
-    ///
-    /// # Safety
-    /// The caller owns one counted lease of `this` and never uses it again.
-    #[inline]
-    pub(super) unsafe fn give_back(this: NonNull<Self>) {
-        // SAFETY: the caller's lease keeps the header alive.
-        let header = unsafe { this.as_ref() };
-        if header.owner.load(Ordering::Relaxed) == thread_number() {
-            // The owner's own thread: the pool is alive, and nobody else touches `local`.
-            header.local.set(header.local.get() + 1);
-            if header.count.load(Ordering::Relaxed) & STARVED != 0 {
-                // SAFETY: the pool is alive, as above.
-                unsafe { header.memory.as_ref() }.wake();
-            }
-            return;
-        }
-        // SAFETY: passed on from the caller.
-        unsafe { Self::give_back_elsewhere(this) }
-    }
-
-    /// Nothing of the header is touched after the subtraction unless this was the last lease of a dropped
-    /// pool, because the pool's owner may free it right then.
-    ///
-    /// # Safety
-    /// As [`Header::give_back`].
-    unsafe fn give_back_elsewhere(this: NonNull<Self>) {
-        // SAFETY: the caller's lease keeps the header alive up to the exchange below.
-        let header = unsafe { this.as_ref() };
-        let memory = header.memory;
-        let mut count = header.count.load(Ordering::Relaxed);
-        loop {
-            let mut waker = None;
-            if count & STARVED != 0 {
-                // SAFETY: still counted, so the memory is alive; the waker is cloned before it may go.
-                waker = unsafe { memory.as_ref() }.waker.get().cloned();
-            }
-            // Release: our reads of the bytes come before their reuse. Acquire matters to the last one.
-            match header.count.compare_exchange_weak(
-                count,
-                count - 1,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => {
-                    if count == 1 {
-                        // SAFETY: the pool is gone and `live` still counts this buffer.
-                        unsafe { Memory::finish_buffer(memory) };
-                    }
-                    if let Some(waker) = waker {
-                        waker.wake();
-                    }
-                    return;
-                }
-                Err(now) => count = now,
-            }
-        }
-    }
-}
-
-/// The allocation that buffers and headers live in, freed by whoever finishes last: the pool or a lease.
-pub(super) struct Memory {
-    base: NonNull<u8>,
-    layout: Layout,
-    headers: Box<[Header]>,
-    /// Buffers not yet finished with, plus one for the pool itself.
-    live: AtomicUsize,
-    waker: OnceLock<Waker>,
-}
-
-impl Memory {
-    fn wake(&self) {
-        if let Some(waker) = self.waker.get() {
-            waker.wake_by_ref();
-        }
-    }
-
-    fn allocate(config: &PoolConfig) -> NonNull<Self> {
-        let buffers = usize::from(config.buffers);
-        let bytes = buffers * config.buffer_bytes as usize;
-        let layout = Layout::from_size_align(bytes, PAGE_BYTES).expect("bounded by PoolConfig");
-        // SAFETY: the layout's size is not zero (PoolConfig is valid).
-        let base = NonNull::new(unsafe { alloc_zeroed(layout) })
-            .unwrap_or_else(|| handle_alloc_error(layout));
-        let memory = Box::into_raw(Box::new(Self {
-            base,
-            layout,
-            headers: Box::new([]),
-            live: AtomicUsize::new(buffers + 1),
-            waker: OnceLock::new(),
-        }));
-        let memory = NonNull::new(memory).expect("a box is never null");
-        let header = |_| Header {
-            count: AtomicUsize::new(OWNED),
-            owner: AtomicUsize::new(thread_number()),
-            local: Cell::new(0),
-            memory,
-        };
-        let headers = (0..buffers).map(header).collect();
-        // SAFETY: just made, nobody else knows it yet.
-        unsafe { (*memory.as_ptr()).headers = headers };
-        memory
-    }
-
-    /// # Safety
-    /// The caller finishes one unit of `live` and does not touch the memory afterwards.
-    unsafe fn finish_buffer(this: NonNull<Self>) {
-        // SAFETY: alive, since the caller's unit of `live` is still counted.
-        // Acquire matters to the last one only, and is cheap here: this happens once in a buffer's life.
-        if unsafe { this.as_ref() }.live.fetch_sub(1, Ordering::AcqRel) == 1 {
-            // SAFETY: the last unit: nobody else can reach the memory. It came from a box and
-            // from `alloc_zeroed` with this very layout.
-            unsafe {
-                let memory = Box::from_raw(this.as_ptr());
-                dealloc(memory.base.as_ptr(), memory.layout);
-            }
-        }
-    }
 }
 
 /// The owner's part of one buffer.
@@ -230,10 +66,12 @@ struct Meta {
 
 /// Bytes that one completion delivered: a range of one buffer, pinned until released.
 ///
-/// Plain data, so that it can wait in queues. It is given to [`Pool::release`] exactly once.
+/// Plain data, so that it can wait in queues. It is given to [`Buffers::release`] of its own shard exactly once.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "an unreleased chunk pins its buffer"]
 pub struct Chunk {
+    /// The pool it came from.
+    pool: u32,
     buffer: u16,
     start: u32,
     end: u32,
@@ -256,10 +94,12 @@ impl Chunk {
 /// A fixed set of equal buffers that circulate between the kernel, the handler and leases.
 ///
 /// A buffer goes back to the kernel when the kernel is done filling it, its chunks are released
-/// and its leases have been given back. The pool belongs to the thread that made it (it is not `Send`); only
-/// leases cross threads.
+/// and its leases have been given back. A pool is part of its shard and cannot be made, moved out or replaced
+/// by others: the kernel writes into it.
 pub struct Pool {
     memory: NonNull<Memory>,
+    /// Different for each pool of the process; chunks carry it.
+    tag: u32,
     config: PoolConfig,
     meta: Box<[Meta]>,
     with_kernel: usize,
@@ -272,19 +112,57 @@ pub struct Pool {
     stats: Cell<PoolStats>,
 }
 
+// SAFETY: whoever has the pool has all of its plain memory; the headers, which leases share, are atomic. A pool
+// with an owner may be used elsewhere too: `local` is written by the owner's thread alone, and the last thing that a
+// lease given back there touches.
+unsafe impl Send for Pool {}
+
+/// The pool of a shard, for the layer above: it looks at chunks, leases from them and releases them.
+#[derive(Debug)]
+pub struct Buffers<'a>(&'a mut Pool);
+
+impl Buffers<'_> {
+    /// The handler is done with a chunk: its buffer may go back once nothing else pins it.
+    ///
+    /// # Panics
+    /// If the chunk came from another shard.
+    #[inline]
+    pub fn release(&mut self, chunk: Chunk) {
+        self.0.release(chunk);
+    }
+
+    /// The same for a shorter time.
+    #[inline]
+    pub fn reborrow(&mut self) -> Buffers<'_> {
+        Buffers(self.0)
+    }
+}
+
+impl std::ops::Deref for Buffers<'_> {
+    type Target = Pool;
+
+    #[inline]
+    fn deref(&self) -> &Pool {
+        self.0
+    }
+}
+
 impl Pool {
-    /// Allocates the buffers; all of them start out ready for the kernel.
+    /// Allocates the buffers; all of them start out ready for the kernel. With `owned`, the calling thread
+    /// counts the leases that it drops itself more cheaply.
     ///
     /// # Panics
     /// If `config` is not valid ([`PoolConfig::is_valid`]).
     #[must_use]
-    pub fn new(config: PoolConfig) -> Self {
+    pub(crate) fn new(config: PoolConfig, owned: bool) -> Self {
+        static TAGS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         assert!(config.is_valid(), "pool geometry out of bounds: {config:?}");
         let buffers = config.buffers;
         let mut lent = Vec::new();
         lent.reserve_exact(usize::from(buffers));
         Self {
-            memory: Memory::allocate(&config),
+            memory: Memory::allocate(&config, owned),
+            tag: TAGS.fetch_add(1, Ordering::Relaxed),
             config,
             meta: (0..buffers).map(|_| Meta::default()).collect(),
             with_kernel: 0,
@@ -319,7 +197,7 @@ impl Pool {
     }
 
     /// Who is woken when a lease comes back to a starved pool. Set once.
-    pub fn set_waker(&mut self, waker: Waker) {
+    pub(crate) fn set_waker(&mut self, waker: Waker) {
         let _ = self.memory().waker.set(waker);
     }
 
@@ -350,7 +228,7 @@ impl Pool {
         meta.out.set(0);
         let header = &self.memory().headers[usize::from(buffer)];
         header.count.store(OWNED, Ordering::Relaxed);
-        header.local.set(0);
+        header.local.store(0, Ordering::Relaxed);
         self.is_starving = false;
         Some(buffer)
     }
@@ -384,13 +262,23 @@ impl Pool {
             meta.with_kernel = false;
             self.with_kernel -= usize::from(!meta.beyond);
         }
-        Chunk { buffer, start, end }
+        Chunk { pool: self.tag, buffer, start, end }
+    }
+
+    /// A chunk of another pool would reach memory that its own pool may be writing.
+    #[inline]
+    fn check(&self, chunk: &Chunk) {
+        assert_eq!(chunk.pool, self.tag, "a chunk of another shard");
     }
 
     /// The chunk's bytes.
+    ///
+    /// # Panics
+    /// If the chunk came from another shard.
     #[must_use]
     #[inline]
     pub fn bytes(&self, chunk: &Chunk) -> &[u8] {
+        self.check(chunk);
         let address = self.address(chunk.buffer);
         // SAFETY: the range was filled by the kernel and is not written again before the chunk is
         // released; the memory started out zeroed, so it is initialised in any case.
@@ -409,10 +297,11 @@ impl Pool {
     /// A lease on `range` of the chunk, or nothing when the reserve forbids to pin another buffer.
     ///
     /// # Panics
-    /// If `range` does not lie inside the chunk.
+    /// If `range` does not lie inside the chunk, or the chunk came from another shard.
     #[inline]
     #[must_use]
     pub fn lease(&self, chunk: &Chunk, range: Range<usize>) -> Option<Lease> {
+        self.check(chunk);
         let meta = &self.meta[usize::from(chunk.buffer)];
         if self.is_low() {
             self.count_stat(|stats| stats.copies_forced += 1);
@@ -427,7 +316,8 @@ impl Pool {
 
     /// The handler is done with a chunk: its buffer may go back once nothing else pins it.
     #[expect(clippy::needless_pass_by_value, reason = "a chunk is released once")]
-    pub fn release(&mut self, chunk: Chunk) {
+    pub(crate) fn release(&mut self, chunk: Chunk) {
+        self.check(&chunk);
         let buffer = chunk.buffer;
         let meta = &mut self.meta[usize::from(buffer)];
         meta.chunks -= 1;
@@ -463,7 +353,7 @@ impl Pool {
     fn is_back(&self, buffer: u16, out: usize) -> bool {
         let header = &self.memory().headers[usize::from(buffer)];
         let count = header.count.load(Ordering::Acquire) & !STARVED;
-        count + out == OWNED + header.local.get()
+        count + out == OWNED + header.local.load(Ordering::Acquire)
     }
 
     fn recycle(&mut self, buffer: u16) {
@@ -475,8 +365,13 @@ impl Pool {
         self.ready.push(buffer);
     }
 
+    /// Access for the layer above.
+    pub(crate) fn buffers(&mut self) -> Buffers<'_> {
+        Buffers(self)
+    }
+
     /// Looks which lent buffers are back. Call once a turn; costs nothing when none is lent.
-    pub fn collect(&mut self) {
+    pub(crate) fn collect(&mut self) {
         let mut at = 0;
         while at < self.lent.len() {
             let buffer = self.lent[at];
@@ -506,10 +401,14 @@ impl Pool {
         self.memory().live.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A receive found no buffer. From now on a lease that comes back wakes the shard; returns
+    /// A receive found no buffer.
+    pub(crate) fn count_exhausted(&self) {
+        self.count_stat(|stats| stats.exhausted += 1);
+    }
+
+    /// Receives wait for buffers. From now on a lease that comes back wakes the shard; returns
     /// whether one had come back in the meantime, so that the caller must not sleep.
     pub(crate) fn starve(&mut self) -> bool {
-        self.count_stat(|stats| stats.exhausted += 1);
         self.lent.iter().for_each(|&buffer| self.flag_starved(buffer));
         self.collect();
         self.is_starving = self.ready.is_empty();
@@ -527,7 +426,7 @@ impl Drop for Pool {
             // From here on this thread gives back like any other.
             header.owner.store(0, Ordering::Relaxed);
             header.count.fetch_and(!STARVED, Ordering::AcqRel);
-            let bias = OWNED + header.local.get() - meta.out.get();
+            let bias = OWNED + header.local.load(Ordering::Acquire) - meta.out.get();
             if header.count.fetch_sub(bias, Ordering::AcqRel) == bias {
                 // SAFETY: no lease of this buffer is out, so its unit of `live` is ours to finish.
                 // The pool's own unit keeps the memory alive through the loop.
@@ -571,7 +470,7 @@ mod tests {
 
     #[test]
     fn a_buffer_returns_when_kernel_chunk_and_leases_are_done() {
-        let mut pool = Pool::new(CONFIG);
+        let mut pool = Pool::new(CONFIG, true);
         let buffer = pool.take_ready().unwrap();
         pool.take_ready().unwrap();
         let first = fill(&mut pool, buffer, b"hello", true);
@@ -598,7 +497,7 @@ mod tests {
 
     #[test]
     fn leases_outlive_the_pool_on_other_threads() {
-        let mut pool = Pool::new(CONFIG);
+        let mut pool = Pool::new(CONFIG, true);
         let mut leases = Vec::new();
         for _ in 0..3 {
             let buffer = pool.take_ready().unwrap();
@@ -618,7 +517,7 @@ mod tests {
 
     #[test]
     fn the_reserve_is_never_leased() {
-        let mut pool = Pool::new(PoolConfig { reserve: 2, ..CONFIG });
+        let mut pool = Pool::new(PoolConfig { reserve: 2, ..CONFIG }, true);
         let mut kept = Vec::new();
         for at in 0..4 {
             let buffer = pool.take_ready().unwrap();
@@ -633,7 +532,7 @@ mod tests {
 
     #[test]
     fn the_kernel_has_only_so_many_at_a_time() {
-        let mut pool = Pool::new(PoolConfig { with_kernel: 2, ..CONFIG });
+        let mut pool = Pool::new(PoolConfig { with_kernel: 2, ..CONFIG }, true);
         let first = pool.take_ready().unwrap();
         pool.take_ready().unwrap();
         assert!(pool.take_ready().is_none());
@@ -644,8 +543,37 @@ mod tests {
     }
 
     #[test]
+    #[should_panic(expected = "a chunk of another shard")]
+    fn a_chunk_of_another_pool_is_refused() {
+        let (mut mine, mut other) = (Pool::new(CONFIG, true), Pool::new(CONFIG, true));
+        let buffer = other.take_ready().unwrap();
+        mine.take_ready().unwrap();
+        let chunk = fill(&mut other, buffer, b"abc", false);
+        mine.buffers().release(chunk);
+    }
+
+    #[test]
+    fn a_pool_without_an_owner_is_used_by_one_thread_after_the_other() {
+        let mut pool = Pool::new(CONFIG, false);
+        let buffer = pool.take_ready().unwrap();
+        let chunk = fill(&mut pool, buffer, b"abcdef", false);
+        let here = pool.lease(&chunk, 0..3).unwrap();
+        let (mut pool, lease) = std::thread::spawn(move || {
+            let lease = pool.lease(&chunk, 3..6).unwrap();
+            pool.release(chunk);
+            (pool, lease)
+        })
+        .join()
+        .unwrap();
+        assert_eq!((&*here, &*lease), (&b"abc"[..], &b"def"[..]));
+        drop((here, lease));
+        pool.collect();
+        assert_eq!((pool.lent_len(), pool.ready_len()), (0, 4));
+    }
+
+    #[test]
     fn leases_given_back_on_both_sides_add_up() {
-        let mut pool = Pool::new(CONFIG);
+        let mut pool = Pool::new(CONFIG, true);
         let buffer = pool.take_ready().unwrap();
         let chunk = fill(&mut pool, buffer, b"abcdef", false);
         let mut leases: Vec<_> = (0..6).map(|at| pool.lease(&chunk, at..at + 1).unwrap()).collect();
@@ -669,7 +597,7 @@ mod tests {
             }
         }
         let count = std::sync::Arc::new(Count(AtomicU32::new(0)));
-        let mut pool = Pool::new(CONFIG);
+        let mut pool = Pool::new(CONFIG, true);
         pool.set_waker(count.clone().into());
         let buffer = pool.take_ready().unwrap();
         while pool.take_ready().is_some() {}

@@ -15,6 +15,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     os::fd::{BorrowedFd, OwnedFd, RawFd},
     task::Waker,
 };
@@ -25,6 +26,7 @@ use crate::{
     buf::{Chunk, Gather, Pool, SharedMut},
     config::Config,
     error::Error,
+    sys::net::{self, Family, SocketOptions},
 };
 
 #[cfg(target_os = "linux")]
@@ -164,15 +166,65 @@ pub enum Wait {
     Park(Option<u64>),
 }
 
+/// Which driver a shard runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// io_uring: bound to the thread that opened it.
+    Uring,
+}
+
+/// Something to wait on without holding the shard. Only the shard's own thread may wait on io_uring's.
+#[derive(Debug)]
+pub enum Parking {
+    /// The ring.
+    #[cfg(target_os = "linux")]
+    Uring(uring::Parking),
+}
+
+impl Parking {
+    /// Waits until something completes, the shard is woken, or the time is up.
+    ///
+    /// # Errors
+    /// What the kernel said. A signal is no error.
+    pub fn wait(&mut self) -> io::Result<()> {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Uring(parking) => parking.wait(),
+        }
+    }
+}
+
 /// The completion contract.
 pub trait Driver {
+    /// Makes a listening TCP socket; the simulator has sockets of its own.
+    ///
+    /// # Errors
+    /// As [`net::listen_tcp`].
+    fn listen_tcp(
+        &mut self,
+        address: SocketAddr,
+        backlog: u32,
+        options: &SocketOptions,
+    ) -> io::Result<(OwnedFd, SocketAddr)> {
+        net::listen_tcp(address, backlog, options)
+    }
+
+    /// Makes a socket to connect.
+    ///
+    /// # Errors
+    /// As [`net::connect_socket`].
+    fn connect_socket(&mut self, family: Family, options: &SocketOptions) -> io::Result<OwnedFd> {
+        net::connect_socket(family, options)
+    }
+
     /// Queues an operation; it reaches the kernel with the next [`Driver::flush`] or [`Driver::poll`].
     fn submit(&mut self, token: Token, submission: Submission) -> OpId;
 
     /// Sends what the kernel takes at once and returns how many bytes that was; 0 also when it refused, which
     /// the submission of the rest will tell. For one connection this costs less than an operation and its completion.
     fn try_send(&mut self, fd: BorrowedFd<'_>, bytes: &[u8]) -> usize {
-        crate::sys::net::try_send(fd, bytes)
+        net::try_send(fd, bytes)
     }
 
     /// Asks for the end of an operation. Its last completion still comes. A stale id is ignored.
@@ -189,6 +241,19 @@ pub trait Driver {
     /// # Errors
     /// What the kernel said. A signal is no error.
     fn poll(&mut self, wait: Wait) -> io::Result<()>;
+
+    /// Hands over what is queued and prepares to wait without the driver, at most for this time; `None` when
+    /// [`Driver::next`] has something already. Until [`Driver::unpark`], the others of its methods may be called.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    fn park(&mut self, timeout_ns: Option<u64>) -> io::Result<Option<Parking>>;
+
+    /// Takes back what [`Driver::park`] gave, after the wait.
+    fn unpark(&mut self, parking: Parking);
+
+    /// Whether something is queued for the kernel, or was completed without it.
+    fn has_queued(&self) -> bool;
 
     /// The next completion that is there already.
     fn next(&mut self, pool: &mut Pool) -> Option<Completion>;
@@ -249,7 +314,44 @@ impl Native {
     }
 }
 
+impl Native {
+    /// Which driver it is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Uring(_) => Kind::Uring,
+        }
+    }
+}
+
 impl Driver for Native {
+    fn listen_tcp(
+        &mut self,
+        address: SocketAddr,
+        backlog: u32,
+        options: &SocketOptions,
+    ) -> io::Result<(OwnedFd, SocketAddr)> {
+        each_driver!(self, driver => driver.listen_tcp(address, backlog, options))
+    }
+
+    fn connect_socket(&mut self, family: Family, options: &SocketOptions) -> io::Result<OwnedFd> {
+        each_driver!(self, driver => driver.connect_socket(family, options))
+    }
+
+    fn park(&mut self, timeout_ns: Option<u64>) -> io::Result<Option<Parking>> {
+        each_driver!(self, driver => driver.park(timeout_ns))
+    }
+
+    fn unpark(&mut self, parking: Parking) {
+        each_driver!(self, driver => driver.unpark(parking));
+    }
+
+    #[inline]
+    fn has_queued(&self) -> bool {
+        each_driver!(self, driver => driver.has_queued())
+    }
+
     #[inline]
     fn submit(&mut self, token: Token, submission: Submission) -> OpId {
         each_driver!(self, driver => driver.submit(token, submission))

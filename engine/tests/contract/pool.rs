@@ -43,7 +43,7 @@ fn starved(case: &Case, seed: u64) -> (World<'_>, ConnId) {
 /// Takes leases on all kept chunks and releases these; the bytes are checked as stream `seed`.
 fn lease_all(world: &mut World<'_>, conn: ConnId, seed: u64, at: &mut usize) -> Vec<Lease> {
     let chunks = std::mem::take(&mut world.side(conn).chunks);
-    let pool = &mut world.shard.pool;
+    let (mut pool, _) = world.shard.memory();
     let lease = |chunk| pool.lease(chunk, 0..chunk.len()).expect("nothing is lent yet");
     let leases: Vec<_> = chunks.iter().map(lease).collect();
     for (chunk, lease) in chunks.into_iter().zip(&leases) {
@@ -101,8 +101,8 @@ pub(crate) fn leases_leave_a_reserve(case: &Case) {
     world.turn_until("the whole stream", |world| world.side(greedy).received.len() == total);
     writer.join().expect("the writer");
     assert!(world.shard.stats().pool.copies_forced > 0);
-    assert!(world.shard.pool.is_low());
-    assert!(world.shard.pool.lent_len() <= 5, "three of eight are never pinned by leases alone");
+    assert!(world.shard.pool().is_low());
+    assert!(world.shard.pool().lent_len() <= 5, "three of eight are never pinned by leases alone");
     // The neighbour lives on what is left.
     let (first, second) = world.pair();
     world.side(second).echo = true;
@@ -116,7 +116,7 @@ pub(crate) fn leases_leave_a_reserve(case: &Case) {
         check(3, at, &lease);
     }
     world.turn();
-    assert!(!world.shard.pool.is_low(), "the leases are back");
+    assert!(!world.shard.pool().is_low(), "the leases are back");
 }
 
 pub(crate) fn a_lease_dropped_elsewhere_ends_a_park(case: &Case) {
@@ -189,7 +189,7 @@ pub(crate) fn leases_from_before_the_exhaustion_end_a_park(case: &Case) {
     fill(&mut world, 3);
     let mut at = 0;
     let leases = lease_all(&mut world, conn, 13, &mut at);
-    assert_eq!((world.shard.pool.lent_len(), world.recorder.starved), (3, 0));
+    assert_eq!((world.shard.pool().lent_len(), world.recorder.starved), (3, 0));
     fill(&mut world, 1);
     // A receive that was armed while there were buffers asks for one when bytes are there.
     peer.write_all(&content(13, 4 * 4096, 4096)).expect("write");
@@ -356,7 +356,7 @@ pub(crate) fn leases_keep_their_bytes_while_buffers_circulate(case: &Case) {
     let stats = world.shard.stats().pool;
     assert!(stats.recycled > 100 && stats.leases > 20, "{stats:?}");
     world.turn();
-    let pool = &world.shard.pool;
+    let pool = world.shard.pool();
     // What is not ready lies with the kernel, or with a shard that asks for itself.
     assert!(pool.lent_len() == 0 && (11..=16).contains(&pool.ready_len()), "{pool:?}");
 }

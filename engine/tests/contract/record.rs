@@ -121,7 +121,7 @@ impl Recorder {
         let count = side.out.len().min(zring_engine::SEGMENTS_PER_SEND_MAX);
         side.out.drain(..count).for_each(|segment| gather.push(segment));
         side.is_sending = true;
-        shard.send(conn, gather);
+        shard.send(conn, gather).expect("an open connection");
     }
 
     fn close_if_told(&mut self, shard: &mut Shard, conn: ConnId) -> bool {
@@ -141,8 +141,8 @@ impl Recorder {
     pub(crate) fn release(&mut self, shard: &mut Shard, conn: ConnId) {
         let side = self.side(conn);
         while let Some(chunk) = side.chunks.pop_front() {
-            side.received.extend_from_slice(shard.pool.bytes(&chunk));
-            shard.pool.release(chunk);
+            side.received.extend_from_slice(shard.pool().bytes(&chunk));
+            shard.release(chunk);
         }
     }
 }
@@ -183,19 +183,19 @@ impl Handler for Recorder {
             Take::Keep => side.chunks.push_back(chunk),
             Take::Copy | Take::Lease => {
                 let at = side.received.len();
-                side.received.extend_from_slice(shard.pool.bytes(&chunk));
+                side.received.extend_from_slice(shard.pool().bytes(&chunk));
                 let lease = (side.take == Take::Lease)
-                    .then(|| shard.pool.lease(&chunk, 0..chunk.len()))
+                    .then(|| shard.pool().lease(&chunk, 0..chunk.len()))
                     .flatten();
                 match (lease, side.echo) {
                     (Some(lease), true) => side.out.push_back(Segment::Lease(lease)),
                     (Some(lease), false) => side.leases.push((at, lease)),
                     (None, true) => {
-                        side.out.push_back(Segment::Arena(shard.pool.bytes(&chunk).to_vec()));
+                        side.out.push_back(Segment::Arena(shard.pool().bytes(&chunk).to_vec()));
                     }
                     (None, false) => {}
                 }
-                shard.pool.release(chunk);
+                shard.release(chunk);
             }
         }
         if side.stop_each {

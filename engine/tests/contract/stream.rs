@@ -80,7 +80,7 @@ pub(crate) fn sends_begun_at_once_go_on_in_order(case: &Case) {
             gather.push(Segment::Arena(bytes[..cut].to_vec()));
             gather.push(Segment::Shared(Shared::copy_from(&bytes[cut..])));
             world.side(conn).is_sending = true;
-            world.shard.send_rest(conn, gather, sent);
+            world.shard.send_rest(conn, gather, sent).expect("an open connection");
         }
         at += size;
     }

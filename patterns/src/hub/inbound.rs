@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, ops::Range};
 
-use zring_engine::{Chunk, Direct, Pool, SharedMut};
+use zring_engine::{Buffers, Chunk, Direct, Pool, SharedMut};
 
 use super::SUBSCRIPTION_BYTES_MAX;
 use crate::{
@@ -183,7 +183,7 @@ impl Inbound {
     #[inline]
     pub(crate) fn handle_chunk(
         &mut self,
-        pool: &mut Pool,
+        mut pool: Buffers<'_>,
         chunk: Chunk,
         sink: &mut impl Sink,
     ) -> Result<(), DisconnectReason> {
@@ -192,7 +192,7 @@ impl Inbound {
             return Ok(());
         }
         let mut at = 0;
-        let decoded = self.decode_chunk(pool, &chunk, &mut at, sink);
+        let decoded = self.decode_chunk(&pool, &chunk, &mut at, sink);
         if decoded.is_err() || at == chunk.len() {
             pool.release(chunk);
             return decoded;
@@ -218,7 +218,7 @@ impl Inbound {
     }
 
     /// Copies undecoded chunks out, so that their buffers can go back.
-    pub(crate) fn release_chunks(&mut self, pool: &mut Pool) {
+    pub(crate) fn release_chunks(&mut self, mut pool: Buffers<'_>) {
         for piece in &mut self.pieces {
             if let Piece::Chunk(chunk) = piece {
                 let copy = pool.bytes(chunk).to_vec();
@@ -230,7 +230,7 @@ impl Inbound {
     }
 
     /// Drops everything undecoded.
-    pub(crate) fn discard_undecoded(&mut self, pool: &mut Pool) {
+    pub(crate) fn discard_undecoded(&mut self, mut pool: Buffers<'_>) {
         for piece in self.pieces.drain(..) {
             if let Piece::Chunk(chunk) = piece {
                 pool.release(chunk);
@@ -244,14 +244,16 @@ impl Inbound {
     /// Decodes what was kept, as far as there is room.
     pub(crate) fn refill(
         &mut self,
-        pool: &mut Pool,
+        mut pool: Buffers<'_>,
         sink: &mut impl Sink,
     ) -> Result<(), DisconnectReason> {
         while !self.is_full() {
             let Some(piece) = self.pieces.pop_front() else { break };
             let mut at = self.at;
             let (len, decoded) = match &piece {
-                Piece::Chunk(chunk) => (chunk.len(), self.decode_chunk(pool, chunk, &mut at, sink)),
+                Piece::Chunk(chunk) => {
+                    (chunk.len(), self.decode_chunk(&pool, chunk, &mut at, sink))
+                }
                 Piece::Copied(bytes) => (bytes.len(), self.decode_bytes(bytes, &mut at, sink)),
             };
             if decoded.is_ok() && at < len {

@@ -26,8 +26,8 @@ use crate::{
     wire::{Handshake, LocalPeer, PeerInfo, Progress, Violation, encode_subscribe},
 };
 
-/// A TCP or Unix-domain listening socket, the endpoint it really has, and its file if it has one.
-type Bound = (zring_engine::sys::OwnedSocket, Endpoint, Option<unix::BoundPath>);
+/// A listener, the endpoint it really has, and its file if it has one.
+type Bound = (ListenerId, Endpoint, Option<unix::BoundPath>);
 
 fn socket_options(options: &Options) -> SocketOptions {
     SocketOptions {
@@ -43,28 +43,30 @@ fn socket_options(options: &Options) -> SocketOptions {
     }
 }
 
-fn bind(endpoint: &Endpoint, options: &Options) -> io::Result<Bound> {
+fn bind(shard: &mut Shard, endpoint: &Endpoint, options: &Options) -> io::Result<Bound> {
     let backlog = options.backlog;
-    let tcp = |addr| {
-        let (fd, addr) = net::listen_tcp(addr, backlog, &socket_options(options))?;
-        Ok((fd, Endpoint::from(addr), None))
+    let tcp = |shard: &mut Shard, addr| {
+        let (id, addr) = shard.listen_tcp(addr, backlog, &socket_options(options))?;
+        Ok((id, Endpoint::from(addr), None))
     };
     match endpoint.bind_target(options.ipv6) {
-        BindTarget::Addr(addr) => tcp(addr),
+        BindTarget::Addr(addr) => tcp(shard, addr),
         BindTarget::Name { host, port } => {
             // A bind is rare and local: names of interfaces and of this host resolve without a network.
-            tcp(lookup_local(&host, port, options.ipv6).map_err(io::Error::other)?)
+            tcp(shard, lookup_local(&host, port, options.ipv6).map_err(io::Error::other)?)
         }
         BindTarget::Unix(path) => {
             let (fd, bound) = unix::listen_unix(&path, backlog)?;
-            Ok((fd, endpoint.clone(), Some(bound)))
+            Ok((shard.listen(fd), endpoint.clone(), Some(bound)))
         }
         BindTarget::UnixTemp => {
             let (fd, bound) = unix::listen_unix_temp(backlog)?;
-            Ok((fd, Endpoint::Ipc(bound.path().to_path_buf()), Some(bound)))
+            let endpoint = Endpoint::Ipc(bound.path().to_path_buf());
+            Ok((shard.listen(fd), endpoint, Some(bound)))
         }
         BindTarget::UnixAbstract(name) => {
-            Ok((unix::listen_abstract(&name, backlog)?, endpoint.clone(), None))
+            let fd = unix::listen_abstract(&name, backlog)?;
+            Ok((shard.listen(fd), endpoint.clone(), None))
         }
     }
 }
@@ -79,7 +81,7 @@ impl Hub {
     ) -> Result<(), Error> {
         let parsed: Endpoint = endpoint.parse()?;
         let core = &mut self.sockets[socket as usize];
-        let (fd, bound, path) = bind(&parsed, &core.options).map_err(|error| {
+        let (id, bound, path) = bind(shard, &parsed, &core.options).map_err(|error| {
             let kind = EventKind::BindFailed { error: IoFault::from(&error) };
             core.emit(&Arc::from(endpoint), None, kind);
             match error.kind() {
@@ -89,7 +91,6 @@ impl Hub {
         })?;
         let is_tcp = matches!(bound, Endpoint::Tcp { .. });
         let endpoint: Arc<str> = bound.to_string().into();
-        let id = shard.listen(fd);
         let listener = Listener { id, socket, endpoint: endpoint.clone(), is_tcp, path };
         let key = self.listeners.insert(listener) as u32;
         core.listeners.insert(endpoint.clone(), key);
@@ -269,9 +270,8 @@ impl Hub {
     ) {
         let connector = &mut self.connectors[key as usize];
         let core = &self.sockets[connector.socket as usize];
-        match net::connect_socket(family, &socket_options(&core.options)) {
-            Ok(fd) => {
-                let conn = shard.connect(fd, address);
+        match shard.connect_to(family, address, &socket_options(&core.options)) {
+            Ok(conn) => {
                 connector.link = Link::Connecting { conn, others };
                 self.set_owner(conn, Owner::Connector(key));
             }
@@ -560,7 +560,7 @@ impl Hub {
         if !peer.is_gone() || keeps {
             return;
         }
-        peer.inbound.discard_undecoded(&mut shard.pool);
+        peer.inbound.discard_undecoded(shard.memory().0);
         core.receiving.detach(PipeId(key));
         core.stats.add(&peer.stats);
         if peer.is_dirty {

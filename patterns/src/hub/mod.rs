@@ -228,16 +228,16 @@ impl Hub {
         let mut at = 0;
         while at < chunk.len() && matches!(self.peers[key as usize].phase, Phase::Handshaking(_)) {
             // The handshake is at most a few short reads in a connection's life: copying keeps it simple.
-            let bytes = shard.pool.bytes(&chunk)[at..].to_vec();
+            let bytes = shard.pool().bytes(&chunk)[at..].to_vec();
             at += self.handle_handshake(shard, key, &bytes);
         }
         let peer = &mut self.peers[key as usize];
         if at == chunk.len() || !peer.is_ready() {
-            shard.pool.release(chunk);
+            shard.release(chunk);
             return;
         }
-        let rest = shard.pool.bytes(&chunk)[at..].to_vec();
-        shard.pool.release(chunk);
+        let rest = shard.pool().bytes(&chunk)[at..].to_vec();
+        shard.release(chunk);
         let socket = &mut self.sockets[peer.socket as usize];
         let clock = shard.clock();
         let (inbound, mut delivery) = peer.receiving(key, socket, &mut shard.arena, clock);
@@ -261,7 +261,7 @@ impl Hub {
             self.sockets[peer.socket as usize].receiving.activate(PipeId(key));
         }
         if let Err(reason) = decoded {
-            peer.inbound.discard_undecoded(&mut shard.pool);
+            peer.inbound.discard_undecoded(shard.memory().0);
             return self.disconnect(shard, key, reason);
         }
         if peer.inbound.wants_stop() {
@@ -302,7 +302,7 @@ impl Handler for Hub {
 
     #[inline]
     fn on_received(&mut self, shard: &mut Shard, conn: ConnId, chunk: Chunk) {
-        let Some(key) = self.peer_of(conn) else { return shard.pool.release(chunk) };
+        let Some(key) = self.peer_of(conn) else { return shard.release(chunk) };
         let peer = &mut self.peers[key as usize];
         if peer.heartbeats {
             peer.heartbeat.handle_traffic(shard.now_ns());
@@ -310,12 +310,13 @@ impl Handler for Hub {
         match peer.phase {
             Phase::Ready => {}
             Phase::Handshaking(_) => return self.handle_handshake_chunk(shard, key, chunk),
-            Phase::Closing(_) | Phase::Gone => return shard.pool.release(chunk),
+            Phase::Closing(_) | Phase::Gone => return shard.release(chunk),
         }
         let socket = &mut self.sockets[peer.socket as usize];
         let clock = shard.clock();
-        let (inbound, mut delivery) = peer.receiving(key, socket, &mut shard.arena, clock);
-        let handled = inbound.handle_chunk(&mut shard.pool, chunk, &mut delivery);
+        let (pool, arena) = shard.memory();
+        let (inbound, mut delivery) = peer.receiving(key, socket, arena, clock);
+        let handled = inbound.handle_chunk(pool, chunk, &mut delivery);
         let answered = delivery.answered;
         self.after_decode(shard, key, handled, answered);
     }
@@ -363,7 +364,7 @@ impl Handler for Hub {
 
     fn on_starved(&mut self, shard: &mut Shard) {
         for (_, peer) in &mut self.peers {
-            peer.inbound.release_chunks(&mut shard.pool);
+            peer.inbound.release_chunks(shard.memory().0);
         }
     }
 

@@ -130,11 +130,11 @@ impl Peer {
             let mut gather = shard.arena.take_list();
             gather.push(Segment::Arena(std::mem::take(&mut self.hello)));
             self.outbox.start_handshake();
-            shard.send(self.conn, gather);
+            self.start_send(shard, gather, 0);
         } else if self.is_ready()
             && let Some(gather) = self.outbox.take_batch(&mut shard.arena)
         {
-            shard.send(self.conn, gather);
+            self.start_send(shard, gather, 0);
         }
     }
 
@@ -150,7 +150,14 @@ impl Peer {
         if sent == bytes.len() {
             self.stats.messages_out += u64::from(self.outbox.complete_only_block(&mut shard.arena));
         } else if let Some(gather) = self.outbox.take_batch(&mut shard.arena) {
-            shard.send_rest(self.conn, gather, sent);
+            self.start_send(shard, gather, sent);
+        }
+    }
+
+    /// What a closing connection does not take counts as cut off right there.
+    fn start_send(&mut self, shard: &mut Shard, gather: Gather, sent: usize) {
+        if let Err(gather) = shard.send_rest(self.conn, gather, sent) {
+            self.cut = Some((gather, sent));
         }
     }
 

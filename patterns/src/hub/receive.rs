@@ -277,11 +277,12 @@ impl Hub {
         if peer.inbound.has_undecoded() {
             let core = &mut self.sockets[socket];
             let clock = shard.clock();
-            let (inbound, mut delivery) = peer.receiving(key, core, &mut shard.arena, clock);
-            let refilled = inbound.refill(&mut shard.pool, &mut delivery);
+            let (pool, arena) = shard.memory();
+            let (inbound, mut delivery) = peer.receiving(key, core, arena, clock);
+            let refilled = inbound.refill(pool, &mut delivery);
             let answered = delivery.answered;
             if let Err(reason) = refilled {
-                peer.inbound.discard_undecoded(&mut shard.pool);
+                peer.inbound.discard_undecoded(shard.memory().0);
                 self.disconnect(shard, key, reason);
             } else if answered {
                 self.answer(shard, key);

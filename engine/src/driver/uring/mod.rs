@@ -2,6 +2,7 @@
 //! produced only while the shard's own thread is inside the kernel.
 
 mod bufring;
+mod parking;
 mod probe;
 mod slot;
 mod watch;
@@ -16,6 +17,7 @@ use std::{
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
+pub use parking::Parking;
 pub use probe::{MASK_VARIABLE, Mask};
 pub use slot::SEGMENTS_PER_SEND_MAX;
 
@@ -80,6 +82,8 @@ pub struct Uring {
     buffers: BufRing,
     slots: Slots,
     backlog: VecDeque<squeue::Entry>,
+    /// Entries were queued since the kernel was entered last.
+    pushed: bool,
     /// Receives that are asked for instead of armed; only while the shard spins.
     watch: Watch,
     spins: bool,
@@ -89,7 +93,14 @@ pub struct Uring {
     waker: Arc<EventFdWaker>,
     /// What the next alarm entry to be submitted points at.
     alarm: Box<types::Timespec>,
+    /// The ring's own descriptor, for whoever waits on it without the ring; made on first use.
+    parking: Option<Arc<OwnedFd>>,
 }
+
+// SAFETY: the raw pointers in the slots point into boxes that the slots own, and the kernel's access to them does not
+// depend on the thread. The kernel refuses to be entered by any thread but the one that opened the ring
+// (SINGLE_ISSUER), so a ring that moved is of no use and does no harm.
+unsafe impl Send for Uring {}
 
 impl Uring {
     /// Opens a ring for the calling thread, probes it and registers a buffer ring for a new pool.
@@ -110,7 +121,7 @@ impl Uring {
             .map_err(refused("io_uring_setup"))?;
         let features = Features::probe(&ring, mask).map_err(refused("probe"))?;
         let geometry = if features.incremental.is_some() { config.pool } else { config.pool_whole };
-        let mut pool = Pool::new(geometry);
+        let mut pool = Pool::new(geometry, !config.shared);
         let buffers = BufRing::open(&ring, pool.config().buffers, features.incremental)
             .map_err(refused("IORING_REGISTER_PBUF_RING"))?;
         let park = EventFd::new().map_err(refused("eventfd"))?;
@@ -120,12 +131,14 @@ impl Uring {
             buffers,
             slots: Slots::default(),
             backlog: VecDeque::new(),
+            pushed: false,
             watch: Watch::default(),
             spins: config.wait == WaitStrategy::Spin,
             ended: VecDeque::new(),
             features,
             waker,
             alarm: Box::default(),
+            parking: None,
         };
         pool.set_waker(this.waker());
         this.provide(&mut pool);
@@ -142,6 +155,7 @@ impl Uring {
     /// Queues an entry. When the submission queue stays full it waits in the backlog, which every
     /// later flush or poll empties first; a refusal by the kernel surfaces there.
     fn push(&mut self, entry: squeue::Entry) {
+        self.pushed = true;
         if self.backlog.is_empty() {
             // SAFETY: every entry built here points into a slot, a pool buffer or the waker, all of
             // which live until the operation's last completion was reaped.
@@ -166,6 +180,7 @@ impl Uring {
     /// One `io_uring_enter` without waiting: submits, and runs pending task work if there is any.
     fn enter(&mut self) -> io::Result<()> {
         interruptible(self.ring.submit())?;
+        self.pushed = false;
         while !self.backlog.is_empty() {
             let waiting = self.backlog.len();
             self.push_backlog();
@@ -467,6 +482,7 @@ impl Driver for Uring {
                 // Nothing may sleep in front of the kernel; if it takes none of it now, the caller comes again.
                 return self.enter();
             }
+            self.pushed = false;
             let park = match timeout_ns {
                 None => self.ring.submit_and_wait(1),
                 Some(ns) => {
@@ -489,6 +505,29 @@ impl Driver for Uring {
             std::hint::spin_loop();
         }
         Ok(())
+    }
+
+    fn park(&mut self, timeout_ns: Option<u64>) -> io::Result<Option<super::Parking>> {
+        self.flush()?;
+        if !self.ended.is_empty() || self.has_completion() || self.has_work() {
+            return Ok(None);
+        }
+        let fd = match &self.parking {
+            Some(fd) => fd.clone(),
+            None => {
+                // SAFETY: the ring keeps its descriptor open, longer than this borrow.
+                let fd = unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) };
+                self.parking.insert(Arc::new(fd.try_clone_to_owned()?)).clone()
+            }
+        };
+        Ok(Some(super::Parking::Uring(Parking::new(fd, timeout_ns))))
+    }
+
+    fn unpark(&mut self, _parking: super::Parking) {}
+
+    #[inline]
+    fn has_queued(&self) -> bool {
+        !self.ended.is_empty() || !self.backlog.is_empty() || self.pushed
     }
 
     #[inline]

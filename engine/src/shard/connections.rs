@@ -1,0 +1,223 @@
+//! What a handler asks of its connections.
+
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use socket2::SockAddr;
+
+use super::Shard;
+use crate::{
+    buf::Gather,
+    conn::{Conn, ConnId, ListenerId, Receive},
+    driver::{Direct, Driver, OpId, Submission, Token},
+    sys::net::{Family, SocketOptions},
+};
+
+impl Shard {
+    pub(super) fn insert(&mut self, fd: OwnedFd, listener: bool) -> ConnId {
+        self.generation = (self.generation + 1) & (u32::MAX >> 1);
+        let generation = self.generation;
+        let index = self.conns.insert(Conn::new(fd, generation, listener)) as u32;
+        ConnId { index, generation }
+    }
+
+    pub(super) fn find(&mut self, id: ConnId) -> Option<&mut Conn> {
+        self.conns.get_mut(id.index()).filter(|conn| conn.generation == id.generation)
+    }
+
+    /// The connection behind a completion's token. Slots end before their connection does, so it exists.
+    pub(super) fn by_token(&mut self, token: Token) -> (ConnId, &mut Conn) {
+        let id = ConnId { index: token as u32, generation: (token >> 32) as u32 };
+        let conn = self.find(id).expect("a connection outlives its operations");
+        (id, conn)
+    }
+
+    /// Takes over a listening socket and accepts on it.
+    pub fn listen(&mut self, fd: OwnedFd) -> ListenerId {
+        let id = ListenerId(self.insert(fd, true));
+        self.accept(id);
+        id
+    }
+
+    /// Accepts again after [`crate::Handler::on_accept_failed`] said that accepting had ended.
+    pub fn accept(&mut self, ListenerId(id): ListenerId) {
+        let Some(conn) = self.find(id).filter(|conn| conn.setup.is_none() && !conn.closing) else {
+            return;
+        };
+        let fd = conn.raw();
+        let op = self.driver.submit(id.to_u64(), Submission::Accept { fd });
+        self.conns[id.index()].setup = Some(op);
+    }
+
+    /// Stops listening. The descriptor is closed when the kernel has let go of it.
+    pub fn close_listener(&mut self, ListenerId(id): ListenerId) {
+        self.close(id);
+    }
+
+    /// Listens on a TCP address; port 0 lets the system choose. Returns the address it really has.
+    ///
+    /// # Errors
+    /// As [`crate::sys::net::listen_tcp`].
+    pub fn listen_tcp(
+        &mut self,
+        address: SocketAddr,
+        backlog: u32,
+        options: &SocketOptions,
+    ) -> io::Result<(ListenerId, SocketAddr)> {
+        let (fd, address) = self.driver.listen_tcp(address, backlog, options)?;
+        Ok((self.listen(fd), address))
+    }
+
+    /// Makes a socket and connects it; the answer is [`crate::Handler::on_connected`].
+    ///
+    /// # Errors
+    /// As [`crate::sys::net::connect_socket`].
+    pub fn connect_to(
+        &mut self,
+        family: Family,
+        address: SockAddr,
+        options: &SocketOptions,
+    ) -> io::Result<ConnId> {
+        let fd = self.driver.connect_socket(family, options)?;
+        Ok(self.connect(fd, address))
+    }
+
+    /// Connects an unconnected socket; the answer is [`crate::Handler::on_connected`].
+    pub fn connect(&mut self, fd: OwnedFd, address: SockAddr) -> ConnId {
+        let id = self.insert(fd, false);
+        let fd = self.conns[id.index()].raw();
+        let submission = Submission::Connect { fd, address: Box::new(address) };
+        let op = self.driver.submit(id.to_u64(), submission);
+        self.conns[id.index()].setup = Some(op);
+        id
+    }
+
+    /// The connection's descriptor, unless the id is stale.
+    #[must_use]
+    pub fn fd(&self, id: ConnId) -> Option<BorrowedFd<'_>> {
+        let conn = self.conns.get(id.index())?;
+        (conn.generation == id.generation).then(|| conn.fd.as_fd())
+    }
+
+    /// The listener's descriptor, unless the id is stale.
+    #[must_use]
+    pub fn listener_fd(&self, ListenerId(id): ListenerId) -> Option<BorrowedFd<'_>> {
+        self.fd(id)
+    }
+
+    /// Receives into the pool until stopped.
+    ///
+    /// # Panics
+    /// If the connection receives already.
+    pub fn receive_ring(&mut self, id: ConnId) {
+        let Some(conn) = self.find(id).filter(|conn| !conn.closing) else { return };
+        assert_eq!(conn.receive, Receive::Idle, "one receive at a time");
+        let fd = conn.raw();
+        let op = self.driver.submit(id.to_u64(), Submission::Receive { fd });
+        self.conns[id.index()].receive = Receive::Ring { op, stopping: false };
+    }
+
+    /// Receives once into given memory.
+    ///
+    /// # Panics
+    /// If the connection receives already, or if there is no room to receive into.
+    pub fn receive_direct(&mut self, id: ConnId, direct: Direct) {
+        let Some(conn) = self.find(id).filter(|conn| !conn.closing) else { return };
+        assert_eq!(conn.receive, Receive::Idle, "one receive at a time");
+        assert!(direct.rest > 0 || direct.spill.capacity() > 0, "nowhere to receive to");
+        assert!(direct.rest == 0 || direct.body.is_some(), "no memory for the body");
+        let fd = conn.raw();
+        let op = self.driver.submit(id.to_u64(), Submission::ReceiveDirect { fd, direct });
+        self.conns[id.index()].receive = Receive::Direct { op, stopping: false };
+    }
+
+    /// Asks for the end of the receive; [`crate::Handler::on_receive_end`] follows unless it was idle, or the handler
+    /// arms it anew with the bytes of a direct receive. Bytes that arrive in between are still delivered.
+    pub fn receive_stop(&mut self, id: ConnId) {
+        let Some(conn) = self.find(id) else { return };
+        match &mut conn.receive {
+            Receive::Idle => {}
+            Receive::Starved { stopping } => {
+                if !std::mem::replace(stopping, true) {
+                    self.note_ended(id);
+                }
+            }
+            Receive::Ring { op, stopping } | Receive::Direct { op, stopping } => {
+                *stopping = true;
+                let op = *op;
+                self.driver.cancel(op);
+            }
+        }
+    }
+
+    /// Whether a receive is armed or waits for a buffer.
+    #[must_use]
+    pub fn is_receiving(&self, id: ConnId) -> bool {
+        self.conns
+            .get(id.index())
+            .is_some_and(|conn| conn.generation == id.generation && conn.receive != Receive::Idle)
+    }
+
+    /// Sends all of `gather`; [`crate::Handler::on_sent`] gives it back. One send at a time. It reaches the kernel
+    /// with the next [`Shard::flush`] or turn.
+    ///
+    /// # Errors
+    /// The list comes back at once when the id is stale or the connection is being closed.
+    ///
+    /// # Panics
+    /// If a send is in flight already.
+    pub fn send(&mut self, id: ConnId, gather: Gather) -> Result<(), Gather> {
+        self.send_rest(id, gather, 0)
+    }
+
+    /// Sends what the kernel takes of `bytes` at once, without an operation; returns how many that was. The rest,
+    /// if any, is to be sent with [`Shard::send_rest`].
+    ///
+    /// # Panics
+    /// If a send is in flight already.
+    #[inline]
+    pub fn try_send(&mut self, id: ConnId, bytes: &[u8]) -> usize {
+        match self.conns.get(id.index()) {
+            Some(conn) if conn.accepts_sends(id) => self.driver.try_send(conn.fd.as_fd(), bytes),
+            _ => 0,
+        }
+    }
+
+    /// As [`Shard::send`] for a list whose first `sent` bytes the kernel has taken already;
+    /// [`crate::Handler::on_sent`] counts them in.
+    ///
+    /// # Errors
+    /// As [`Shard::send`].
+    ///
+    /// # Panics
+    /// If a send is in flight already.
+    pub fn send_rest(&mut self, id: ConnId, gather: Gather, sent: usize) -> Result<(), Gather> {
+        let Some(conn) = self.find(id).filter(|conn| !conn.closing) else { return Err(gather) };
+        assert!(conn.send.is_none(), "one send at a time");
+        let fd = conn.raw();
+        let op = self.driver.submit(id.to_u64(), Submission::Send { fd, gather, sent });
+        self.conns[id.index()].send = Some(op);
+        Ok(())
+    }
+
+    /// Closes a connection: cancels what is in flight, then [`crate::Handler::on_closed`] follows.
+    /// Sends that end meanwhile are still reported; received bytes are dropped.
+    pub fn close(&mut self, id: ConnId) {
+        let Some(conn) = self.find(id).filter(|conn| !conn.closing) else { return };
+        conn.closing = true;
+        let receive = match conn.receive {
+            Receive::Ring { op, .. } | Receive::Direct { op, .. } => Some(op),
+            Receive::Idle | Receive::Starved { .. } => None,
+        };
+        let ops: [Option<OpId>; 3] = [receive, conn.send, conn.setup];
+        if ops.iter().all(Option::is_none) {
+            self.note_ended(id);
+        }
+        for op in ops.into_iter().flatten() {
+            self.driver.cancel(op);
+        }
+    }
+}

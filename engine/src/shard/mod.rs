@@ -1,0 +1,415 @@
+//! One engine: a driver, a pool and connections, turned by one thread at a time.
+
+mod connections;
+mod dispatch;
+
+use std::{io, os::fd::BorrowedFd, task::Waker};
+
+use slab::Slab;
+
+use crate::{
+    buf::{ArenaPool, Buffers, Chunk, Pool},
+    config::{Config, WaitStrategy},
+    conn::{Conn, ConnId, Receive},
+    driver::{Driver, Kind, Native, Parking, Wait},
+    error::Error,
+    handler::Handler,
+    resolver::{ResolveError, Resolver},
+    stats::ShardStats,
+    time::Clock,
+    timer::{TimerId, Timers},
+};
+
+/// How long one turn may take when nothing is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TurnWait {
+    /// Only look.
+    No,
+    /// Wait as the shard's strategy says, at most until this time in nanoseconds (none: no bound).
+    Until(Option<u64>),
+}
+
+/// One engine. [`Shard::turn`] is its only loop body; everything else queues work for the next turn
+/// or is called by the [`Handler`] from inside one.
+///
+/// On io_uring it works on the thread that opened it and on no other: elsewhere the kernel refuses each turn
+/// ([`Shard::is_mobile`] tells). On the ready driver any thread may turn it, one at a time. Dropping it cancels all
+/// operations and waits for their last completions before any memory is freed.
+pub struct Shard {
+    driver: Native,
+    /// Its leases may outlive the shard.
+    pool: Pool,
+    /// Blocks for encoded bytes on their way out.
+    pub arena: ArenaPool,
+    conns: Slab<Conn>,
+    generation: u32,
+    /// Connections whose receive waits for a buffer.
+    starved: Vec<ConnId>,
+    /// Connections that went quiet while closing, or were to stop while they waited for a buffer.
+    quiet: Vec<ConnId>,
+    timers: Timers<u64>,
+    clock: Clock,
+    resolver: Option<Resolver>,
+    /// When the event descriptor's alarms will ring, the next one last; `None` until it is in use.
+    alarms_ns: Option<Vec<u64>>,
+    is_turning: bool,
+    /// Somebody waits in a [`Parking`], at most until then ([`u64::MAX`]: without bound).
+    parked_until_ns: Option<u64>,
+    config: Config,
+    stats: ShardStats,
+}
+
+impl Shard {
+    /// Opens a shard for the calling thread, on the driver that the configuration chooses.
+    ///
+    /// # Errors
+    /// When the configuration is out of bounds or the kernel refuses the driver.
+    pub fn open(config: Config) -> Result<Self, Error> {
+        if !config.pool.is_valid() || !config.pool_whole.is_valid() {
+            return Err(Error::Config("pool geometry"));
+        }
+        if config.completions_per_turn == 0 || config.arena_block_bytes < 4096 {
+            return Err(Error::Config("completions_per_turn or arena_block_bytes"));
+        }
+        let (driver, pool) = Native::open(&config)?;
+        Ok(Self {
+            driver,
+            pool,
+            arena: ArenaPool::new(config.arena_block_bytes, config.arena_blocks_max),
+            conns: Slab::new(),
+            generation: 0,
+            starved: Vec::new(),
+            quiet: Vec::new(),
+            timers: Timers::new(),
+            clock: Clock::new(),
+            resolver: None,
+            alarms_ns: None,
+            is_turning: false,
+            parked_until_ns: None,
+            config,
+            stats: ShardStats::default(),
+        })
+    }
+
+    /// Which driver it runs on.
+    #[must_use]
+    pub fn driver(&self) -> Kind {
+        self.driver.kind()
+    }
+
+    /// Whether any thread may turn it.
+    #[must_use]
+    pub fn is_mobile(&self) -> bool {
+        self.driver.kind() != Kind::Uring
+    }
+
+    /// The receive pool, to look into.
+    #[must_use]
+    #[inline]
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// The receive pool, to take leases from and release chunks to, and the send arena beside it.
+    #[inline]
+    pub fn memory(&mut self) -> (Buffers<'_>, &mut ArenaPool) {
+        (self.pool.buffers(), &mut self.arena)
+    }
+
+    /// The handler is done with a chunk.
+    ///
+    /// # Panics
+    /// If the chunk came from another shard.
+    #[inline]
+    pub fn release(&mut self, chunk: Chunk) {
+        self.pool.release(chunk);
+    }
+
+    /// Nanoseconds on the shard's monotonic clock.
+    #[must_use]
+    pub fn now_ns(&self) -> u64 {
+        self.clock.now_ns()
+    }
+
+    /// A copy of the shard's clock.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// Totals so far.
+    #[must_use]
+    pub fn stats(&self) -> ShardStats {
+        ShardStats { pool: self.pool.stats(), ..self.stats }
+    }
+
+    /// The configuration it was opened with.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Wakes the shard from any thread.
+    #[must_use]
+    pub fn waker(&self) -> Waker {
+        self.driver.waker()
+    }
+
+    /// A descriptor that polls readable when [`Shard::turn`] has something to do, timers included. Turning
+    /// makes it unreadable again. Made on first use; it costs a system call per batch of completions.
+    ///
+    /// # Errors
+    /// When the kernel refuses an eventfd.
+    pub fn event_fd(&mut self) -> io::Result<BorrowedFd<'_>> {
+        self.alarms_ns.get_or_insert_default();
+        self.driver.event_fd()
+    }
+
+    /// When the next timer is due.
+    pub fn next_deadline_ns(&mut self) -> Option<u64> {
+        self.timers.next_deadline_ns()
+    }
+
+    /// Hands everything queued to the kernel at once.
+    ///
+    /// # Errors
+    /// When the kernel refuses; the shard is not usable any more then.
+    #[inline]
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.driver.flush()
+    }
+
+    /// Arms a timer; [`Handler::on_timer`] gets the token.
+    pub fn arm_timer(&mut self, deadline_ns: u64, token: u64) -> TimerId {
+        let timer = self.timers.arm(deadline_ns, token);
+        if !self.is_turning {
+            self.set_alarm();
+        }
+        timer
+    }
+
+    /// Disarms a timer; one that has fired is ignored.
+    pub fn cancel_timer(&mut self, timer: TimerId) {
+        self.timers.cancel(timer);
+    }
+
+    /// Resolves a name on the resolver's thread; [`Handler::on_resolved`] gets the token.
+    ///
+    /// # Errors
+    /// When too many lookups are under way or the thread cannot be started; no answer follows then.
+    pub fn resolve(
+        &mut self,
+        host: &str,
+        port: u16,
+        ipv6: bool,
+        token: u64,
+    ) -> Result<(), ResolveError> {
+        let waker = self.driver.waker();
+        let resolver = self
+            .resolver
+            .get_or_insert_with(|| Resolver::new(std::sync::Arc::new(move || waker.wake_by_ref())));
+        resolver.resolve(host, port, ipv6, token)
+    }
+
+    /// How many operations have not seen their last completion.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.driver.in_flight()
+    }
+
+    /// The loop body: hands over what is queued, waits as told, dispatches what completed and what is
+    /// due to the handler, submits what that produced. Returns how many things were handled.
+    ///
+    /// # Errors
+    /// When the kernel refuses to turn the ring; the shard is not usable any more then.
+    pub fn turn(&mut self, handler: &mut impl Handler, wait: TurnWait) -> io::Result<usize> {
+        self.is_turning = true;
+        let wait = self.prepare(handler, wait);
+        self.driver.poll(wait)?;
+        let mut work = 0;
+        while work < self.config.completions_per_turn {
+            let Some(completion) = self.driver.next(&mut self.pool) else { break };
+            self.dispatch(handler, completion);
+            work += 1;
+        }
+        let is_cut_short = work == self.config.completions_per_turn;
+        work += self.expire(handler);
+        work += self.finish_quiet(handler);
+        work += self.deliver_names(handler);
+        self.stats.turns += 1;
+        self.stats.completions += work as u64;
+        if self.alarms_ns.is_some() {
+            self.prepare_event_fd(handler, is_cut_short);
+        }
+        self.driver.flush()?;
+        self.is_turning = false;
+        Ok(work)
+    }
+
+    /// Whatever would make the next turn find something to do has to show on the event descriptor.
+    #[cold]
+    fn prepare_event_fd(&mut self, handler: &mut impl Handler, is_cut_short: bool) {
+        self.relieve(handler);
+        if is_cut_short || !self.quiet.is_empty() {
+            self.driver.waker().wake_by_ref();
+        }
+        self.set_alarm();
+    }
+
+    /// Keeps the event descriptor's next alarm no later than the next timer.
+    fn set_alarm(&mut self) {
+        let Some(alarms_ns) = &mut self.alarms_ns else { return };
+        let Some(deadline_ns) = self.timers.next_deadline_ns() else { return };
+        let now_ns = self.clock.now_ns();
+        while alarms_ns.last().is_some_and(|&alarm_ns| alarm_ns <= now_ns) {
+            alarms_ns.pop();
+        }
+        if alarms_ns.last().is_none_or(|&alarm_ns| deadline_ns < alarm_ns) {
+            alarms_ns.push(deadline_ns);
+            self.driver.alarm(deadline_ns.saturating_sub(now_ns));
+        }
+    }
+
+    /// Gives buffers back to the kernel and decides how long the driver may wait.
+    fn prepare(&mut self, handler: &mut impl Handler, wait: TurnWait) -> Wait {
+        self.pool.collect();
+        self.provide();
+        self.relieve(handler);
+        let TurnWait::Until(until_ns) = wait else { return Wait::No };
+        if !self.quiet.is_empty() {
+            return Wait::No;
+        }
+        if self.config.wait == WaitStrategy::Spin {
+            return Wait::Spin;
+        }
+        let deadline_ns = self.earliest(until_ns);
+        Wait::Park(deadline_ns.map(|at_ns| at_ns.saturating_sub(self.clock.now_ns())))
+    }
+
+    fn earliest(&self, until_ns: Option<u64>) -> Option<u64> {
+        match (until_ns, self.timers.next_deadline_ns()) {
+            (Some(until), Some(timer)) => Some(until.min(timer)),
+            (until, timer) => until.or(timer),
+        }
+    }
+
+    /// Prepares to wait without the shard: hands over what is queued and returns what to wait on, at most until
+    /// the given time or the next timer. `None` when there is something to do already. While somebody waits,
+    /// others may use the shard; [`Shard::wants_turn`] tells when what they did needs a turn, and then
+    /// [`Shard::waker`] ends the wait. [`Shard::unpark`] follows in any case.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn park(
+        &mut self,
+        handler: &mut impl Handler,
+        until_ns: Option<u64>,
+    ) -> io::Result<Option<Parking>> {
+        debug_assert!(self.parked_until_ns.is_none(), "one waits at a time");
+        self.is_turning = true;
+        self.pool.collect();
+        self.provide();
+        self.relieve(handler);
+        self.is_turning = false;
+        if !self.quiet.is_empty() {
+            return Ok(None);
+        }
+        let deadline_ns = self.earliest(until_ns);
+        let timeout_ns = deadline_ns.map(|at_ns| at_ns.saturating_sub(self.clock.now_ns()));
+        if timeout_ns == Some(0) {
+            return Ok(None);
+        }
+        let parking = self.driver.park(timeout_ns)?;
+        if parking.is_some() {
+            self.parked_until_ns = Some(deadline_ns.unwrap_or(u64::MAX));
+        }
+        Ok(parking)
+    }
+
+    /// Ends a wait; a turn that does not wait is due.
+    pub fn unpark(&mut self, parking: Parking) {
+        self.parked_until_ns = None;
+        self.driver.unpark(parking);
+    }
+
+    /// Whether somebody waits in a [`Parking`].
+    #[must_use]
+    pub fn is_parked(&self) -> bool {
+        self.parked_until_ns.is_some()
+    }
+
+    /// Whether something was queued, or ended, or a timer armed, that only a turn gets on with.
+    #[must_use]
+    #[inline]
+    pub fn wants_turn(&self) -> bool {
+        let is_early = || match (self.parked_until_ns, self.timers.next_deadline_ns()) {
+            (Some(until_ns), Some(timer_ns)) => timer_ns < until_ns,
+            _ => false,
+        };
+        !self.quiet.is_empty() || self.driver.has_queued() || is_early()
+    }
+
+    /// Makes room for receives that wait for a buffer; a buffer that comes back later wakes the shard.
+    fn relieve(&mut self, handler: &mut impl Handler) {
+        if !self.starved.is_empty() {
+            handler.on_starved(self);
+            self.pool.starve();
+            self.provide();
+        }
+    }
+
+    fn provide(&mut self) {
+        if self.pool.ready_len() == 0 {
+            return;
+        }
+        self.driver.provide(&mut self.pool);
+        for id in std::mem::take(&mut self.starved) {
+            let waits = Receive::Starved { stopping: false };
+            if let Some(conn) = self.find(id).filter(|conn| conn.receive == waits) {
+                conn.receive = Receive::Idle;
+                self.receive_ring(id);
+            }
+        }
+    }
+
+    fn expire(&mut self, handler: &mut impl Handler) -> usize {
+        if self.timers.next_deadline_ns().is_none() {
+            return 0;
+        }
+        let now_ns = self.clock.now_ns();
+        let mut expired = 0;
+        while let Some(token) = self.timers.expire(now_ns) {
+            expired += 1;
+            handler.on_timer(self, token);
+        }
+        expired
+    }
+
+    fn deliver_names(&mut self, handler: &mut impl Handler) -> usize {
+        let mut delivered = 0;
+        while let Some(answer) = self.resolver.as_mut().and_then(Resolver::poll_resolved) {
+            delivered += 1;
+            handler.on_resolved(self, answer.token, answer.addresses);
+        }
+        delivered
+    }
+}
+
+impl Drop for Shard {
+    fn drop(&mut self) {
+        if !self.driver.shut_down(&mut self.pool) {
+            // The kernel may still write into the pool: it is never freed then.
+            self.pool.leak();
+        }
+    }
+}
+
+impl std::fmt::Debug for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shard")
+            .field("driver", &self.driver)
+            .field("pool", &self.pool)
+            .field("connections", &self.conns.len())
+            .finish_non_exhaustive()
+    }
+}
