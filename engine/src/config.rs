@@ -20,8 +20,15 @@ pub enum DriverChoice {
     /// allows it, and readiness where not.
     #[default]
     Auto,
+    /// As `Auto`, but readiness where the environment says nothing.
+    PreferReady,
     /// io_uring or an error.
     Uring,
+    /// Readiness (epoll): works everywhere, costs more system calls, and any thread may turn the shard.
+    Ready,
+    /// The simulated driver of the world that runs on this thread; `Auto` and `PreferReady` choose it there as well.
+    #[cfg(feature = "sim")]
+    Sim,
 }
 
 /// Configuration of one shard. Every queue and pool of the engine has its bound here.
@@ -33,15 +40,15 @@ pub struct Config {
     pub shared: bool,
     /// What a waiting call does.
     pub wait: WaitStrategy,
-    /// Entries of the submission queue; the kernel rounds up to a power of two.
+    /// Entries of io_uring's submission queue; the kernel rounds up to a power of two.
     pub submissions: u32,
-    /// Entries of the completion queue; the kernel rounds up to a power of two.
+    /// Entries of io_uring's completion queue; the kernel rounds up to a power of two.
     pub completions: u32,
     /// Completions handled in one turn at most.
     pub completions_per_turn: usize,
-    /// The receive pool where buffers are consumed piece by piece.
+    /// The receive pool where buffers are consumed piece by piece; the readiness driver's, too.
     pub pool: PoolConfig,
-    /// The receive pool where each receive takes a whole buffer.
+    /// The receive pool where each receive takes a whole buffer: io_uring before Linux 6.12.
     pub pool_whole: PoolConfig,
     /// Bytes in one block of the send arena.
     pub arena_block_bytes: usize,

@@ -14,13 +14,24 @@ pub enum Error {
         /// What the kernel said.
         cause: io::Error,
     },
+    /// A step of setting up the readiness driver was refused.
+    #[error("the readiness driver is not usable: {step}: {cause}")]
+    Ready {
+        /// The refused step.
+        step: &'static str,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// The environment names a driver that does not exist.
+    #[error("unknown driver in ZRING_DRIVER: {0:?} (known: uring, ready)")]
+    UnknownDriver(String),
     /// The feature mask names something that no probe knows.
     #[error("unknown io_uring feature in the mask: {0:?} (known: inc, multishot, ringfd)")]
     UnknownFeature(String),
     /// The configuration is out of its bounds.
     #[error("configuration out of bounds: {0}")]
     Config(&'static str),
-    /// There is no driver for this operating system yet.
-    #[error("no driver for this operating system")]
+    /// This operating system does not have the driver that was chosen.
+    #[error("this operating system has no such driver")]
     NoDriver,
 }

@@ -24,6 +24,17 @@ pub enum ReceiveEnd {
 /// The layer above a shard. Callbacks run inside [`Shard::turn`], on its thread, and may call back
 /// into the shard; user code never runs here.
 pub trait Handler {
+    /// Each turn comes by here once, after its completions. Returns how much was done.
+    fn on_turn(&mut self, _shard: &mut Shard) -> usize {
+        0
+    }
+
+    /// The shard is about to sleep. `false`: the handler has something to do, which [`Handler::on_turn`] gets on with.
+    /// What comes up later has to use [`Shard::waker`].
+    fn on_sleep(&mut self) -> bool {
+        true
+    }
+
     /// A listener has a new connection. Nothing is received until asked for.
     fn on_accepted(&mut self, shard: &mut Shard, listener: ListenerId, conn: ConnId);
 
@@ -39,7 +50,7 @@ pub trait Handler {
     /// A connect ended. After an error the connection is to be closed by the handler.
     fn on_connected(&mut self, shard: &mut Shard, conn: ConnId, result: io::Result<()>);
 
-    /// Bytes arrived in the pool. The chunk is to be given to [`crate::buf::Pool::release`] in the end.
+    /// Bytes arrived in the pool. The chunk is to be given to [`Shard::release`] in the end.
     fn on_received(&mut self, shard: &mut Shard, conn: ConnId, chunk: Chunk);
 
     /// A direct receive brought bytes.

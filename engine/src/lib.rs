@@ -13,8 +13,17 @@ mod conn;
 pub mod driver;
 mod error;
 mod handler;
+pub mod lead;
+#[cfg(all(test, loom))]
+mod lead_loom;
+pub mod parker;
+#[allow(unsafe_code)]
+pub mod queue;
 mod resolver;
+mod runner;
 mod shard;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod stats;
 mod sync;
 #[allow(unsafe_code)]
@@ -28,10 +37,12 @@ pub use buf::{
 };
 pub use config::{Config, DriverChoice, WaitStrategy};
 pub use conn::{ConnId, ListenerId};
-pub use driver::{Direct, Kind, Parking, uring::SEGMENTS_PER_SEND_MAX};
+pub use driver::{Direct, Kind, Parking, SEGMENTS_PER_SEND_MAX};
 pub use error::Error;
 pub use handler::{Handler, ReceiveEnd};
+pub use parker::Parker;
 pub use resolver::ResolveError;
+pub use runner::{Runner, RunnerConfig};
 pub use shard::{Shard, TurnWait};
 pub use socket2::SockAddr;
 pub use stats::ShardStats;

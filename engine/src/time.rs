@@ -1,7 +1,7 @@
 //! The one place where the engine reads a clock.
 //!
-//! Everything below takes times as `u64` nanoseconds and is told what time it is, once per turn. A simulated
-//! shard is turned with times of its own and needs no [`Clock`].
+//! Everything below takes times as `u64` nanoseconds and is told what time it is, once per turn. In a simulated
+//! world a [`Clock`] shows the world's time.
 
 use std::time::{Duration, Instant};
 
@@ -17,17 +17,41 @@ static EPOCH: OnceLock<Instant> = OnceLock::new();
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     epoch: Instant,
+    /// It was made in a simulated world and shows that one's time, on the world's thread alone.
+    #[cfg(feature = "sim")]
+    is_virtual: bool,
+}
+
+#[cfg(feature = "sim")]
+thread_local! {
+    /// What the clock of this thread's simulated world shows, or showed last, and whether there is one.
+    static VIRTUAL_NS: std::cell::Cell<(u64, bool)> = const { std::cell::Cell::new((0, false)) };
+}
+
+/// Sets the time of this thread's simulated world; none ends it.
+#[cfg(feature = "sim")]
+pub(crate) fn set_virtual_ns(now_ns: Option<u64>) {
+    let (last_ns, _) = VIRTUAL_NS.get();
+    VIRTUAL_NS.set((now_ns.unwrap_or(last_ns), now_ns.is_some()));
 }
 
 impl Clock {
     /// A clock; the first one sets the epoch.
     pub fn new() -> Clock {
-        Clock { epoch: *EPOCH.get_or_init(Instant::now) }
+        Clock {
+            epoch: *EPOCH.get_or_init(Instant::now),
+            #[cfg(feature = "sim")]
+            is_virtual: VIRTUAL_NS.get().1,
+        }
     }
 
     /// Nanoseconds since the epoch; never runs backwards.
     #[inline]
     pub fn now_ns(&self) -> u64 {
+        #[cfg(feature = "sim")]
+        if self.is_virtual {
+            return VIRTUAL_NS.get().0;
+        }
         duration_ns(self.epoch.elapsed())
     }
 }

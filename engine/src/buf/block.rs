@@ -1,6 +1,6 @@
 //! Heap memory for bodies that are too large to copy around: filled once, then shared.
 
-use std::{fmt, ops::Deref, ptr::NonNull};
+use std::{cell::RefCell, fmt, ops::Deref, ptr::NonNull};
 
 use crate::sync::{Arc, Mutex, OnceLock};
 
@@ -69,8 +69,37 @@ fn lock() -> std::sync::MutexGuard<'static, Cache> {
     cache().lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+/// How many of the smallest blocks a thread keeps for itself, without a lock.
+const LOCAL_BLOCKS_MAX: usize = 64;
+
+thread_local! {
+    static LOCAL: RefCell<Vec<Arc<Block>>> = const { RefCell::new(Vec::new()) };
+}
+
+fn take_local() -> Option<Arc<Block>> {
+    // While the thread ends its stock may be gone already.
+    LOCAL.try_with(|blocks| blocks.borrow_mut().pop()).ok().flatten()
+}
+
+/// Keeps one of the smallest blocks on this thread, unless it has enough of them.
+fn keep_local(block: Arc<Block>) -> Option<Arc<Block>> {
+    let mut block = Some(block);
+    let _ = LOCAL.try_with(|blocks| {
+        let mut blocks = blocks.borrow_mut();
+        if blocks.len() < LOCAL_BLOCKS_MAX {
+            blocks.extend(block.take());
+        }
+    });
+    block
+}
+
 fn take_block(bytes: usize) -> Arc<Block> {
     let class = class_for(bytes);
+    if class == CLASS_MIN
+        && let Some(block) = take_local()
+    {
+        return block;
+    }
     if class <= CLASS_MAX {
         if let Some(block) = lock().take(class) {
             return block;
@@ -173,6 +202,10 @@ fn give_back(block: Option<Arc<Block>>) {
     // Two threads that drop the last two handles at once may both see the other's: then the block is
     // freed instead of kept, which costs an allocation later and nothing else.
     if Arc::get_mut(&mut block).is_some() {
+        if block.bytes.capacity() == 1 << CLASS_MIN {
+            let Some(rest) = keep_local(block) else { return };
+            block = rest;
+        }
         let freed = lock().keep(block);
         drop(freed);
     }

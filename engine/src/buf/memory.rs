@@ -15,13 +15,18 @@ pub(super) const OWNED: usize = 1 << (usize::BITS / 2 + 8);
 pub(super) const STARVED: usize = 1 << (usize::BITS - 1);
 pub(super) const PAGE_BYTES: usize = 4096;
 
+#[cfg(not(loom))]
 thread_local! {
     static THREAD: u8 = const { 0 };
+}
+#[cfg(loom)]
+loom::thread_local! {
+    static THREAD: u8 = 0;
 }
 
 /// A number for the calling thread that no other living thread has: the address of its own static.
 #[inline]
-fn thread_number() -> usize {
+pub(super) fn thread_number() -> usize {
     THREAD.with(|own| std::ptr::from_ref(own).addr())
 }
 

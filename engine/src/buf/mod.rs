@@ -6,6 +6,8 @@ mod gather;
 mod lease;
 mod memory;
 mod pool;
+#[cfg(all(test, loom))]
+mod pool_loom;
 
 pub use block::{Shared, SharedMut};
 pub use gather::{ArenaPool, Gather, HEAD_BYTES_MAX, Segment};

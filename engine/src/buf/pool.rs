@@ -4,7 +4,7 @@ use std::{cell::Cell, fmt, ops::Range, ptr::NonNull, task::Waker};
 
 use super::{
     lease::Lease,
-    memory::{Memory, OWNED, PAGE_BYTES, STARVED},
+    memory::{Memory, OWNED, PAGE_BYTES, STARVED, thread_number},
 };
 use crate::sync::Ordering;
 
@@ -100,6 +100,8 @@ pub struct Pool {
     memory: NonNull<Memory>,
     /// Different for each pool of the process; chunks carry it.
     tag: u32,
+    /// The number of the thread it belongs to; 0: any.
+    owner: usize,
     config: PoolConfig,
     meta: Box<[Meta]>,
     with_kernel: usize,
@@ -112,9 +114,9 @@ pub struct Pool {
     stats: Cell<PoolStats>,
 }
 
-// SAFETY: whoever has the pool has all of its plain memory; the headers, which leases share, are atomic. A pool
-// with an owner may be used elsewhere too: `local` is written by the owner's thread alone, and the last thing that a
-// lease given back there touches.
+// SAFETY: whoever has the pool has all of its plain memory, and the headers, which leases share, are atomic. A pool
+// with an owner counts right on that thread only, which is why its shard works nowhere else
+// ([`Pool::is_at_home`]); dropped elsewhere, it may keep its memory for ever.
 unsafe impl Send for Pool {}
 
 /// The pool of a shard, for the layer above: it looks at chunks, leases from them and releases them.
@@ -163,6 +165,7 @@ impl Pool {
         Self {
             memory: Memory::allocate(&config, owned),
             tag: TAGS.fetch_add(1, Ordering::Relaxed),
+            owner: if owned { thread_number() } else { 0 },
             config,
             meta: (0..buffers).map(|_| Meta::default()).collect(),
             with_kernel: 0,
@@ -263,6 +266,11 @@ impl Pool {
             self.with_kernel -= usize::from(!meta.beyond);
         }
         Chunk { pool: self.tag, buffer, start, end }
+    }
+
+    /// Whether the calling thread may use it.
+    pub(crate) fn is_at_home(&self) -> bool {
+        self.owner == 0 || self.owner == thread_number()
     }
 
     /// A chunk of another pool would reach memory that its own pool may be writing.
@@ -382,6 +390,11 @@ impl Pool {
                 at += 1;
             }
         }
+    }
+
+    /// Whether the kernel has any buffer to fill.
+    pub(crate) fn is_with_kernel(&self) -> bool {
+        self.with_kernel > 0
     }
 
     /// How many buffers wait to be handed to the kernel.

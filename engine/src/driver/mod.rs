@@ -18,19 +18,32 @@ use std::{
     net::SocketAddr,
     os::fd::{BorrowedFd, OwnedFd, RawFd},
     task::Waker,
+    time::Duration,
 };
 
 use socket2::SockAddr;
 
 use crate::{
     buf::{Chunk, Gather, Pool, SharedMut},
-    config::Config,
-    error::Error,
     sys::net::{self, Family, SocketOptions},
 };
 
+mod native;
+pub mod ready;
+#[cfg(feature = "sim")]
+pub mod sim;
 #[cfg(target_os = "linux")]
 pub mod uring;
+
+pub use native::{DRIVER_VARIABLE, Native};
+
+/// How many segments one send gathers at most.
+pub const SEGMENTS_PER_SEND_MAX: usize = 64;
+
+/// Pauses between attempts to connect to a full backlog, where nothing tells when it has room; each is twice the one
+/// before.
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(1);
+const RETRY_PAUSE_MAX: Duration = Duration::from_millis(50);
 
 /// Names one operation in flight. A stale id is recognised and never acted on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,6 +62,33 @@ pub struct Direct {
     pub rest: usize,
     /// What followed the body; its spare capacity bounds how much is received. Used only while empty.
     pub spill: Vec<u8>,
+}
+
+impl Direct {
+    /// The kernel has put `bytes` into the body's spare room, of which there were `room`, and the spill area.
+    ///
+    /// # Safety
+    /// The first `room` bytes behind the body and then the spill area were filled in order, so many bytes in all.
+    unsafe fn filled(&mut self, room: usize, bytes: usize) {
+        let body_bytes = bytes.min(room);
+        if let Some(body) = self.body.as_mut().filter(|_| body_bytes > 0) {
+            // SAFETY: the caller says so.
+            unsafe { body.advance(body_bytes) };
+            self.rest -= body_bytes;
+        }
+        // SAFETY: what went beyond the body's room lies in the spill area, by the caller's word.
+        unsafe { self.spill.set_len(bytes - body_bytes) };
+    }
+}
+
+/// The bytes of `gather` behind the first `skip`, piece by piece.
+fn rest_of(gather: &Gather, mut skip: usize) -> impl Iterator<Item = &[u8]> {
+    gather.segments().filter_map(move |segment| {
+        let bytes = segment.bytes();
+        let rest = bytes.get(skip..).filter(|rest| !rest.is_empty());
+        skip = skip.saturating_sub(bytes.len());
+        rest
+    })
 }
 
 /// One request to the kernel.
@@ -160,7 +200,7 @@ pub enum Completion {
 pub enum Wait {
     /// Not at all.
     No,
-    /// Look at shared memory for a few microseconds, without system calls while nothing happens.
+    /// Look for a few microseconds; io_uring does without system calls while nothing happens.
     Spin,
     /// Sleep until something completes, at most this many nanoseconds (none: without bound).
     Park(Option<u64>),
@@ -172,6 +212,11 @@ pub enum Wait {
 pub enum Kind {
     /// io_uring: bound to the thread that opened it.
     Uring,
+    /// Readiness, as of epoll: any thread may use it, one at a time.
+    Ready,
+    /// Simulated: on the thread of its world.
+    #[cfg(feature = "sim")]
+    Sim,
 }
 
 /// Something to wait on without holding the shard. Only the shard's own thread may wait on io_uring's.
@@ -180,17 +225,22 @@ pub enum Parking {
     /// The ring.
     #[cfg(target_os = "linux")]
     Uring(uring::Parking),
+    /// The poller.
+    Ready(ready::Parking),
+    /// A simulated world.
+    #[cfg(feature = "sim")]
+    Sim(sim::Parking),
 }
 
-impl Parking {
-    /// Waits until something completes, the shard is woken, or the time is up.
-    ///
-    /// # Errors
-    /// What the kernel said. A signal is no error.
-    pub fn wait(&mut self) -> io::Result<()> {
+impl crate::lead::Wait for Parking {
+    /// Waits until something completes, the shard is woken, or the time is up. A signal is no error.
+    fn wait(&mut self) -> io::Result<()> {
         match self {
             #[cfg(target_os = "linux")]
             Self::Uring(parking) => parking.wait(),
+            Self::Ready(parking) => parking.wait(),
+            #[cfg(feature = "sim")]
+            Self::Sim(parking) => parking.wait(),
         }
     }
 }
@@ -216,6 +266,11 @@ pub trait Driver {
     /// As [`net::connect_socket`].
     fn connect_socket(&mut self, family: Family, options: &SocketOptions) -> io::Result<OwnedFd> {
         net::connect_socket(family, options)
+    }
+
+    /// Closes a descriptor that no operation is under way on.
+    fn close(&mut self, fd: OwnedFd) {
+        drop(fd);
     }
 
     /// Queues an operation; it reaches the kernel with the next [`Driver::flush`] or [`Driver::poll`].
@@ -281,128 +336,23 @@ pub trait Driver {
     fn event_fd(&mut self) -> io::Result<BorrowedFd<'_>>;
 }
 
-/// The driver of this machine, picked at run time.
-#[derive(Debug)]
-pub enum Native {
-    /// io_uring.
-    #[cfg(target_os = "linux")]
-    Uring(Box<uring::Uring>),
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buf::Segment;
 
-macro_rules! each_driver {
-    ($self:ident, $driver:ident => $call:expr) => {
-        match $self {
-            #[cfg(target_os = "linux")]
-            Native::Uring($driver) => $call,
-        }
-    };
-}
-
-impl Native {
-    /// Opens the driver for the calling thread, with a receive pool in the geometry that suits it.
-    ///
-    /// # Errors
-    /// When the kernel refuses or lacks what is needed.
-    pub fn open(config: &Config) -> Result<(Self, Pool), Error> {
-        #[cfg(target_os = "linux")]
-        {
-            let (driver, pool) = uring::Uring::open(config)?;
-            Ok((Self::Uring(Box::new(driver)), pool))
-        }
-        #[cfg(not(target_os = "linux"))]
-        Err(Error::NoDriver)
-    }
-}
-
-impl Native {
-    /// Which driver it is.
-    #[must_use]
-    pub fn kind(&self) -> Kind {
-        match self {
-            #[cfg(target_os = "linux")]
-            Self::Uring(_) => Kind::Uring,
-        }
-    }
-}
-
-impl Driver for Native {
-    fn listen_tcp(
-        &mut self,
-        address: SocketAddr,
-        backlog: u32,
-        options: &SocketOptions,
-    ) -> io::Result<(OwnedFd, SocketAddr)> {
-        each_driver!(self, driver => driver.listen_tcp(address, backlog, options))
-    }
-
-    fn connect_socket(&mut self, family: Family, options: &SocketOptions) -> io::Result<OwnedFd> {
-        each_driver!(self, driver => driver.connect_socket(family, options))
-    }
-
-    fn park(&mut self, timeout_ns: Option<u64>) -> io::Result<Option<Parking>> {
-        each_driver!(self, driver => driver.park(timeout_ns))
-    }
-
-    fn unpark(&mut self, parking: Parking) {
-        each_driver!(self, driver => driver.unpark(parking));
-    }
-
-    #[inline]
-    fn has_queued(&self) -> bool {
-        each_driver!(self, driver => driver.has_queued())
-    }
-
-    #[inline]
-    fn submit(&mut self, token: Token, submission: Submission) -> OpId {
-        each_driver!(self, driver => driver.submit(token, submission))
-    }
-
-    #[inline]
-    fn try_send(&mut self, fd: BorrowedFd<'_>, bytes: &[u8]) -> usize {
-        each_driver!(self, driver => driver.try_send(fd, bytes))
-    }
-
-    fn cancel(&mut self, op: OpId) {
-        each_driver!(self, driver => driver.cancel(op));
-    }
-
-    #[inline]
-    fn flush(&mut self) -> io::Result<()> {
-        each_driver!(self, driver => driver.flush())
-    }
-
-    #[inline]
-    fn poll(&mut self, wait: Wait) -> io::Result<()> {
-        each_driver!(self, driver => driver.poll(wait))
-    }
-
-    #[inline]
-    fn next(&mut self, pool: &mut Pool) -> Option<Completion> {
-        each_driver!(self, driver => driver.next(pool))
-    }
-
-    #[inline]
-    fn provide(&mut self, pool: &mut Pool) -> usize {
-        each_driver!(self, driver => driver.provide(pool))
-    }
-
-    fn in_flight(&self) -> usize {
-        each_driver!(self, driver => driver.in_flight())
-    }
-
-    fn shut_down(&mut self, pool: &mut Pool) -> bool {
-        each_driver!(self, driver => driver.shut_down(pool))
-    }
-
-    fn waker(&self) -> Waker {
-        each_driver!(self, driver => driver.waker())
-    }
-
-    fn alarm(&mut self, after_ns: u64) {
-        each_driver!(self, driver => driver.alarm(after_ns));
-    }
-
-    fn event_fd(&mut self) -> io::Result<BorrowedFd<'_>> {
-        each_driver!(self, driver => driver.event_fd())
+    #[test]
+    fn the_rest_begins_anywhere() {
+        let mut gather = Gather::new();
+        gather.push(Segment::Static(b"abc"));
+        gather.push(Segment::Static(b"de"));
+        gather.push(Segment::Static(b"f"));
+        let rest = |skip| rest_of(&gather, skip).collect::<Vec<_>>();
+        assert_eq!(rest(0), [&b"abc"[..], b"de", b"f"]);
+        assert_eq!(rest(2), [&b"c"[..], b"de", b"f"]);
+        assert_eq!(rest(3), [&b"de"[..], b"f"]);
+        assert_eq!(rest(4), [&b"e"[..], b"f"]);
+        assert_eq!(rest(5), [&b"f"[..]]);
+        assert_eq!(rest(6), [&b""[..]; 0]);
     }
 }

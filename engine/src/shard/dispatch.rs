@@ -192,6 +192,7 @@ impl Shard {
             }
             let conn = self.conns.remove(id.index());
             finished += 1;
+            self.driver.close(conn.fd);
             if !conn.listener {
                 handler.on_closed(self, id);
             }

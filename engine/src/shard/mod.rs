@@ -32,9 +32,9 @@ pub enum TurnWait {
 /// One engine. [`Shard::turn`] is its only loop body; everything else queues work for the next turn
 /// or is called by the [`Handler`] from inside one.
 ///
-/// On io_uring it works on the thread that opened it and on no other: elsewhere the kernel refuses each turn
-/// ([`Shard::is_mobile`] tells). On the ready driver any thread may turn it, one at a time. Dropping it cancels all
-/// operations and waits for their last completions before any memory is freed.
+/// It works on the thread that opened it and on no other: elsewhere each turn is refused. Only one that was opened
+/// with [`Config::shared`] on the ready driver may be turned by any thread, one at a time ([`Shard::is_mobile`]).
+/// Dropping it cancels all operations and waits for their last completions before any memory is freed.
 pub struct Shard {
     driver: Native,
     /// Its leases may outlive the shard.
@@ -53,8 +53,10 @@ pub struct Shard {
     /// When the event descriptor's alarms will ring, the next one last; `None` until it is in use.
     alarms_ns: Option<Vec<u64>>,
     is_turning: bool,
-    /// Somebody waits in a [`Parking`], at most until then ([`u64::MAX`]: without bound).
-    parked_until_ns: Option<u64>,
+    /// How many wait in a [`Parking`].
+    parked: u32,
+    /// The latest time at which one of them stops waiting by itself ([`u64::MAX`]: never).
+    parked_until_ns: u64,
     config: Config,
     stats: ShardStats,
 }
@@ -85,7 +87,8 @@ impl Shard {
             resolver: None,
             alarms_ns: None,
             is_turning: false,
-            parked_until_ns: None,
+            parked: 0,
+            parked_until_ns: 0,
             config,
             stats: ShardStats::default(),
         })
@@ -100,7 +103,14 @@ impl Shard {
     /// Whether any thread may turn it.
     #[must_use]
     pub fn is_mobile(&self) -> bool {
-        self.driver.kind() != Kind::Uring
+        self.driver.kind() != Kind::Uring && self.config.shared
+    }
+
+    fn check_thread(&self) -> io::Result<()> {
+        if self.pool.is_at_home() {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, "the shard belongs to another thread"))
     }
 
     /// The receive pool, to look into.
@@ -223,6 +233,7 @@ impl Shard {
     /// # Errors
     /// When the kernel refuses to turn the ring; the shard is not usable any more then.
     pub fn turn(&mut self, handler: &mut impl Handler, wait: TurnWait) -> io::Result<usize> {
+        self.check_thread()?;
         self.is_turning = true;
         let wait = self.prepare(handler, wait);
         self.driver.poll(wait)?;
@@ -234,6 +245,7 @@ impl Shard {
         }
         let is_cut_short = work == self.config.completions_per_turn;
         work += self.expire(handler);
+        work += handler.on_turn(self);
         work += self.finish_quiet(handler);
         work += self.deliver_names(handler);
         self.stats.turns += 1;
@@ -250,7 +262,7 @@ impl Shard {
     #[cold]
     fn prepare_event_fd(&mut self, handler: &mut impl Handler, is_cut_short: bool) {
         self.relieve(handler);
-        if is_cut_short || !self.quiet.is_empty() {
+        if is_cut_short || !self.quiet.is_empty() || !handler.on_sleep() {
             self.driver.waker().wake_by_ref();
         }
         self.set_alarm();
@@ -282,6 +294,9 @@ impl Shard {
         if self.config.wait == WaitStrategy::Spin {
             return Wait::Spin;
         }
+        if !handler.on_sleep() {
+            return Wait::No;
+        }
         let deadline_ns = self.earliest(until_ns);
         Wait::Park(deadline_ns.map(|at_ns| at_ns.saturating_sub(self.clock.now_ns())))
     }
@@ -295,8 +310,8 @@ impl Shard {
 
     /// Prepares to wait without the shard: hands over what is queued and returns what to wait on, at most until
     /// the given time or the next timer. `None` when there is something to do already. While somebody waits,
-    /// others may use the shard; [`Shard::wants_turn`] tells when what they did needs a turn, and then
-    /// [`Shard::waker`] ends the wait. [`Shard::unpark`] follows in any case.
+    /// others may use the shard; [`Shard::wants_turn`] and [`Shard::take_early`] tell when what they did has to
+    /// end the wait, which [`Shard::waker`] does. [`Shard::unpark`] follows in any case.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -305,13 +320,12 @@ impl Shard {
         handler: &mut impl Handler,
         until_ns: Option<u64>,
     ) -> io::Result<Option<Parking>> {
-        debug_assert!(self.parked_until_ns.is_none(), "one waits at a time");
         self.is_turning = true;
         self.pool.collect();
         self.provide();
         self.relieve(handler);
         self.is_turning = false;
-        if !self.quiet.is_empty() {
+        if !self.quiet.is_empty() || !handler.on_sleep() {
             return Ok(None);
         }
         let deadline_ns = self.earliest(until_ns);
@@ -321,32 +335,49 @@ impl Shard {
         }
         let parking = self.driver.park(timeout_ns)?;
         if parking.is_some() {
-            self.parked_until_ns = Some(deadline_ns.unwrap_or(u64::MAX));
+            let until_ns = deadline_ns.unwrap_or(u64::MAX);
+            let others_ns = if self.parked == 0 { 0 } else { self.parked_until_ns };
+            self.parked_until_ns = until_ns.max(others_ns);
+            self.parked += 1;
         }
         Ok(parking)
     }
 
     /// Ends a wait; a turn that does not wait is due.
     pub fn unpark(&mut self, parking: Parking) {
-        self.parked_until_ns = None;
+        self.parked -= 1;
         self.driver.unpark(parking);
     }
 
     /// Whether somebody waits in a [`Parking`].
     #[must_use]
     pub fn is_parked(&self) -> bool {
-        self.parked_until_ns.is_some()
+        self.parked > 0
     }
 
-    /// Whether something was queued, or ended, or a timer armed, that only a turn gets on with.
+    /// Whether something was queued, or ended, that only a turn gets on with.
     #[must_use]
     #[inline]
     pub fn wants_turn(&self) -> bool {
-        let is_early = || match (self.parked_until_ns, self.timers.next_deadline_ns()) {
-            (Some(until_ns), Some(timer_ns)) => timer_ns < until_ns,
-            _ => false,
-        };
-        !self.quiet.is_empty() || self.driver.has_queued() || is_early()
+        !self.quiet.is_empty() || self.driver.has_queued()
+    }
+
+    /// Whether a timer was armed that those who wait in a [`Parking`] know nothing of: [`Shard::waker`] is to end
+    /// their wait. Says so once.
+    pub fn take_early(&mut self) -> bool {
+        let is_early = self.is_early();
+        if is_early {
+            self.parked_until_ns = self.timers.next_deadline_ns().unwrap_or(self.parked_until_ns);
+        }
+        is_early
+    }
+
+    /// As [`Shard::take_early`], as often as it is asked.
+    #[must_use]
+    #[inline]
+    pub fn is_early(&self) -> bool {
+        let timer_ns = self.timers.next_deadline_ns();
+        self.parked > 0 && timer_ns.is_some_and(|timer_ns| timer_ns < self.parked_until_ns)
     }
 
     /// Makes room for receives that wait for a buffer; a buffer that comes back later wakes the shard.
@@ -359,10 +390,12 @@ impl Shard {
     }
 
     fn provide(&mut self) {
-        if self.pool.ready_len() == 0 {
+        if self.pool.ready_len() > 0 {
+            self.driver.provide(&mut self.pool);
+        } else if self.starved.is_empty() || !self.pool.is_with_kernel() {
             return;
         }
-        self.driver.provide(&mut self.pool);
+        // Also where the kernel got its buffers after the receive had ended for want of them.
         for id in std::mem::take(&mut self.starved) {
             let waits = Receive::Starved { stopping: false };
             if let Some(conn) = self.find(id).filter(|conn| conn.receive == waits) {

@@ -8,8 +8,14 @@ pub mod eventfd;
 #[cfg(unix)]
 pub mod interface;
 pub mod net;
+#[cfg(target_os = "linux")]
+pub mod poll;
 #[cfg(unix)]
 pub mod signal;
+#[cfg(unix)]
+pub mod thread;
+#[cfg(target_os = "linux")]
+pub mod timerfd;
 #[cfg(unix)]
 pub mod unix;
 

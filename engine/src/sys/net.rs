@@ -1,7 +1,6 @@
 //! Sockets as the engine wants them: non-blocking, close-on-exec, tuned.
 //!
-//! Only creation, options and names live here. Accepting, connecting, sending and receiving are the
-//! driver's operations. Unix-domain sockets are created in `sys::unix`.
+//! Creation, options, names, and the calls that never wait. Unix-domain sockets are created in `sys::unix`.
 
 use std::fmt;
 use std::io;
@@ -241,6 +240,88 @@ pub fn try_recv(socket: BorrowedSocket<'_>, into: &mut [u8]) -> io::Result<usize
     use rustix::net::{RecvFlags, recv};
     let (bytes, _) = recv(socket, into, RecvFlags::DONTWAIT)?;
     Ok(bytes)
+}
+
+/// What came of starting a connect.
+#[cfg(unix)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connecting {
+    /// It is connected.
+    Done,
+    /// It is under way: the socket becomes writable when it has ended, and [`take_error`] tells how.
+    Started,
+    /// The backlog of a Unix-domain listener is full and nothing was started; nothing will tell when to try again.
+    BacklogFull,
+}
+
+/// Starts to connect a non-blocking socket.
+///
+/// # Errors
+/// What `connect(2)` says, if that is final.
+#[cfg(unix)]
+pub fn try_connect(socket: BorrowedSocket<'_>, address: &SockAddr) -> io::Result<Connecting> {
+    let Err(error) = SockRef::from(&socket).connect(address) else { return Ok(Connecting::Done) };
+    match error.raw_os_error() {
+        // Interrupted, it goes on by itself.
+        Some(libc::EINPROGRESS | libc::EINTR | libc::EALREADY) => Ok(Connecting::Started),
+        Some(libc::EISCONN) => Ok(Connecting::Done),
+        // For TCP the same number says that no local port is left.
+        Some(libc::EAGAIN) if address.is_unix() => Ok(Connecting::BacklogFull),
+        _ => Err(error),
+    }
+}
+
+/// Accepts one connection without waiting: non-blocking, close-on-exec.
+///
+/// # Errors
+/// `WouldBlock` when none is there, or what `accept4(2)` says.
+#[cfg(target_os = "linux")]
+pub fn try_accept(listener: BorrowedSocket<'_>) -> io::Result<OwnedSocket> {
+    use rustix::net::{SocketFlags, accept_with};
+    Ok(accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?)
+}
+
+/// Sends what the kernel takes of the parts, in order and without waiting; returns how many bytes that was. Never
+/// raises SIGPIPE.
+///
+/// # Errors
+/// `WouldBlock` when it takes none, or what `sendmsg(2)` says.
+#[cfg(unix)]
+pub fn try_send_vectored(
+    socket: BorrowedSocket<'_>,
+    parts: &[io::IoSlice<'_>],
+) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    SockRef::from(&socket).send_vectored_with_flags(parts, flags)
+}
+
+/// Receives what is there into the parts, in order and without waiting; `Ok(0)` is the peer's orderly end. So many
+/// bytes of the parts are initialised then.
+///
+/// # Errors
+/// `WouldBlock` when nothing is there, or what `recvmsg(2)` says.
+#[cfg(unix)]
+pub fn try_recv_vectored(
+    socket: BorrowedSocket<'_>,
+    parts: &mut [socket2::MaybeUninitSlice<'_>],
+) -> io::Result<usize> {
+    let received = SockRef::from(&socket).recv_vectored_with_flags(parts, libc::MSG_DONTWAIT);
+    received.map(|(bytes, _)| bytes)
+}
+
+/// Whether the descriptor polls readable now.
+///
+/// # Errors
+/// What `poll(2)` says; a signal is no error.
+#[cfg(all(test, unix))]
+pub(crate) fn is_readable(fd: BorrowedSocket<'_>) -> io::Result<bool> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    match poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&now)) {
+        Ok(ready) => Ok(ready > 0),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The other end's address.

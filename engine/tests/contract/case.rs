@@ -1,11 +1,13 @@
 //! One driver in one geometry over one kind of socket, and the watchdog around a test of it.
 
 use std::{
-    cell::Cell,
     net::{Ipv4Addr, SocketAddr},
     os::fd::OwnedFd,
     panic::resume_unwind,
-    sync::mpsc::{RecvTimeoutError, channel},
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        mpsc::{RecvTimeoutError, channel},
+    },
     thread,
     time::Duration,
 };
@@ -13,7 +15,7 @@ use std::{
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 use zring_engine::{
-    Config, PoolConfig, SockAddr, WaitStrategy,
+    Config, DriverChoice, PoolConfig, SockAddr, WaitStrategy,
     sys::{
         net::{Family, SocketOptions, connect_socket, listen_tcp},
         unix::{listen_unix, path_addr},
@@ -35,31 +37,38 @@ pub(crate) enum Net {
     Unix,
 }
 
+/// A driver, and what it is to do without: a mask of io_uring's features.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum On {
+    Uring(&'static str),
+    Ready,
+}
+
 #[derive(Debug)]
 pub(crate) struct Case {
-    mask: &'static str,
+    on: On,
     wait: WaitStrategy,
     pub(crate) net: Net,
     dir: TempDir,
-    paths: Cell<u32>,
+    paths: AtomicU32,
 }
 
 /// Runs `body` over a shard that parks.
-pub(crate) fn run(mask: &'static str, net: Net, body: fn(&Case)) {
-    run_within_limits(mask, WaitStrategy::Park, net, body);
+pub(crate) fn run(on: On, net: Net, body: fn(&Case)) {
+    run_within_limits(on, WaitStrategy::Park, net, body);
 }
 
 /// Runs `body` over a shard that spins.
-pub(crate) fn run_spinning(mask: &'static str, net: Net, body: fn(&Case)) {
-    run_within_limits(mask, WaitStrategy::Spin, net, body);
+pub(crate) fn run_spinning(on: On, net: Net, body: fn(&Case)) {
+    run_within_limits(on, WaitStrategy::Spin, net, body);
 }
 
 /// Runs `body` on a thread of its own; fails when it does, or when it takes too long.
-fn run_within_limits(mask: &'static str, wait: WaitStrategy, net: Net, body: fn(&Case)) {
+fn run_within_limits(on: On, wait: WaitStrategy, net: Net, body: fn(&Case)) {
     let (done, outcome) = channel();
     let worker = thread::spawn(move || {
         let dir = tempfile::Builder::new().prefix("zr").tempdir().expect("a directory");
-        body(&Case { mask, wait, net, dir, paths: Cell::new(0) });
+        body(&Case { on, wait, net, dir, paths: AtomicU32::new(0) });
         let _ = done.send(());
     });
     match outcome.recv_timeout(patience() * 3) {
@@ -72,9 +81,14 @@ fn run_within_limits(mask: &'static str, wait: WaitStrategy, net: Net, body: fn(
 }
 
 impl Case {
-    /// The default configuration in this case's geometry.
+    /// The default configuration on this case's driver, in its geometry.
     pub(crate) fn config(&self) -> Config {
-        Config { wait: self.wait, uring_mask: Some(self.mask.to_owned()), ..Config::default() }
+        let (driver, mask) = match self.on {
+            On::Uring(mask) => (DriverChoice::Uring, mask),
+            On::Ready => (DriverChoice::Ready, ""),
+        };
+        let uring_mask = Some(mask.to_owned());
+        Config { driver, wait: self.wait, uring_mask, ..Config::default() }
     }
 
     /// A configuration with one pool geometry, whichever way the buffers are consumed.
@@ -103,8 +117,8 @@ impl Case {
                 (fd, address.into())
             }
             Net::Unix => {
-                self.paths.set(self.paths.get() + 1);
-                let path = self.dir.path().join(self.paths.get().to_string());
+                let number = self.paths.fetch_add(1, Ordering::Relaxed);
+                let path = self.dir.path().join(number.to_string());
                 let (fd, _) = listen_unix(&path, backlog).expect("listen");
                 (fd, path_addr(&path).expect("a short path"))
             }

@@ -11,6 +11,7 @@ mod closing;
 mod content;
 mod direct;
 mod event;
+mod parking;
 mod pool;
 mod record;
 mod setup;
@@ -22,52 +23,64 @@ macro_rules! contract {
     ($($module:ident :: $body:ident),+ $(,)?) => {
         $(
             mod $body {
-                use crate::case::{Net::{Tcp, Unix}, run, run_spinning};
+                use crate::case::{Net::{Tcp, Unix}, On::{Ready, Uring}, run, run_spinning};
                 use crate::$module::$body as body;
 
                 #[test]
                 fn uring_over_tcp() {
-                    run("", Tcp, body);
+                    run(Uring(""), Tcp, body);
                 }
                 #[test]
                 fn uring_over_unix() {
-                    run("", Unix, body);
+                    run(Uring(""), Unix, body);
                 }
                 #[test]
                 fn uring_whole_buffers_over_tcp() {
-                    run("inc", Tcp, body);
+                    run(Uring("inc"), Tcp, body);
                 }
                 #[test]
                 fn uring_whole_buffers_over_unix() {
-                    run("inc", Unix, body);
+                    run(Uring("inc"), Unix, body);
                 }
                 #[test]
                 fn uring_one_shot_over_tcp() {
-                    run("inc,multishot", Tcp, body);
+                    run(Uring("inc,multishot"), Tcp, body);
                 }
                 #[test]
                 fn uring_one_shot_over_unix() {
-                    run("inc,multishot", Unix, body);
+                    run(Uring("inc,multishot"), Unix, body);
                 }
                 #[test]
                 fn uring_one_shot_incremental_over_tcp() {
-                    run("multishot", Tcp, body);
+                    run(Uring("multishot"), Tcp, body);
                 }
                 #[test]
                 fn uring_plain_ring_fd_over_tcp() {
-                    run("ringfd", Tcp, body);
+                    run(Uring("ringfd"), Tcp, body);
                 }
                 #[test]
                 fn uring_spinning_over_tcp() {
-                    run_spinning("", Tcp, body);
+                    run_spinning(Uring(""), Tcp, body);
                 }
                 #[test]
                 fn uring_spinning_over_unix() {
-                    run_spinning("", Unix, body);
+                    run_spinning(Uring(""), Unix, body);
                 }
                 #[test]
                 fn uring_spinning_whole_buffers_over_tcp() {
-                    run_spinning("inc", Tcp, body);
+                    run_spinning(Uring("inc"), Tcp, body);
+                }
+                #[test]
+                fn ready_over_tcp() {
+                    run(Ready, Tcp, body);
+                }
+                #[test]
+                fn ready_over_unix() {
+                    run(Ready, Unix, body);
+                }
+                #[test]
+                fn ready_spinning_over_tcp() {
+                    run_spinning(Ready, Tcp, body);
                 }
             }
         )+
@@ -77,6 +90,7 @@ macro_rules! contract {
 contract! {
     setup::connections_are_accepted,
     setup::a_refused_connect_is_reported,
+    setup::a_full_backlog_is_waited_for,
     setup::a_closed_listener_is_gone,
     setup::accepting_resumes_after_a_failure,
     setup::more_operations_than_the_queue_holds,
@@ -89,6 +103,7 @@ contract! {
     stream::a_stop_inside_the_callback_counts,
     stream::a_full_completion_queue_loses_nothing,
     stream::a_half_closed_peer_still_receives,
+    stream::an_urgent_byte_disturbs_nobody,
     direct::every_split,
     direct::a_large_body_grows_with_its_bytes,
     direct::a_stop_gives_the_memory_back,
@@ -117,6 +132,9 @@ contract! {
     timing::wakes_are_never_lost,
     timing::names_are_resolved,
     timing::a_shard_serves_and_keeps_time,
+    parking::a_wait_without_the_shard_ends,
+    parking::what_is_begun_during_a_wait_takes_effect,
+    parking::a_mobile_shard_moves,
     event::it_follows_data,
     event::it_follows_wakes,
     event::it_follows_timers,

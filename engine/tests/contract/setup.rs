@@ -1,11 +1,20 @@
 //! Accepting and connecting.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    sync::mpsc::{TryRecvError, channel},
+    thread,
+    time::{Duration, Instant},
+};
 
-use socket2::SockRef;
-use zring_engine::Config;
+use socket2::{SockRef, Socket};
+use zring_engine::{Config, sys::net::SocketOptions};
 
-use crate::{case::Case, record::End, world::World};
+use crate::{
+    case::{Case, Net, patience},
+    record::End,
+    world::World,
+};
 
 pub(crate) fn connections_are_accepted(case: &Case) {
     let mut world = World::new(case);
@@ -100,4 +109,45 @@ pub(crate) fn more_operations_than_the_queue_holds(case: &Case) {
         world.turn_until("a stop", |world| world.side(conn).end_kinds() == [End::Stopped]);
     }
     assert_eq!(world.shard.in_flight(), 1);
+}
+
+pub(crate) fn a_full_backlog_is_waited_for(case: &Case) {
+    let mut world = World::new(case);
+    let (listener, address) = case.listen(0, &SocketOptions::default());
+    let conns: Vec<_> = (0..4).map(|_| world.connect(&address)).collect();
+    world.turn_quietly();
+    assert!(conns.iter().any(|&conn| world.side(conn).connected.is_none()), "the backlog is full");
+    // One gives up while it waits, and that is told at once.
+    let hanging = conns.iter().rev().find(|&&conn| world.side(conn).connected.is_none());
+    let given_up = *hanging.expect("just seen");
+    let start = Instant::now();
+    world.close(given_up);
+    assert!(start.elapsed() < patience() / 4);
+    let stays = world.shard.in_flight();
+    world.turn_quietly();
+    assert_eq!((world.shard.in_flight(), stays > 0), (stays, true), "the others go on waiting");
+    if case.net == Net::Tcp {
+        // From here on retransmissions decide, over seconds.
+        return;
+    }
+    let (done, is_done) = channel();
+    let accepter = thread::spawn(move || {
+        let listener = Socket::from(listener);
+        let mut peers = Vec::new();
+        while is_done.try_recv() == Err(TryRecvError::Empty) {
+            match listener.accept() {
+                Ok((peer, _)) => peers.push(peer),
+                Err(_) => thread::sleep(Duration::from_millis(3)),
+            }
+            let _ = peers.last().map(|peer| peer.send(b"x"));
+        }
+    });
+    for &conn in conns.iter().filter(|&&conn| conn != given_up) {
+        world.turn_until("room in the backlog", |world| world.side(conn).connected.is_some());
+        assert_eq!(world.side(conn).connected, Some(Ok(())));
+        world.shard.receive_ring(conn);
+        world.turn_until("bytes", |world| !world.side(conn).received.is_empty());
+    }
+    done.send(()).expect("the accepter");
+    accepter.join().expect("the accepter");
 }

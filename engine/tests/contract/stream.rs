@@ -4,7 +4,7 @@ use std::{
     io::{Read, Write},
     net::Shutdown,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use zring_engine::{
@@ -13,10 +13,10 @@ use zring_engine::{
 };
 
 use crate::{
-    case::Case,
+    case::{Case, Net},
     content::{Random, check, content, read_up_to, write_stream},
     record::{End, Sent, Take},
-    world::World,
+    world::{QUIET, World},
 };
 
 pub(crate) fn every_size_both_ways(case: &Case) {
@@ -257,4 +257,27 @@ pub(crate) fn a_half_closed_peer_still_receives(case: &Case) {
     let got = reader.join().expect("the reader");
     assert_eq!(got.len(), 100_000, "and then the end, seen by the peer too");
     check(9, 0, &got);
+}
+
+pub(crate) fn an_urgent_byte_disturbs_nobody(case: &Case) {
+    let mut world = World::new(case);
+    let (conn, mut peer) = world.remote();
+    world.shard.receive_ring(conn);
+    world.turn_quietly();
+    for round in 1..=5 {
+        if let Err(refused) = peer.send_out_of_band(b"!") {
+            assert_eq!((case.net, refused.raw_os_error()), (Net::Unix, Some(libc::EOPNOTSUPP)));
+        }
+        let (turns, start) = (world.shard.stats().turns, Instant::now());
+        while start.elapsed() < QUIET {
+            world.wait(Some(world.shard.now_ns() + 5_000_000));
+        }
+        let turns = world.shard.stats().turns - turns;
+        assert!(!case.parks() || turns < 20, "{turns} turns for one byte");
+        peer.write_all(b"data").expect("write");
+        let bytes = |world: &mut World<'_>| world.side(conn).received.clone();
+        world.turn_until("data", |world| {
+            bytes(world).windows(4).filter(|part| part == b"data").count() == round
+        });
+    }
 }

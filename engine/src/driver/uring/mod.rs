@@ -2,6 +2,7 @@
 //! produced only while the shard's own thread is inside the kernel.
 
 mod bufring;
+mod connect;
 mod parking;
 mod probe;
 mod slot;
@@ -19,7 +20,6 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 pub use parking::Parking;
 pub use probe::{MASK_VARIABLE, Mask};
-pub use slot::SEGMENTS_PER_SEND_MAX;
 
 use self::{
     bufring::{BufRing, GROUP},
@@ -27,7 +27,9 @@ use self::{
     slot::{Kind, Slot, Slots},
     watch::Watch,
 };
-use super::{Completion, Direct, Driver, OpId, Received, Submission, Token, Wait};
+use super::{
+    Completion, Direct, Driver, OpId, Received, SEGMENTS_PER_SEND_MAX, Submission, Token, Wait,
+};
 use crate::{
     buf::{Gather, Pool, Segment},
     config::{Config, WaitStrategy},
@@ -95,6 +97,8 @@ pub struct Uring {
     alarm: Box<types::Timespec>,
     /// The ring's own descriptor, for whoever waits on it without the ring; made on first use.
     parking: Option<Arc<OwnedFd>>,
+    /// How many wait on it.
+    parked: u32,
 }
 
 // SAFETY: the raw pointers in the slots point into boxes that the slots own, and the kernel's access to them does not
@@ -139,6 +143,7 @@ impl Uring {
             waker,
             alarm: Box::default(),
             parking: None,
+            parked: 0,
         };
         pool.set_waker(this.waker());
         this.provide(&mut pool);
@@ -209,7 +214,7 @@ impl Uring {
 
     /// Whether the next receive is to be asked for instead of armed.
     fn watches(&self) -> bool {
-        self.spins && self.waker.shown.get().is_none() && self.watch.has_room()
+        self.spins && self.parked == 0 && self.waker.shown.get().is_none() && self.watch.has_room()
     }
 
     /// Arms what was asked for until now.
@@ -297,10 +302,7 @@ impl Uring {
         let token = slot.token;
         match slot.kind {
             Kind::Accept => Some(self.complete_accept(op, token, entry)),
-            Kind::Connect { .. } => {
-                self.slots.remove(op);
-                Some(Completion::Connected { token, result: outcome(entry.result()).map(drop) })
-            }
+            Kind::Connect { .. } => self.complete_connect(op, token, entry.result()),
             Kind::Receive => Some(self.complete_receive(op, token, entry, pool)),
             Kind::Watched => unreachable!("never submitted"),
             Kind::Direct { .. } => Some(self.complete_direct(op, entry.result())),
@@ -380,15 +382,8 @@ impl Uring {
         self.slots.give_message(message);
         let result = outcome(result).map(|bytes| bytes as usize);
         if let Ok(bytes) = result {
-            let body_bytes = bytes.min(room);
-            if let Some(body) = direct.body.as_mut().filter(|_| body_bytes > 0) {
-                // SAFETY: the kernel filled the vector in order, so these bytes of the spare room.
-                unsafe { body.advance(body_bytes) };
-                direct.rest -= body_bytes;
-            }
-            // SAFETY: what went beyond the body's room lies in the spill area, which is the next part
-            // of the vector; the kernel never writes more than the vector holds.
-            unsafe { direct.spill.set_len(bytes - body_bytes) };
+            // SAFETY: the kernel filled the vector in order, and never more than it holds.
+            unsafe { direct.filled(room, bytes) };
         }
         Completion::ReceivedDirect { token: slot.token, direct, result }
     }
@@ -426,7 +421,7 @@ impl Driver for Uring {
                 return self.submit_direct(token, fd, direct);
             }
             Submission::Accept { fd } => (fd, Kind::Accept),
-            Submission::Connect { fd, address } => (fd, Kind::Connect { address }),
+            Submission::Connect { fd, address } => (fd, Kind::Connect { address, pause: None }),
             Submission::Receive { fd } if self.watches() => {
                 let op = self.slots.insert(token, fd, Kind::Watched);
                 self.watch.add(op);
@@ -440,9 +435,7 @@ impl Driver for Uring {
             Kind::Accept => {
                 opcode::AcceptMulti::new(types::Fd(fd)).flags(libc::SOCK_CLOEXEC).build()
             }
-            Kind::Connect { address } => {
-                opcode::Connect::new(types::Fd(fd), address.as_ptr().cast(), address.len()).build()
-            }
+            Kind::Connect { address, .. } => connect::entry(fd, address),
             _ => self.receive_entry(fd),
         };
         self.push(entry.user_data(op.0));
@@ -508,6 +501,9 @@ impl Driver for Uring {
     }
 
     fn park(&mut self, timeout_ns: Option<u64>) -> io::Result<Option<super::Parking>> {
+        // Only an armed receive ends a wait.
+        self.watch.give_up();
+        self.arm_unserved();
         self.flush()?;
         if !self.ended.is_empty() || self.has_completion() || self.has_work() {
             return Ok(None);
@@ -520,10 +516,13 @@ impl Driver for Uring {
                 self.parking.insert(Arc::new(fd.try_clone_to_owned()?)).clone()
             }
         };
+        self.parked += 1;
         Ok(Some(super::Parking::Uring(Parking::new(fd, timeout_ns))))
     }
 
-    fn unpark(&mut self, _parking: super::Parking) {}
+    fn unpark(&mut self, _parking: super::Parking) {
+        self.parked -= 1;
+    }
 
     #[inline]
     fn has_queued(&self) -> bool {

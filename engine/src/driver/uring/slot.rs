@@ -6,11 +6,8 @@ use socket2::SockAddr;
 
 use crate::{
     buf::{Gather, SharedMut},
-    driver::{Direct, OpId, Token},
+    driver::{Direct, OpId, SEGMENTS_PER_SEND_MAX, Token, rest_of, uring::connect::Pause},
 };
-
-/// How many segments one send gathers at most.
-pub const SEGMENTS_PER_SEND_MAX: usize = 64;
 
 /// A message header and its vector, at an address that does not move.
 #[derive(Debug)]
@@ -34,16 +31,9 @@ impl Message {
     }
 
     /// Points at the bytes of `gather` behind the first `skip`.
-    pub(super) fn gather(&mut self, gather: &Gather, mut skip: usize) {
+    pub(super) fn gather(&mut self, gather: &Gather, skip: usize) {
         let mut segments = 0;
-        for segment in gather.segments() {
-            let bytes = segment.bytes();
-            if skip >= bytes.len() {
-                skip -= bytes.len();
-                continue;
-            }
-            let rest = &bytes[skip..];
-            skip = 0;
+        for rest in rest_of(gather, skip) {
             self.iov[segments] =
                 iovec { iov_base: rest.as_ptr().cast_mut().cast(), iov_len: rest.len() };
             segments += 1;
@@ -79,6 +69,8 @@ pub(super) enum Kind {
     Accept,
     Connect {
         address: Box<SockAddr>,
+        /// The pause before another attempt, while it lasts: its timeout has the operation's user data.
+        pause: Option<Box<Pause>>,
     },
     Receive,
     /// A receive that is asked for, not armed: see `watch`.

@@ -1,0 +1,324 @@
+//! Descriptors that operations wait on, and what the poller was told about them.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    os::fd::{BorrowedFd, RawFd},
+};
+
+use polling::{Event, PollMode, Poller};
+use slab::Slab;
+
+use crate::driver::OpId;
+
+/// Half of a key names the place in the table, the other half who has it.
+const INDEX_BITS: u32 = usize::BITS / 2;
+const INDEX_MASK: usize = (1 << INDEX_BITS) - 1;
+
+/// What is asked of the poller for one descriptor.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Interest {
+    read: bool,
+    write: bool,
+}
+
+impl Interest {
+    fn is_none(self) -> bool {
+        !self.read && !self.write
+    }
+
+    fn covers(self, other: Self) -> bool {
+        self.read >= other.read && self.write >= other.write
+    }
+}
+
+/// One descriptor.
+///
+/// # Invariants
+/// - With `is_added` the poller has the descriptor, and will report `armed`.
+/// - When `armed` differs from what the operations want, it is listed in `Sources::changed`. It may ask for too
+///   much until the next flush, never for too little while [`PollMode::Level`].
+/// - It stands in `Sources::ready` or `Sources::postponed` once at most (`is_queued`).
+#[derive(Debug)]
+pub(super) struct Source {
+    fd: RawFd,
+    generation: usize,
+    /// An accept or a receive.
+    pub(super) read: Option<OpId>,
+    /// A connect or a send.
+    pub(super) write: Option<OpId>,
+    armed: Interest,
+    is_added: bool,
+    is_changed: bool,
+    is_queued: bool,
+    ready: Interest,
+    /// The last read took all it had room for: more is likely to be there.
+    pub(super) is_hot: bool,
+    /// Reads in `turn` so far.
+    reads: u32,
+    turn: u64,
+}
+
+impl Source {
+    fn wanted(&self) -> Interest {
+        Interest { read: self.read.is_some(), write: self.write.is_some() }
+    }
+
+    /// Whether it may be read once more in this turn.
+    pub(super) fn may_read(&mut self, turn: u64, reads_max: u32) -> bool {
+        if self.turn != turn {
+            (self.turn, self.reads) = (turn, 0);
+        }
+        self.reads += 1;
+        self.reads < reads_max
+    }
+}
+
+/// What a source is ready for, and who waits for that.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Work {
+    Read { index: usize, op: OpId },
+    Write { op: OpId },
+}
+
+#[derive(Debug)]
+pub(super) struct Sources {
+    mode: PollMode,
+    table: Slab<Source>,
+    by_fd: HashMap<RawFd, usize>,
+    generation: usize,
+    /// Places whose interest has to be adjusted, by key: a place may have passed on meanwhile.
+    changed: Vec<usize>,
+    /// Keys of sources that are ready for something, in turn.
+    ready: VecDeque<usize>,
+    /// Those that have to wait for the next turn, to be the first then.
+    postponed: Vec<usize>,
+}
+
+fn key(index: usize, generation: usize) -> usize {
+    generation << INDEX_BITS | index
+}
+
+/// # Safety
+/// The descriptor is open.
+unsafe fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
+    // SAFETY: passed on from the caller.
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
+impl Sources {
+    pub(super) fn new(mode: PollMode) -> Self {
+        Self {
+            mode,
+            table: Slab::new(),
+            by_fd: HashMap::new(),
+            generation: 0,
+            changed: Vec::new(),
+            ready: VecDeque::new(),
+            postponed: Vec::new(),
+        }
+    }
+
+    fn event(&self, index: usize, interest: Interest) -> Event {
+        let key = key(index, self.table[index].generation);
+        Event::new(key, interest.read, interest.write)
+    }
+
+    fn find(&mut self, key: usize) -> Option<(usize, &mut Source)> {
+        let index = key & INDEX_MASK;
+        let source = self.table.get_mut(index)?;
+        (source.generation == key >> INDEX_BITS).then_some((index, source))
+    }
+
+    /// The place of a descriptor in the table.
+    pub(super) fn enter(&mut self, fd: RawFd) -> usize {
+        if let Some(&index) = self.by_fd.get(&fd) {
+            return index;
+        }
+        // Stays below the mask, so no key equals one that is reserved.
+        self.generation = (self.generation + 1) % INDEX_MASK;
+        let index = self.table.insert(Source {
+            fd,
+            generation: self.generation,
+            read: None,
+            write: None,
+            armed: Interest::default(),
+            is_added: false,
+            is_changed: false,
+            is_queued: false,
+            ready: Interest::default(),
+            is_hot: false,
+            reads: 0,
+            turn: 0,
+        });
+        assert!(index < INDEX_MASK, "more descriptors than keys");
+        self.by_fd.insert(fd, index);
+        index
+    }
+
+    pub(super) fn get(&mut self, index: usize) -> &mut Source {
+        &mut self.table[index]
+    }
+
+    /// Makes the poller report at least what the operations of the source want. Whatever it reports beyond that is
+    /// taken back by [`Sources::flush`]: who waits again before costs no system call.
+    pub(super) fn arm(&mut self, poller: &Poller, index: usize) -> io::Result<()> {
+        let source = &self.table[index];
+        let wanted = source.wanted();
+        if source.is_added && source.armed.covers(wanted) {
+            return Ok(());
+        }
+        self.tell(poller, index, wanted)
+    }
+
+    fn tell(&mut self, poller: &Poller, index: usize, wanted: Interest) -> io::Result<()> {
+        let event = self.event(index, wanted);
+        let source = &mut self.table[index];
+        // SAFETY: operations wait on it, so its owner keeps it open; before closing it he calls `Driver::close`.
+        let fd = unsafe { borrow(source.fd) };
+        if source.is_added {
+            poller.modify_with_mode(fd, event, self.mode)?;
+        } else {
+            // SAFETY: as above; `close` and `clear` take it out of the poller before it is closed.
+            unsafe { poller.add_with_mode(&fd, event, self.mode)? };
+            source.is_added = true;
+        }
+        source.armed = wanted;
+        Ok(())
+    }
+
+    fn note_changed(&mut self, index: usize) {
+        let source = &mut self.table[index];
+        if !std::mem::replace(&mut source.is_changed, true) {
+            self.changed.push(key(index, source.generation));
+        }
+    }
+
+    /// An operation of the source has ended.
+    pub(super) fn detach(&mut self, index: usize, op: OpId) {
+        let source = &mut self.table[index];
+        if source.read == Some(op) {
+            source.read = None;
+            source.ready.read = false;
+        } else {
+            debug_assert_eq!(source.write, Some(op), "an operation waits where its slot says");
+            source.write = None;
+            source.ready.write = false;
+        }
+        self.note_changed(index);
+    }
+
+    /// Tells the poller what is wanted no longer, and re-arms what reports only once. A descriptor that nobody waits
+    /// on leaves the poller: epoll reports errors and hang-ups even where nothing was asked for.
+    pub(super) fn flush(&mut self, poller: &Poller) -> io::Result<()> {
+        while let Some(key) = self.changed.pop() {
+            let Some((index, source)) = self.find(key) else { continue };
+            source.is_changed = false;
+            let wanted = source.wanted();
+            if wanted.is_none() {
+                self.remove(poller, index);
+            } else if source.armed != wanted {
+                self.tell(poller, index, wanted)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, poller: &Poller, index: usize) {
+        let source = self.table.remove(index);
+        self.by_fd.remove(&source.fd);
+        if source.is_added {
+            // SAFETY: open until `Driver::close` or the shard's end, and both come here first.
+            let fd = unsafe { borrow(source.fd) };
+            if let Err(error) = poller.delete(fd) {
+                tracing::error!(fd = source.fd, %error, "a descriptor was closed under its driver");
+            }
+        }
+    }
+
+    /// The descriptor is about to be closed.
+    pub(super) fn close(&mut self, poller: &Poller, fd: RawFd) {
+        let Some(&index) = self.by_fd.get(&fd) else { return };
+        debug_assert!(self.table[index].wanted().is_none(), "closed with operations under way");
+        self.remove(poller, index);
+    }
+
+    /// Takes everything out of the poller.
+    pub(super) fn clear(&mut self, poller: &Poller) {
+        let all: Vec<usize> = self.table.iter().map(|(index, _)| index).collect();
+        all.into_iter().for_each(|index| self.remove(poller, index));
+        self.changed.clear();
+        self.ready.clear();
+        self.postponed.clear();
+    }
+
+    /// Files what the poller reported. An event of a descriptor that has been let go of is ignored.
+    pub(super) fn note(&mut self, event: &Event) {
+        let is_oneshot = self.mode == PollMode::Oneshot;
+        let Some((index, source)) = self.find(event.key) else { return };
+        if is_oneshot {
+            source.armed = Interest::default();
+        }
+        source.ready.read |= event.readable && source.read.is_some();
+        source.ready.write |= event.writable && source.write.is_some();
+        if is_oneshot {
+            self.note_changed(index);
+        }
+        self.queue(index);
+    }
+
+    /// The source can be read at once, or so it seems.
+    pub(super) fn note_readable(&mut self, index: usize) {
+        self.table[index].ready.read = true;
+        self.queue(index);
+    }
+
+    fn queue(&mut self, index: usize) {
+        let source = &mut self.table[index];
+        if !source.ready.is_none() && !std::mem::replace(&mut source.is_queued, true) {
+            self.ready.push_back(key(index, source.generation));
+        }
+    }
+
+    /// The source is ready to be read, but not in this turn. The poller would tell again; but it tells in an order of
+    /// its own, in which the same ones may come first each time.
+    pub(super) fn postpone(&mut self, index: usize) {
+        let source = &mut self.table[index];
+        source.ready.read = true;
+        if !std::mem::replace(&mut source.is_queued, true) {
+            self.postponed.push(key(index, source.generation));
+        }
+    }
+
+    /// A turn begins.
+    pub(super) fn resume(&mut self) {
+        self.ready.extend(self.postponed.drain(..));
+    }
+
+    /// Whether something is ready in this turn.
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Whether something is ready that the poller need not tell of.
+    pub(super) fn has_leftover(&self) -> bool {
+        self.has_ready() || !self.postponed.is_empty()
+    }
+
+    /// The next operation that may get on. One source after the other has its turn.
+    pub(super) fn next_ready(&mut self) -> Option<Work> {
+        while let Some(key) = self.ready.pop_front() {
+            let Some((index, source)) = self.find(key) else { continue };
+            source.is_queued = false;
+            let write = source.write.filter(|_| std::mem::take(&mut source.ready.write));
+            if let Some(op) = write {
+                self.queue(index);
+                return Some(Work::Write { op });
+            }
+            if let Some(op) = source.read.filter(|_| std::mem::take(&mut source.ready.read)) {
+                return Some(Work::Read { index, op });
+            }
+        }
+        None
+    }
+}

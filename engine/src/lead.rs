@@ -1,0 +1,631 @@
+//! One engine shared by threads: who turns it, and who sleeps meanwhile.
+//!
+//! All state lies under one lock that is held for the length of an operation, never for a wait. What only one thread
+//! does at a time, waiting for the operating system, is the *lead*:
+//!
+//! ```text
+//!            ┌────────────── nobody turned it for a millisecond ──────────────┐
+//!            ▼                                                                │
+//!   Runner leads ──▶ a caller has to wait: it leads, the Runner steps aside ──┤
+//!                          │        ▲                                         │
+//!                          ▼        └──── the next caller that waits ◀────────┤
+//!                    done waiting ──▶ nobody leads ───────────────────────────┘
+//! ```
+//!
+//! A caller that leads does its own input and output, so what it waits for reaches it without a hop through another
+//! thread. Only a *mobile* engine can be led by callers; a fixed one is led by its Runner alone, and callers sleep
+//! until it wakes them. While one thread waits in the lead, all others may use the engine.
+//!
+//! A Runner that has lost the lead may still be on its way into a wait, next to the caller that leads. Each of them,
+//! and each turn that a third thread makes for an operation of its own, can swallow a wake that was meant for another;
+//! whoever may have done so wakes again. The leader does so when it leaves: until then it sees to everything itself.
+
+mod turn;
+
+use std::{fmt, io, task::Waker};
+
+pub use turn::{Idle, Turn, Wait, Waiter, Woken};
+
+use crate::{
+    parker::Parker,
+    sync::model::{self, Mutex, MutexGuard},
+};
+
+/// How long callers have to come back for the lead before the Runner takes it.
+const STEP_ASIDE_NS: u64 = 1_000_000;
+/// How often a caller looks before it sleeps, where what it waits for may come without the operating system.
+const PATIENCE: u32 = 64;
+/// How often a spinning thread pauses between two looks at the engine.
+const PAUSES: u32 = 4;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leader {
+    Nobody,
+    Runner,
+    Caller,
+}
+
+/// What the Runner does while it does not lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Runner {
+    /// Leads, or is about to look who does.
+    Awake,
+    /// Sleeps until it is woken: a caller is in a long wait, or it has not been started.
+    Asleep,
+}
+
+#[derive(Debug)]
+struct State<T> {
+    engine: T,
+    leader: Leader,
+    /// How many wait without the lock: the leader, and a Runner that has lost the lead and not noticed yet.
+    parked: u32,
+    /// The leader was called back, and is not yet.
+    is_called: bool,
+    /// It has to be called, perhaps once more, when the lock is let go.
+    owes_call: bool,
+    /// Callers that wait for somebody else to lead, oldest first.
+    followers: Vec<(u64, Waker)>,
+    follower_number: u64,
+    /// How often a caller had the lead.
+    leads: u64,
+    runner: Runner,
+    /// Ends its sleep; it has to have been started for that.
+    runner_waker: Option<Waker>,
+    /// Asked to end, at the latest at this time.
+    stop_at_ns: Option<u64>,
+    /// Stays set when a turn panics.
+    is_turning: bool,
+    /// Why the engine is of no use any more.
+    failed: Option<(io::ErrorKind, String)>,
+    /// Not everybody who waits has been told of that.
+    owes_failure: bool,
+}
+
+impl<T: Turn> State<T> {
+    /// For one who does not lead.
+    fn turn_aside<R>(&mut self, turn: impl FnOnce(&mut T) -> io::Result<R>) -> io::Result<R> {
+        // It may find the wake that the leader was called with, before the leader does.
+        self.owes_call |= self.is_called;
+        self.turn_by(turn)
+    }
+
+    fn turn(&mut self) -> io::Result<usize> {
+        self.turn_by(T::turn)
+    }
+
+    fn turn_by<R>(&mut self, turn: impl FnOnce(&mut T) -> io::Result<R>) -> io::Result<R> {
+        self.check()?;
+        self.is_turning = true;
+        let turned = turn(&mut self.engine);
+        self.is_turning = false;
+        self.note(turned)
+    }
+
+    fn glance(&mut self) -> io::Result<usize> {
+        self.turn_by(T::glance)
+    }
+
+    fn note<R>(&mut self, outcome: io::Result<R>) -> io::Result<R> {
+        if let Err(error) = &outcome {
+            self.fail(error.kind(), error.to_string());
+        }
+        outcome
+    }
+
+    fn fail(&mut self, kind: io::ErrorKind, message: String) {
+        if self.failed.is_none() {
+            self.failed = Some((kind, message));
+            self.owes_failure = true;
+        }
+    }
+
+    /// Whether letting go of the lock is all that is left to do.
+    #[inline]
+    fn is_clear(&mut self) -> bool {
+        !(self.is_turning | self.owes_failure | self.owes_call)
+            && !self.engine.has_woken()
+            && !self.engine.wants_turn()
+            && (self.parked == 0 || !self.engine.is_early())
+    }
+
+    fn check(&self) -> io::Result<()> {
+        match &self.failed {
+            Some((kind, message)) => Err(io::Error::new(*kind, message.clone())),
+            None => Ok(()),
+        }
+    }
+}
+
+/// An engine and its lead; see the module.
+pub struct Lead<T> {
+    state: Mutex<State<T>>,
+    /// Ends the leader's wait.
+    waker: Waker,
+    is_mobile: bool,
+    idle: Idle,
+}
+
+/// Access to the engine, for the length of one operation. Dropping it sees to what the operation left to do.
+pub struct Held<'a, T: Turn> {
+    lead: &'a Lead<T>,
+    state: Option<MutexGuard<'a, State<T>>>,
+}
+
+impl<T: Turn> Lead<T> {
+    /// Shares an engine whose waits `waker` ends. If it is `mobile`, any thread may turn it.
+    pub fn new(engine: T, waker: Waker, is_mobile: bool, idle: Idle) -> Self {
+        let state = State {
+            engine,
+            leader: Leader::Nobody,
+            parked: 0,
+            is_called: false,
+            owes_call: false,
+            followers: Vec::new(),
+            follower_number: 0,
+            leads: 0,
+            runner: Runner::Asleep,
+            runner_waker: None,
+            stop_at_ns: None,
+            is_turning: false,
+            failed: None,
+            owes_failure: false,
+        };
+        Self { state: Mutex::new(state), waker, is_mobile, idle }
+    }
+
+    /// Whether callers may lead.
+    #[must_use]
+    pub fn is_mobile(&self) -> bool {
+        self.is_mobile
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        // Whoever panicked while holding it did so outside of this module, whose state is whole all the same. A panic
+        // in a turn fails the engine.
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Uses the engine.
+    #[inline]
+    pub fn hold(&self) -> Held<'_, T> {
+        Held { lead: self, state: Some(self.lock()) }
+    }
+
+    /// Waits for something, at most until a time on the engine's clock. `None`: the time is up.
+    ///
+    /// # Errors
+    /// When the operating system refuses to turn the engine.
+    pub fn wait<W: Waiter<T>>(
+        &self,
+        until_ns: Option<u64>,
+        waiter: &mut W,
+    ) -> io::Result<Option<W::Output>> {
+        let mut visit = Visit { held: self.hold(), leads: false };
+        let Visit { held, leads } = &mut visit;
+        let spin_until_ns = self.idle.spin_until_ns(|| held.now_ns());
+        let mut were_others_let_in = true;
+        let mut patience = if held.is_patient() { PATIENCE } else { 0 };
+        loop {
+            if let Some(output) = waiter.attempt(held) {
+                return Ok(Some(output));
+            }
+            held.state().check()?;
+            let is_bounded = until_ns.is_some() || !matches!(spin_until_ns, 0 | u64::MAX);
+            let now_ns = if is_bounded { held.now_ns() } else { 0 };
+            if until_ns.is_some_and(|until_ns| now_ns >= until_ns) {
+                return Ok(None);
+            }
+            if !were_others_let_in {
+                // However much there is to do that is not for this caller.
+                were_others_let_in = held.pause();
+                continue;
+            }
+            *leads = *leads || held.take_lead();
+            let spins = now_ns < spin_until_ns || patience > 0;
+            patience = patience.saturating_sub(1);
+            were_others_let_in = match (*leads, spins) {
+                (true, true) => held.turn_spinning()?,
+                (true, false) => held.wait_leading(until_ns, waiter)?,
+                (false, true) => held.pause(),
+                (false, false) => held.wait_following(until_ns, waiter),
+            };
+        }
+    }
+
+    /// Leads whenever nobody else does, until [`Lead::stop`]; for a thread of its own. A fixed engine is of no use any
+    /// more after that.
+    ///
+    /// # Errors
+    /// When the operating system refuses to turn the engine.
+    pub fn run(&self) -> io::Result<()> {
+        let parker = Parker::current();
+        self.hold().state().runner_waker = Some(parker.waker());
+        let _running = Running(self);
+        let mut past = Past::default();
+        loop {
+            match self.round(&mut past)? {
+                Next::Round => continue,
+                Next::StepAside => parker.park(Some(STEP_ASIDE_NS)),
+                Next::Sleep => parker.park(None),
+                Next::End => return Ok(()),
+            };
+        }
+    }
+
+    fn round(&self, past: &mut Past) -> io::Result<Next> {
+        let mut held = self.hold();
+        if held.is_stopped() {
+            return Ok(Next::End);
+        }
+        let state = held.state();
+        state.check()?;
+        state.runner = Runner::Awake;
+        let seen = (state.leads, state.engine.activity());
+        let is_same = past.seen == seen;
+        past.seen = seen;
+        let was_asleep = std::mem::take(&mut past.was_asleep);
+        if state.leader == Leader::Caller {
+            if is_same && state.parked > 0 && state.stop_at_ns.is_none() {
+                // In a long wait. Whoever leaves the lead ends this sleep.
+                state.runner = Runner::Asleep;
+                past.was_asleep = true;
+                return Ok(Next::Sleep);
+            }
+            return Ok(Next::StepAside);
+        }
+        if (!is_same || was_asleep) && !state.engine.has_waiters() {
+            // Whoever has left the lead has a moment to come back.
+            return Ok(Next::StepAside);
+        }
+        state.leader = Leader::Runner;
+        if state.turn()? > 0 {
+            past.spin_until_ns = self.idle.spin_until_ns(|| held.now_ns());
+        } else if self.idle == Idle::Spin || past.spin_until_ns > held.now_ns() {
+            held.pause();
+        } else {
+            let until_ns = held.state().stop_at_ns;
+            held.park_leading(until_ns)?;
+        }
+        let state = held.state();
+        if state.leader == Leader::Runner {
+            state.leader = Leader::Nobody;
+        } else {
+            // The wake that ended our wait may have been meant for the caller that leads now.
+            state.owes_call = true;
+        }
+        Ok(Next::Round)
+    }
+
+    /// One round of what [`Lead::run`] does, without a wait. Returns how much was done.
+    ///
+    /// # Errors
+    /// When the operating system refuses to turn the engine.
+    pub fn turn(&self) -> io::Result<usize> {
+        self.hold().state().turn_aside(T::turn)
+    }
+
+    /// One round of what [`Lead::run`] does, for who comes back instead of waiting: when the engine's waker was used,
+    /// or a deadline is over. In between it counts as waiting, in `parking`. Returns how much was done; with 0 it waits.
+    ///
+    /// # Errors
+    /// When the operating system refuses to turn the engine.
+    #[cfg(feature = "sim")]
+    pub fn turn_parked(&self, parking: &mut Option<T::Parking>) -> io::Result<usize> {
+        let mut held = self.hold();
+        let state = held.state();
+        if let Some(parking) = parking.take() {
+            state.parked -= 1;
+            state.engine.unpark(parking);
+            state.is_called &= state.parked > 0;
+        }
+        let done = state.turn_aside(T::turn)?;
+        // The leader's wake is passed on to it, and is nothing to come back for.
+        if done > 0 && !state.is_called {
+            return Ok(done);
+        }
+        let parked = state.engine.park(None);
+        *parking = state.note(parked)?;
+        state.parked += u32::from(parking.is_some());
+        Ok(usize::from(parking.is_none()))
+    }
+
+    /// Asks [`Lead::run`] to return: when the engine is done, at the latest at this time on its clock.
+    pub fn stop(&self, at_ns: u64) {
+        let mut held = self.hold();
+        let state = held.state();
+        state.stop_at_ns = Some(at_ns);
+        state.owes_call = true;
+        let runner = state.runner_waker.clone();
+        drop(held);
+        runner.into_iter().for_each(Waker::wake);
+    }
+
+    /// What an operation queued is got on with: here, or by the one who waits.
+    #[cold]
+    fn settle(&self, state: &mut State<T>) {
+        if self.is_mobile {
+            // A refusal is kept for those who wait.
+            let _ = state.turn_aside(T::settle);
+        }
+        state.owes_call |= state.engine.wants_turn();
+    }
+
+    /// Everybody who waits has to hear that the engine has failed.
+    #[cold]
+    fn tell_failure(&self, state: &mut State<T>, woken: &mut Woken) {
+        state.owes_failure = false;
+        state.owes_call = true;
+        state.followers.iter().for_each(|(_, waker)| woken.push(waker.clone()));
+        state.runner_waker.iter().for_each(|waker| woken.push(waker.clone()));
+    }
+}
+
+/// What comes after a round of [`Lead::run`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Round,
+    StepAside,
+    Sleep,
+    End,
+}
+
+/// What a Runner remembers.
+#[derive(Debug, Default)]
+struct Past {
+    /// [`State::leads`] and [`Turn::activity`] at the last round.
+    seen: (u64, u64),
+    spin_until_ns: u64,
+    was_asleep: bool,
+}
+
+/// A Runner's run, however it ends.
+struct Running<'a, T: Turn>(&'a Lead<T>);
+
+impl<T: Turn> Drop for Running<'_, T> {
+    fn drop(&mut self) {
+        let mut held = self.0.hold();
+        let state = held.state();
+        if state.leader == Leader::Runner {
+            state.leader = Leader::Nobody;
+        }
+        if !self.0.is_mobile {
+            state.fail(io::ErrorKind::NotConnected, "nobody turns the engine any more".to_owned());
+        }
+    }
+}
+
+/// A caller that waits. However that ends, the lead goes to whoever needs it.
+struct Visit<'a, T: Turn> {
+    held: Held<'a, T>,
+    leads: bool,
+}
+
+impl<T: Turn> Drop for Visit<'_, T> {
+    fn drop(&mut self) {
+        self.held.leave(self.leads);
+    }
+}
+
+impl<'a, T: Turn> Held<'a, T> {
+    #[inline]
+    fn state(&mut self) -> &mut State<T> {
+        self.state.as_mut().expect("held except inside of waits")
+    }
+
+    /// Runs `wait` while others may use the engine.
+    fn released<R>(&mut self, wait: impl FnOnce() -> R) -> R {
+        self.release();
+        let outcome = wait();
+        self.state = Some(self.lead.lock());
+        outcome
+    }
+
+    #[inline]
+    fn release(&mut self) {
+        let Some(mut state) = self.state.take() else { return };
+        if state.is_clear() { drop(state) } else { self.release_with_care(state) }
+    }
+
+    #[inline(never)]
+    fn release_with_care(&self, mut state: MutexGuard<'_, State<T>>) {
+        let lead = self.lead;
+        if state.is_turning {
+            state.is_turning = false;
+            state.fail(io::ErrorKind::Other, "a turn of the engine panicked".to_owned());
+        } else if state.engine.wants_turn() {
+            lead.settle(&mut state);
+        }
+        let mut woken = Woken::default();
+        if state.engine.has_woken() {
+            woken = state.engine.take_woken();
+            state.is_called |= state.parked > 0 && woken.includes(&lead.waker);
+        }
+        if state.owes_failure {
+            lead.tell_failure(&mut state, &mut woken);
+        }
+        let owes_call = std::mem::take(&mut state.owes_call);
+        if state.parked > 0 && (owes_call || state.engine.take_early()) {
+            state.is_called = true;
+            lead.waker.wake_by_ref();
+        }
+        drop(state);
+        if !woken.is_empty() {
+            woken.wake();
+        }
+    }
+
+    /// Turns the engine once, when nobody else is about to.
+    ///
+    /// # Errors
+    /// When the operating system refuses to turn the engine.
+    pub fn look(&mut self) -> io::Result<()> {
+        let is_mobile = self.lead.is_mobile;
+        let state = self.state();
+        if is_mobile && state.leader == Leader::Nobody {
+            state.turn_aside(T::turn)?;
+        }
+        state.check()
+    }
+
+    fn is_stopped(&mut self) -> bool {
+        let state = self.state();
+        let Some(at_ns) = state.stop_at_ns else { return false };
+        state.engine.is_done() || state.engine.now_ns() >= at_ns
+    }
+
+    /// Whether the calling thread leads from here on.
+    fn take_lead(&mut self) -> bool {
+        let lead = self.lead;
+        let state = self.state();
+        if !lead.is_mobile || state.leader == Leader::Caller {
+            return false;
+        }
+        if state.parked > 0 {
+            // The Runner waits, and finds out that it does not lead any more.
+            lead.waker.wake_by_ref();
+        }
+        state.leader = Leader::Caller;
+        state.leads += 1;
+        true
+    }
+
+    /// As all waits, returns whether others were let in meanwhile.
+    fn turn_spinning(&mut self) -> io::Result<bool> {
+        // What a turn has brought is looked at first.
+        Ok(self.state().glance()? == 0 && self.pause())
+    }
+
+    fn pause(&mut self) -> bool {
+        self.released(|| {
+            #[cfg(feature = "sim")]
+            if crate::parker::spin_scheduled() {
+                return;
+            }
+            (0..PAUSES).for_each(|_| model::hint::spin_loop());
+        });
+        true
+    }
+
+    /// Waits for the operating system, in the lead.
+    fn park_leading(&mut self, until_ns: Option<u64>) -> io::Result<bool> {
+        let waited = self.park(until_ns)?;
+        self.state().turn()?;
+        Ok(waited)
+    }
+
+    fn park(&mut self, until_ns: Option<u64>) -> io::Result<bool> {
+        let state = self.state();
+        let parked = state.engine.park(until_ns);
+        let Some(mut parking) = state.note(parked)? else { return Ok(false) };
+        state.parked += 1;
+        let waited = self.released(|| parking.wait());
+        let state = self.state();
+        state.parked -= 1;
+        state.engine.unpark(parking);
+        state.is_called &= state.parked > 0;
+        state.note(waited)?;
+        Ok(true)
+    }
+
+    fn wait_leading<W: Waiter<T>>(
+        &mut self,
+        until_ns: Option<u64>,
+        waiter: &mut W,
+    ) -> io::Result<bool> {
+        // Another thread may see to what is waited for.
+        let waker = &self.lead.waker;
+        waiter.enlist(&mut self.state().engine, waker);
+        let waited = self.park(until_ns);
+        let state = self.state();
+        waiter.delist(&mut state.engine);
+        state.is_called = false;
+        if state.parked > 0 {
+            // The Runner has still not found out, and may be the reason why this wait is over. Not later than now: the
+            // next wait must not end by this.
+            waker.wake_by_ref();
+        }
+        let waited = waited?;
+        self.state().turn()?;
+        Ok(waited)
+    }
+
+    fn wait_following<W: Waiter<T>>(&mut self, until_ns: Option<u64>, waiter: &mut W) -> bool {
+        let parker = Parker::current();
+        let waker = parker.waker();
+        let state = self.state();
+        waiter.enlist(&mut state.engine, &waker);
+        state.follower_number += 1;
+        let number = state.follower_number;
+        state.followers.push((number, waker));
+        let timeout_ns = until_ns.map(|at_ns| at_ns.saturating_sub(state.engine.now_ns()));
+        self.released(|| parker.park(timeout_ns));
+        let state = self.state();
+        state.followers.retain(|&(other, _)| other != number);
+        waiter.delist(&mut state.engine);
+        true
+    }
+
+    /// The caller is done waiting: the lead goes to whoever needs it.
+    fn leave(&mut self, leads: bool) {
+        let lead = self.lead;
+        let state = self.state.get_or_insert_with(|| lead.lock());
+        if leads {
+            state.leader = Leader::Nobody;
+            state.owes_call = true;
+        }
+        if state.leader != Leader::Nobody || !lead.is_mobile {
+            return;
+        }
+        let mut heir = state.followers.first().map(|(_, waker)| waker.clone());
+        if heir.is_none()
+            && (state.runner == Runner::Asleep || (leads && state.engine.has_waiters()))
+        {
+            state.runner = Runner::Awake;
+            heir = state.runner_waker.clone();
+        }
+        self.release();
+        heir.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl<T: Turn> std::ops::Deref for Held<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.state.as_ref().expect("held except inside of waits").engine
+    }
+}
+
+impl<T: Turn> std::ops::DerefMut for Held<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.state().engine
+    }
+}
+
+impl<T: Turn> Drop for Held<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+impl<T: Turn> fmt::Debug for Held<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Held").finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Debug for Lead<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lead")
+            .field("is_mobile", &self.is_mobile)
+            .field("idle", &self.idle)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

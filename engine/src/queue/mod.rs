@@ -1,0 +1,20 @@
+//! What lies between two threads: [`spsc`] carries values from one to another, a [`mailbox`] tells one thread
+//! where to look. Neither ever blocks, and both are unbounded: whoever fills them keeps account.
+
+pub mod mailbox;
+pub mod notice;
+pub mod spsc;
+
+/// Two lines: the adjacent-line prefetcher fetches them in pairs.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Line<T>(T);
+
+impl<T> std::ops::Deref for Line<T> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}

@@ -1,0 +1,619 @@
+//! An unbounded queue from one thread to one other.
+//!
+//! ```text
+//!            Producer: tail ─────────────────────────┐
+//!                                                    ▼
+//! first ─▶ [ s s s s | next ] ─▶ [ s s s s | next ] ─▶ [ s s . . | null ]
+//!                 ▲
+//!                 └── Consumer: segment, position       s = { stamp, value }
+//! ```
+//! A slot's stamp is one more than the position of its value, counted over the queue's life, so that nobody ever has
+//! to clear it: value and stamp lie together, and one line travels to the consumer, none back. The consumer gives
+//! emptied segments back through `spare`, a list that it alone pushes to and that the producer takes whole.
+
+use std::{fmt, mem::MaybeUninit, ptr};
+
+use super::Line;
+use crate::sync::{
+    AtomicBool, AtomicPtr, AtomicUsize, Ordering,
+    model::{Arc, UnsafeCell},
+};
+
+/// Slots of a segment, a power of two.
+const SLOTS: usize = if cfg!(loom) { 2 } else { 64 };
+/// How many emptied segments wait for their next use at most: enough for a queue that swings between empty and
+/// the usual high-water mark of 1,000.
+const SPARES_MAX: usize = if cfg!(loom) { 2 } else { 16 };
+
+/// With a value of 8, 24 or 56 bytes no slot straddles two cache lines.
+#[repr(C)]
+struct Slot<T> {
+    stamp: AtomicUsize,
+    value: UnsafeCell<MaybeUninit<T>>,
+}
+
+impl<T> Slot<T> {
+    #[inline]
+    fn fill(&self, value: T, position: usize) {
+        self.value.with_mut(|at| {
+            // SAFETY: only the producer calls this, for a slot that it has not stamped yet: the consumer stays away.
+            unsafe { (*at).write(value) };
+        });
+        // Release: whoever sees the stamp sees the value.
+        self.stamp.store(position.wrapping_add(1), Ordering::Release);
+    }
+}
+
+/// # Invariants
+/// - From its link to its return through `spare` the producer writes only values, their stamps, and `next` last.
+/// - A segment is linked with its first slot full: one that has nothing to take has none behind it.
+#[repr(C, align(64))]
+struct Segment<T> {
+    slots: [Slot<T>; SLOTS],
+    /// The segment behind this one; among spares, the spare below.
+    next: AtomicPtr<Segment<T>>,
+}
+
+impl<T> Segment<T> {
+    fn allocate() -> *mut Self {
+        let slot =
+            |_| Slot { stamp: AtomicUsize::new(0), value: UnsafeCell::new(MaybeUninit::uninit()) };
+        Box::into_raw(Box::new(Self {
+            slots: std::array::from_fn(slot),
+            next: AtomicPtr::new(ptr::null_mut()),
+        }))
+    }
+
+    /// # Safety
+    /// `segment` heads a list from [`Segment::allocate`] (or is null) that nobody else knows and that holds no value.
+    unsafe fn free(mut segment: *mut Self) {
+        while !segment.is_null() {
+            // SAFETY: passed on from the caller.
+            let freed = unsafe { Box::from_raw(segment) };
+            segment = freed.next.load(Ordering::Relaxed);
+        }
+    }
+}
+
+/// What the consumer writes. The producer looks here seldom, so that the line mostly stays where it is.
+struct Taken<T> {
+    /// How many values were taken; a number and no more, segments come back through `spare`.
+    position: AtomicUsize,
+    /// The consumer's segment, for whoever drops the queue.
+    segment: AtomicPtr<Segment<T>>,
+    spare: AtomicPtr<Segment<T>>,
+    is_gone: AtomicBool,
+}
+
+/// What the producer writes, twice in a queue's life.
+struct Given<T> {
+    first: AtomicPtr<Segment<T>>,
+    is_gone: AtomicBool,
+}
+
+struct Shared<T> {
+    taken: Line<Taken<T>>,
+    given: Line<Given<T>>,
+}
+
+/// Where the consumer is: `segment` is null before the first value.
+struct Cursor<T> {
+    segment: *mut Segment<T>,
+    position: usize,
+}
+
+impl<T> Cursor<T> {
+    /// The segment of the next value; null when it is not linked yet.
+    #[inline]
+    fn next_segment(&self, shared: &Shared<T>) -> *mut Segment<T> {
+        if !self.position.is_multiple_of(SLOTS) {
+            self.segment
+        } else if self.segment.is_null() {
+            shared.given.first.load(Ordering::Acquire)
+        } else {
+            // SAFETY: the segment that the cursor is in stays until the cursor leaves it.
+            unsafe { &*self.segment }.next.load(Ordering::Acquire)
+        }
+    }
+
+    /// The next value's slot if it is full, and its segment.
+    #[inline]
+    fn next_full(&self, shared: &Shared<T>) -> Option<(&Slot<T>, *mut Segment<T>)> {
+        let segment = self.next_segment(shared);
+        if segment.is_null() {
+            return None;
+        }
+        // SAFETY: a linked segment stays until the cursor has left it.
+        let slot = unsafe { &(*segment).slots[self.position % SLOTS] };
+        let is_full = slot.stamp.load(Ordering::Acquire) == self.position.wrapping_add(1);
+        is_full.then_some((slot, segment))
+    }
+
+    /// Takes the next value out. `retire` gets the segment that was left for it.
+    #[inline]
+    fn take(&mut self, shared: &Shared<T>, retire: impl FnOnce(*mut Segment<T>)) -> Option<T> {
+        let (slot, segment) = self.next_full(shared)?;
+        // SAFETY: it is full, and the position moves on, so that nobody reads it a second time.
+        let value = slot.value.with(|value| unsafe { (*value).assume_init_read() });
+        self.position = self.position.wrapping_add(1);
+        shared.taken.position.store(self.position, Ordering::Relaxed);
+        let left = std::mem::replace(&mut self.segment, segment);
+        if left != segment {
+            shared.taken.segment.store(segment, Ordering::Relaxed);
+            if !left.is_null() {
+                retire(left);
+            }
+        }
+        Some(value)
+    }
+}
+
+impl<T> Drop for Shared<T> {
+    /// Both ends are gone: what is left is dropped here.
+    fn drop(&mut self) {
+        let mut rest = Cursor {
+            segment: self.taken.segment.load(Ordering::Relaxed),
+            position: self.taken.position.load(Ordering::Relaxed),
+        };
+        let free = |segment: *mut Segment<T>| {
+            // SAFETY: the cursor has left it and the ends are gone; unlinked, it is a list of one.
+            unsafe {
+                (*segment).next.store(ptr::null_mut(), Ordering::Relaxed);
+                Segment::free(segment);
+            }
+        };
+        while rest.take(self, free).is_some() {}
+        // SAFETY: nothing is left in it, hence nothing behind it, and nobody knows the spares any more.
+        unsafe {
+            Segment::free(rest.segment);
+            Segment::free(self.taken.spare.load(Ordering::Relaxed));
+        }
+    }
+}
+
+/// The end that puts values in. `Send`, for one thread at a time.
+#[repr(align(64))]
+pub struct Producer<T> {
+    shared: Arc<Shared<T>>,
+    /// The last segment, null before the first value.
+    tail: *mut Segment<T>,
+    /// How many values were put in.
+    position: usize,
+    /// How many were taken, when last asked.
+    taken: usize,
+    spare: *mut Segment<T>,
+}
+
+/// The end that takes values out. `Send`, for one thread at a time.
+#[repr(align(64))]
+pub struct Consumer<T> {
+    shared: Arc<Shared<T>>,
+    cursor: Cursor<T>,
+    /// How many spares the producer has not taken yet.
+    spares: usize,
+}
+
+// SAFETY: values go from one thread to another; what the pointers lead to is shared as `Segment` says.
+unsafe impl<T: Send> Send for Producer<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Send for Consumer<T> {}
+
+/// A queue without memory for values: the first one allocates.
+#[must_use]
+pub fn channel<T>() -> (Producer<T>, Consumer<T>) {
+    let null = ptr::null_mut;
+    let shared = Arc::new(Shared {
+        taken: Line(Taken {
+            position: AtomicUsize::new(0),
+            segment: AtomicPtr::new(null()),
+            spare: AtomicPtr::new(null()),
+            is_gone: AtomicBool::new(false),
+        }),
+        given: Line(Given { first: AtomicPtr::new(null()), is_gone: AtomicBool::new(false) }),
+    });
+    let consumer = Consumer {
+        shared: Arc::clone(&shared),
+        cursor: Cursor { segment: null(), position: 0 },
+        spares: 0,
+    };
+    (Producer { shared, tail: null(), position: 0, taken: 0, spare: null() }, consumer)
+}
+
+/// How many slots ahead of the value just put in the next one's memory is asked for.
+const AHEAD: usize = 2;
+
+/// Asks for memory that the consumer's core has, before it is written: the locked instructions of whoever pushes would
+/// otherwise wait for each slot to come over.
+#[inline]
+fn fetch_to_write<T>(slot: &Slot<T>) {
+    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    {
+        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        let at = std::ptr::from_ref(slot).cast::<i8>();
+        // SAFETY: a prefetch touches nothing that a program can see, and the addresses lie in the slot.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_ET0>(at);
+            _mm_prefetch::<_MM_HINT_ET0>(at.add(size_of::<Slot<T>>() - 1));
+        }
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(loom))))]
+    let _ = slot;
+}
+
+impl<T> Producer<T> {
+    /// Puts a value in. It is dropped with the queue if the consumer is gone.
+    #[inline]
+    pub fn push(&mut self, value: T) {
+        let position = self.position;
+        self.position = position.wrapping_add(1);
+        if position.is_multiple_of(SLOTS) {
+            return self.push_segment(value, position);
+        }
+        // SAFETY: the last segment stays until one is linked behind it.
+        let slots = unsafe { &(*self.tail).slots };
+        slots[position % SLOTS].fill(value, position);
+        fetch_to_write(&slots[(position + AHEAD) % SLOTS]);
+    }
+
+    /// Links one more segment, with `value` in its first slot.
+    #[cold]
+    fn push_segment(&mut self, value: T, position: usize) {
+        let new = self.take_spare().unwrap_or_else(Segment::allocate);
+        // SAFETY: nobody else knows it yet.
+        let segment = unsafe { &*new };
+        segment.next.store(ptr::null_mut(), Ordering::Relaxed);
+        if usize::BITS < 64 {
+            // Positions come round: no stamp may be as old as that.
+            segment.slots.iter().for_each(|slot| slot.stamp.store(position, Ordering::Relaxed));
+        }
+        segment.slots[0].fill(value, position);
+        let last = std::mem::replace(&mut self.tail, new);
+        let link = if last.is_null() {
+            &self.shared.given.first
+        } else {
+            // SAFETY: it stays until the store below, after which it is not touched.
+            unsafe { &(*last).next }
+        };
+        link.store(new, Ordering::Release);
+    }
+
+    fn take_spare(&mut self) -> Option<*mut Segment<T>> {
+        if self.spare.is_null() {
+            // Acquire: the consumer's reads and its links between spares come before.
+            self.spare = self.shared.taken.spare.swap(ptr::null_mut(), Ordering::Acquire);
+        }
+        let spare = self.spare;
+        // SAFETY: a spare that was taken is known here alone.
+        self.spare = unsafe { spare.as_ref() }?.next.load(Ordering::Relaxed);
+        Some(spare)
+    }
+
+    /// Whether fewer than `max` values are in the queue. Looks at the consumer's line only when it seemed full.
+    #[inline]
+    pub fn has_room(&mut self, max: u64) -> bool {
+        if (self.position.wrapping_sub(self.taken) as u64) < max {
+            return true;
+        }
+        self.taken = self.shared.taken.position.load(Ordering::Relaxed);
+        (self.position.wrapping_sub(self.taken) as u64) < max
+    }
+
+    /// How many values were put in so far (it wraps around).
+    #[must_use]
+    #[inline]
+    pub fn position(&self) -> usize {
+        self.position
+    }
+
+    /// Whether the consumer is gone.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.shared.taken.is_gone.load(Ordering::Acquire)
+    }
+}
+
+impl<T> Drop for Producer<T> {
+    fn drop(&mut self) {
+        // SAFETY: spares that were taken are known here alone.
+        unsafe { Segment::free(self.spare) };
+        // Release: whoever sees this sees all that was pushed.
+        self.shared.given.is_gone.store(true, Ordering::Release);
+    }
+}
+
+impl<T> Consumer<T> {
+    /// Takes the oldest value out. `None` when there is none at the moment.
+    #[inline]
+    pub fn pop(&mut self) -> Option<T> {
+        let Self { shared, cursor, spares } = self;
+        cursor.take(shared, |left| give_back(&shared.taken.spare, spares, left))
+    }
+
+    /// How many values were taken out so far (it wraps around).
+    #[must_use]
+    #[inline]
+    pub fn position(&self) -> usize {
+        self.cursor.position
+    }
+
+    /// The oldest value, in its place.
+    #[must_use]
+    #[inline]
+    pub fn peek(&self) -> Option<&T> {
+        let (slot, _) = self.cursor.next_full(&self.shared)?;
+        // SAFETY: it is full, and taking it out needs `&mut self`.
+        Some(slot.value.with(|value| unsafe { (*value).assume_init_ref() }))
+    }
+
+    /// Whether there is no value at the moment. One load of one line, so that a spinning thread may ask.
+    #[must_use]
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.cursor.next_full(&self.shared).is_none()
+    }
+
+    /// Whether the producer is gone and all that it put in was taken.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        // In this order: what was pushed before the end is visible after it.
+        self.shared.given.is_gone.load(Ordering::Acquire) && self.is_empty()
+    }
+}
+
+/// Puts an emptied segment on the list of spares, or frees it when there are enough.
+#[cold]
+fn give_back<T>(list: &AtomicPtr<Segment<T>>, spares: &mut usize, left: *mut Segment<T>) {
+    let mut top = list.load(Ordering::Relaxed);
+    loop {
+        if top.is_null() {
+            *spares = 0;
+        }
+        let below = if *spares < SPARES_MAX { top } else { ptr::null_mut() };
+        // SAFETY: the producer linked a segment behind it and so is done with it.
+        unsafe { (*left).next.store(below, Ordering::Relaxed) };
+        if *spares == SPARES_MAX {
+            // SAFETY: as above, and the consumer has left it too; it is a list of one.
+            return unsafe { Segment::free(left) };
+        }
+        // Release: our reads come before its next use. It fails only if the producer took the list meanwhile.
+        match list.compare_exchange(top, left, Ordering::Release, Ordering::Relaxed) {
+            Ok(_) => break,
+            Err(now) => top = now,
+        }
+    }
+    *spares += 1;
+}
+
+impl<T> Drop for Consumer<T> {
+    /// What is there is dropped at once: it may pin memory. What comes after goes with the queue.
+    fn drop(&mut self) {
+        self.shared.taken.is_gone.store(true, Ordering::Release);
+        while self.pop().is_some() {}
+    }
+}
+
+impl<T> fmt::Debug for Producer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Producer").field("position", &self.position).finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Debug for Consumer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Consumer").field("position", &self.cursor.position).finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+        thread,
+    };
+
+    use super::*;
+
+    /// Counts its drops.
+    struct Counted(Arc<AtomicUsize>);
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn values_arrive_once_and_in_order() {
+        const VALUES: u64 = if cfg!(debug_assertions) { 500_000 } else { 10_000_000 };
+        const ROOM: u64 = 1_000;
+        let (mut producer, mut consumer) = channel();
+        let pushing = thread::spawn(move || {
+            for value in 0..VALUES {
+                while !producer.has_room(ROOM) {
+                    thread::yield_now();
+                }
+                producer.push(value);
+            }
+        });
+        let mut next = 0;
+        while !consumer.is_closed() {
+            if consumer.is_empty() {
+                thread::yield_now();
+                continue;
+            }
+            assert_eq!(consumer.peek(), Some(&next));
+            assert_eq!(consumer.pop(), Some(next));
+            next += 1;
+        }
+        assert_eq!(next, VALUES);
+        pushing.join().unwrap();
+    }
+
+    #[test]
+    fn values_of_any_size_keep_their_place() {
+        let (mut producer, mut consumer) = channel::<[u32; 37]>();
+        for round in 0..10 {
+            (0..150).for_each(|at| producer.push([round * 150 + at; 37]));
+            for at in 0..150 {
+                assert_eq!(consumer.peek(), Some(&[round * 150 + at; 37]));
+                assert_eq!(consumer.pop(), Some([round * 150 + at; 37]));
+            }
+            assert!(consumer.is_empty() && consumer.peek().is_none() && consumer.pop().is_none());
+        }
+        let (mut producer, mut consumer) = channel();
+        (0..200).for_each(|_| producer.push(()));
+        assert_eq!(std::iter::from_fn(|| consumer.pop()).count(), 200);
+    }
+
+    #[test]
+    fn what_is_left_is_dropped_once() {
+        let count = Arc::new(AtomicUsize::new(0));
+        let dropped = || count.load(Ordering::Relaxed);
+        for (pushed, popped) in [(0, 0), (1, 0), (64, 64), (65, 64), (130, 65), (1_000, 300)] {
+            count.store(0, Ordering::Relaxed);
+            let (mut producer, mut consumer) = channel();
+            (0..pushed).for_each(|_| producer.push(Counted(Arc::clone(&count))));
+            (0..popped).for_each(|_| drop(consumer.pop().unwrap()));
+            assert_eq!(dropped(), popped);
+            thread::spawn(move || drop(consumer)).join().unwrap();
+            assert_eq!(dropped(), pushed, "the consumer drops what is there");
+            assert!(producer.is_closed());
+            (0..70).for_each(|_| producer.push(Counted(Arc::clone(&count))));
+            assert_eq!(dropped(), pushed);
+            drop(producer);
+            assert_eq!(dropped(), pushed + 70, "{pushed} pushed, {popped} popped");
+
+            count.store(0, Ordering::Relaxed);
+            let (mut producer, consumer) = channel();
+            (0..pushed).for_each(|_| producer.push(Counted(Arc::clone(&count))));
+            drop(producer);
+            assert_eq!(dropped(), 0);
+            assert_eq!(consumer.is_closed(), pushed == 0, "not while something is left");
+            drop(consumer);
+            assert_eq!(dropped(), pushed);
+        }
+    }
+
+    #[test]
+    fn room_is_exact() {
+        let (mut producer, mut consumer) = channel();
+        assert!(!producer.has_room(0));
+        for value in 0..500 {
+            assert!(producer.has_room(100));
+            producer.push(value);
+            if value >= 99 {
+                assert!(!producer.has_room(100));
+                assert!(producer.has_room(101));
+                assert_eq!(consumer.pop(), Some(value - 99));
+            }
+        }
+    }
+
+    #[test]
+    fn a_queue_is_closed_when_both_empty_and_left() {
+        let (mut producer, mut consumer) = channel();
+        assert!(!producer.is_closed() && !consumer.is_closed());
+        producer.push(1);
+        drop(producer);
+        assert!(!consumer.is_closed());
+        assert_eq!(consumer.pop(), Some(1));
+        assert!(consumer.is_closed());
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::{sync::Arc, thread};
+
+    use super::*;
+
+    /// Pops until the queue is closed; all values from `next` on, in order.
+    fn pop_all(consumer: &mut Consumer<Arc<usize>>, mut next: usize) -> usize {
+        while !consumer.is_closed() {
+            match consumer.pop() {
+                Some(value) => {
+                    assert_eq!(*value, next);
+                    next += 1;
+                }
+                None => thread::yield_now(),
+            }
+        }
+        next
+    }
+
+    #[test]
+    fn values_arrive_once_and_in_order_and_the_end_is_seen() {
+        loom::model(|| {
+            let (mut producer, mut consumer) = channel();
+            let other = thread::spawn(move || {
+                (0..5).for_each(|value| producer.push(Arc::new(value)));
+            });
+            assert_eq!(pop_all(&mut consumer, 0), 5);
+            other.join().unwrap();
+        });
+    }
+
+    /// Segments come back while the producer asks for one: into an empty list of spares, and onto one.
+    #[test]
+    fn segments_are_used_again() {
+        for (pushed, popped, more) in [(4, 2, 3), (6, 4, 3)] {
+            loom::model(move || {
+                let (mut producer, mut consumer) = channel();
+                (0..pushed).for_each(|value| producer.push(Arc::new(value)));
+                (0..popped).for_each(|value| assert_eq!(*consumer.pop().unwrap(), value));
+                let other = thread::spawn(move || {
+                    (pushed..pushed + more).for_each(|value| producer.push(Arc::new(value)));
+                });
+                assert_eq!(pop_all(&mut consumer, popped), pushed + more);
+                other.join().unwrap();
+            });
+        }
+    }
+
+    /// The model fails if a value is leaked; the count if one is dropped twice.
+    #[test]
+    fn what_is_left_is_dropped_once() {
+        for popped in 0..2 {
+            loom::model(move || {
+                let value = Arc::new(());
+                let (mut producer, mut consumer) = channel();
+                let other = thread::spawn({
+                    let value = Arc::clone(&value);
+                    move || {
+                        for _ in 0..3 {
+                            producer.push(Arc::clone(&value));
+                        }
+                        producer.is_closed()
+                    }
+                });
+                let taken = (0..popped).filter_map(|_| consumer.pop()).count();
+                assert!(taken <= popped);
+                drop(consumer);
+                other.join().unwrap();
+                assert_eq!(Arc::strong_count(&value), 1);
+            });
+        }
+    }
+
+    /// Room that was seen is there, and becomes visible.
+    #[test]
+    fn room_comes_back() {
+        loom::model(|| {
+            let (mut producer, mut consumer) = channel();
+            producer.push(Arc::new(0));
+            let other = thread::spawn(move || {
+                for value in 1..3 {
+                    while !producer.has_room(1) {
+                        thread::yield_now();
+                    }
+                    producer.push(Arc::new(value));
+                }
+            });
+            assert_eq!(pop_all(&mut consumer, 0), 3);
+            other.join().unwrap();
+        });
+    }
+}

@@ -1,0 +1,116 @@
+//! Where and how a thread runs.
+
+use std::io;
+
+/// How a thread competes for its core.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Scheduling {
+    /// Like the thread that starts it.
+    #[default]
+    Inherited,
+    /// With a nice value, −20 (most favoured) to 19; see `nice(2)`. Below the inherited one it needs a privilege.
+    Nice(i8),
+    /// `SCHED_FIFO` with a priority of 1 to 99; see `sched(7)`. It runs until it sleeps, before all ordinary threads of
+    /// its core, and needs a privilege (`CAP_SYS_NICE` or `RLIMIT_RTPRIO`).
+    RealTime(u8),
+}
+
+/// Binds the calling thread to one core, counted from 0.
+///
+/// # Errors
+/// `InvalidInput` when there is no such core, or the process may not use it.
+#[cfg(target_os = "linux")]
+pub fn pin_this_thread(core: usize) -> io::Result<()> {
+    use rustix::thread::{CpuSet, sched_setaffinity};
+    if core >= CpuSet::MAX_CPU {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut cores = CpuSet::new();
+    cores.set(core);
+    Ok(sched_setaffinity(None, &cores)?)
+}
+
+/// Binding threads to cores is there on Linux only.
+///
+/// # Errors
+/// `Unsupported`.
+#[cfg(not(target_os = "linux"))]
+pub fn pin_this_thread(_core: usize) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Sets how the calling thread is scheduled.
+///
+/// # Errors
+/// `PermissionDenied` without the privilege, `InvalidInput` for a value out of its range.
+#[cfg(target_os = "linux")]
+pub fn schedule_this_thread(scheduling: Scheduling) -> io::Result<()> {
+    match scheduling {
+        Scheduling::Inherited => Ok(()),
+        Scheduling::Nice(nice) => {
+            // Linux keeps a nice value per thread; 0 names the calling one.
+            Ok(rustix::process::setpriority_process(None, nice.into())?)
+        }
+        Scheduling::RealTime(priority) => {
+            let parameters = libc::sched_param { sched_priority: priority.into() };
+            // SAFETY: 0 names the calling thread; the parameters live through the call, which only reads them.
+            let code =
+                unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) };
+            if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        }
+    }
+}
+
+/// Only the inherited scheduling is there outside of Linux.
+///
+/// # Errors
+/// `Unsupported` for everything else.
+#[cfg(not(target_os = "linux"))]
+pub fn schedule_this_thread(scheduling: Scheduling) -> io::Result<()> {
+    match scheduling {
+        Scheduling::Inherited => Ok(()),
+        _ => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    fn on_a_thread<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
+        std::thread::spawn(body).join().unwrap()
+    }
+
+    #[test]
+    fn a_thread_runs_where_it_was_put() {
+        let core = on_a_thread(|| {
+            pin_this_thread(0).unwrap();
+            std::thread::yield_now();
+            rustix::thread::sched_getcpu()
+        });
+        assert_eq!(core, 0);
+        for nowhere in [1 << 9, 1 << 20] {
+            let refused = on_a_thread(move || pin_this_thread(nowhere)).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+        }
+    }
+
+    #[test]
+    fn a_nice_value_is_the_threads_own() {
+        let nice = || rustix::process::getpriority_process(None).unwrap();
+        let before = nice();
+        let lower = (before + 3).min(19);
+        let seen = on_a_thread(move || {
+            schedule_this_thread(Scheduling::Nice(lower as i8)).unwrap();
+            rustix::process::getpriority_process(None).unwrap()
+        });
+        assert_eq!((seen, nice()), (lower, before));
+    }
+
+    #[test]
+    fn a_priority_out_of_range_is_refused() {
+        let refused = on_a_thread(|| schedule_this_thread(Scheduling::RealTime(100))).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+    }
+}
