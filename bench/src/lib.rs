@@ -20,6 +20,7 @@ pub mod demo;
 pub mod error;
 pub mod machine;
 pub mod pin;
+pub mod process;
 pub mod record;
 pub mod report;
 pub mod run;

@@ -69,6 +69,20 @@ fn roundtrip() {
 }
 
 #[test]
+fn within_the_process() {
+    for wait in ["park", "spin"] {
+        for size in ["8", "300", "64K", "1M"] {
+            for workload in ["throughput", "roundtrip"] {
+                let arguments = [workload, "--transport", "inproc", "--size", size, "--wait", wait];
+                let result = measure(&arguments);
+                check_common(&result, workload, "inproc");
+                assert!(result["driver"].is_null());
+            }
+        }
+    }
+}
+
+#[test]
 fn roundtrip_pinned_to_one_core() {
     let result = measure(&["roundtrip", "--pin", "0,0"]);
     check_common(&result, "roundtrip", "tcp");

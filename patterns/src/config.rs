@@ -2,19 +2,46 @@
 
 use std::time::Duration;
 
-pub use zring_engine::WaitStrategy as Wait;
+use crate::inproc::Inproc;
+pub use zring_engine::{DriverChoice as Driver, sys::thread::Scheduling};
+use zring_engine::{RunnerConfig, WaitStrategy, lead::Idle};
 
-/// How a context waits, and the sizes and bounds of its engine.
+/// What a call that has to wait does meanwhile, and a Runner that finds nothing to do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Wait {
+    /// It never sleeps: the lowest latency, and a core of its own at 100 %.
+    Spin,
+    /// It looks for so long, then sleeps.
+    SpinThenPark(Duration),
+    /// It sleeps in the kernel.
+    #[default]
+    Park,
+}
+
+/// How a context waits, what its shards run on, and the sizes and bounds of its engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// What a call that has to wait does meanwhile: sleep in the kernel (the default), or spin on a core of its own.
+    /// What a call that has to wait does meanwhile.
     pub wait: Wait,
+    /// What the shards run on. `Auto`, the default: what `ZRING_DRIVER` in the environment says (`uring` or `ready`);
+    /// without it inline contexts take io_uring where it is to be had and readiness elsewhere, and background contexts
+    /// take readiness, which lets a waiting call do its own input and output.
+    pub driver: Driver,
+    /// How many shards a background context has, each with its Runner: 1 (the default) to [`Config::SHARDS_MAX`].
+    pub shards: usize,
+    /// The cores that Runners are bound to, one after the other and around again. Empty, the default: any.
+    pub runner_cores: Vec<usize>,
+    /// How Runners compete for their cores.
+    pub runner_scheduling: Scheduling,
+    /// Where its sockets meet others of the process by `inproc://` names: those of contexts whose configuration is a
+    /// clone of this one.
+    pub inproc: Inproc,
     /// io_uring features to do without, comma-separated (`inc`, `multishot`, `ringfd`), so that every
     /// way of working can be tested on one kernel. `None`: what the environment's `ZRING_URING_MASK` says.
     pub uring_mask: Option<String>,
     /// How long dropping the context may take to send what closed sockets have queued (5 s).
     pub drain_on_drop: Duration,
-    /// Sizes and bounds; its `wait` and `uring_mask` are overruled by those above.
+    /// Sizes and bounds; its `driver`, `shared`, `wait` and `uring_mask` are overruled.
     pub engine: zring_engine::Config,
 }
 
@@ -22,6 +49,11 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             wait: Wait::Park,
+            driver: Driver::Auto,
+            shards: 1,
+            runner_cores: Vec::new(),
+            runner_scheduling: Scheduling::Inherited,
+            inproc: Inproc::new(),
             uring_mask: None,
             drain_on_drop: Duration::from_secs(5),
             engine: zring_engine::Config::default(),
@@ -30,7 +62,51 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The most shards a background context has.
+    pub const SHARDS_MAX: usize = 256;
+
+    /// For a shard of one thread.
     pub(crate) fn into_engine(self) -> zring_engine::Config {
-        zring_engine::Config { wait: self.wait, uring_mask: self.uring_mask, ..self.engine }
+        let wait = match self.wait {
+            Wait::Spin => WaitStrategy::Spin,
+            Wait::Park | Wait::SpinThenPark(_) => WaitStrategy::Park,
+        };
+        zring_engine::Config {
+            driver: self.driver,
+            shared: false,
+            wait,
+            uring_mask: self.uring_mask,
+            ..self.engine
+        }
+    }
+
+    /// For a shard that threads share: whether they spin is decided by who leads it.
+    pub(crate) fn into_shared_engine(self) -> zring_engine::Config {
+        let driver = match self.driver {
+            Driver::Auto => Driver::PreferReady,
+            chosen => chosen,
+        };
+        let wait = WaitStrategy::Park;
+        zring_engine::Config {
+            driver,
+            shared: true,
+            wait,
+            uring_mask: self.uring_mask,
+            ..self.engine
+        }
+    }
+
+    pub(crate) fn idle(&self) -> Idle {
+        match self.wait {
+            Wait::Spin => Idle::Spin,
+            Wait::SpinThenPark(time) => Idle::SpinThenPark(crate::core::duration_ns(time)),
+            Wait::Park => Idle::Park,
+        }
+    }
+
+    pub(crate) fn runner(&self, number: usize) -> RunnerConfig {
+        let cores = &self.runner_cores;
+        let core = (!cores.is_empty()).then(|| cores[number % cores.len()]);
+        RunnerConfig { name: String::new(), core, scheduling: self.runner_scheduling }
     }
 }

@@ -6,6 +6,7 @@
 //! ipc://PATH          absolute or relative, at most 107 bytes
 //! ipc://@NAME         Linux abstract name, at most 106 bytes
 //! ipc://*             bind only: a fresh path in the directory for temporary files
+//! inproc://NAME       sockets of this process, at most 255 bytes
 //! ```
 //!
 //! An [`Endpoint`] that exists is well formed. What an operation cannot do with it (connect to a wildcard)
@@ -16,6 +17,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -26,9 +28,12 @@ pub(crate) const IPC_PATH_BYTES_MAX: usize = 107;
 /// Longest host name in bytes, a final dot included (RFC 1035, section 2.3.4).
 pub(crate) const HOST_BYTES_MAX: usize = 254;
 
+/// Longest `inproc://` name in bytes: libzmq keeps 256 for an endpoint with its final NUL.
+pub(crate) const INPROC_NAME_BYTES_MAX: usize = 255;
+
 /// libzmq's transports that this version does not have; they are told apart from typing errors.
-const TRANSPORTS_UNSUPPORTED: [&str; 11] =
-    ["inproc", "udp", "pgm", "epgm", "norm", "tipc", "vmci", "vsock", "hyperv", "ws", "wss"];
+const TRANSPORTS_UNSUPPORTED: [&str; 10] =
+    ["udp", "pgm", "epgm", "norm", "tipc", "vmci", "vsock", "hyperv", "ws", "wss"];
 
 /// What is wrong with an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -68,6 +73,15 @@ pub enum EndpointError {
         bytes: usize,
         /// How long it may be.
         bytes_max: usize,
+    },
+    /// `inproc://` with nothing behind it.
+    #[error("inproc endpoint without a name")]
+    EmptyName,
+    /// A name that is longer than libzmq takes.
+    #[error("inproc name of {bytes} bytes: at most {INPROC_NAME_BYTES_MAX} are allowed")]
+    NameTooLong {
+        /// How long it is.
+        bytes: usize,
     },
     /// A NUL byte inside the path.
     #[error("ipc path with a NUL byte")]
@@ -118,6 +132,8 @@ pub enum Endpoint {
     IpcAbstract(Vec<u8>),
     /// `ipc://*`: a fresh path (bind only).
     IpcWildcard,
+    /// `inproc://name`: a name within this process, 1 to 255 bytes.
+    Inproc(Arc<str>),
 }
 
 /// What to listen on.
@@ -138,6 +154,8 @@ pub enum BindTarget {
     UnixAbstract(Vec<u8>),
     /// A fresh Unix-domain path.
     UnixTemp,
+    /// This name within the process.
+    Inproc(Arc<str>),
 }
 
 /// What to connect to.
@@ -156,6 +174,18 @@ pub enum ConnectTarget {
     Unix(PathBuf),
     /// This abstract name, without its leading NUL.
     UnixAbstract(Vec<u8>),
+    /// This name within the process.
+    Inproc(Arc<str>),
+}
+
+impl ConnectTarget {
+    /// The name within the process, if it is one.
+    pub(crate) fn inproc_name(&self) -> Option<&str> {
+        match self {
+            Self::Inproc(name) => Some(name),
+            _ => None,
+        }
+    }
 }
 
 impl Endpoint {
@@ -166,6 +196,7 @@ impl Endpoint {
             Endpoint::Ipc(path) => return BindTarget::Unix(path.clone()),
             Endpoint::IpcAbstract(name) => return BindTarget::UnixAbstract(name.clone()),
             Endpoint::IpcWildcard => return BindTarget::UnixTemp,
+            Endpoint::Inproc(name) => return BindTarget::Inproc(name.clone()),
         };
         match host {
             Host::Wildcard if ipv6 => BindTarget::Addr((Ipv6Addr::UNSPECIFIED, port).into()),
@@ -189,6 +220,7 @@ impl Endpoint {
             }
             Endpoint::Ipc(path) => Ok(ConnectTarget::Unix(path.clone())),
             Endpoint::IpcAbstract(name) => Ok(ConnectTarget::UnixAbstract(name.clone())),
+            Endpoint::Inproc(name) => Ok(ConnectTarget::Inproc(name.clone())),
             Endpoint::Tcp { .. } | Endpoint::IpcWildcard => {
                 Err(EndpointError::WildcardInConnect(self.clone()))
             }
@@ -218,6 +250,7 @@ impl fmt::Display for Endpoint {
             Endpoint::Ipc(path) => write!(f, "ipc://{}", path.display()),
             Endpoint::IpcAbstract(name) => write!(f, "ipc://@{}", String::from_utf8_lossy(name)),
             Endpoint::IpcWildcard => f.write_str("ipc://*"),
+            Endpoint::Inproc(name) => write!(f, "inproc://{name}"),
         }
     }
 }
@@ -230,6 +263,7 @@ impl FromStr for Endpoint {
             None => Err(EndpointError::MissingScheme(text.to_owned())),
             Some(("tcp", rest)) => parse_tcp(rest, text),
             Some(("ipc", rest)) => parse_ipc(rest),
+            Some(("inproc", name)) => parse_inproc(name),
             Some(("", _)) => Err(EndpointError::MissingScheme(text.to_owned())),
             Some((known, _)) if TRANSPORTS_UNSUPPORTED.contains(&known) => {
                 Err(EndpointError::UnsupportedTransport(known.to_owned()))
@@ -312,6 +346,14 @@ fn parse_ipv6(text: &str) -> Option<Host> {
 /// their ASCII form (RFC 5891).
 fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')
+}
+
+fn parse_inproc(name: &str) -> Result<Endpoint, EndpointError> {
+    match name.len() {
+        0 => Err(EndpointError::EmptyName),
+        bytes if bytes > INPROC_NAME_BYTES_MAX => Err(EndpointError::NameTooLong { bytes }),
+        _ => Ok(Endpoint::Inproc(name.into())),
+    }
 }
 
 fn parse_ipc(path: &str) -> Result<Endpoint, EndpointError> {

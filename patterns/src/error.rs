@@ -62,6 +62,9 @@ pub enum Error {
     /// Sockets of two contexts cannot be waited on together.
     #[error("the sockets belong to different contexts")]
     ForeignSocket,
+    /// The context was terminated (libzmq's `ETERM`).
+    #[error("the context was terminated")]
+    Terminated,
     /// The engine could not be opened.
     #[error(transparent)]
     Engine(#[from] zring_engine::Error),
@@ -80,7 +83,7 @@ impl Error {
 
 /// [`Error`] in one word, so that results on the hot path stay in registers.
 #[derive(Debug)]
-pub(crate) enum Refusal {
+pub enum Refusal {
     WouldBlock,
     Failed(Box<Error>),
 }

@@ -21,34 +21,43 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod background;
 mod config;
+mod core;
 mod endpoint;
 mod error;
 mod frame;
 mod hub;
 pub mod inline;
+mod inproc;
 mod message;
 mod monitor;
 mod options;
 mod reconnect;
 #[doc(hidden)]
 pub mod route;
+mod socket;
 mod socket_type;
 #[doc(hidden)]
 pub mod wire;
 
-pub use config::{Config, Wait};
+pub use background::{Context, Messages, Outgoing, PollItem, RecvFuture, SendFuture, poll};
+pub use config::{Config, Driver, Scheduling, Wait};
 pub use endpoint::{Endpoint, EndpointError, Host};
 pub use error::{Error, SendError};
 pub use frame::{Frame, INLINE_BYTES_MAX};
+pub use inproc::Inproc;
 pub use message::{Message, Sendable};
 pub use monitor::{
     DisconnectReason, Event, EventKind, HandshakeFault, IoFault, PeerStats, SocketStats,
 };
 pub use options::{OptionError, Options};
+pub use socket::{CloseReport, Home, Socket};
 pub use socket_type::SocketType;
 pub use wire::Violation;
-pub use zring_engine::{Config as EngineConfig, PoolConfig, PoolStats, ShardStats};
+pub use zring_engine::{
+    Config as EngineConfig, Kind as DriverKind, PoolConfig, PoolStats, ShardStats,
+};
 
 /// The examples of the pages that a newcomer reads first, compiled and run.
 #[cfg(doctest)]

@@ -10,8 +10,7 @@ use std::cell::Cell;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use common::{bind_tcp, context_in, geometries, open, within};
-use zring::inline::{Context, Socket};
+use common::{Context, Socket, Way, bind_tcp, in_ways, open};
 use zring::{Message, SocketType};
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -150,21 +149,19 @@ static ALONE: Mutex<()> = Mutex::new(());
 /// Runs `test` for every size in every geometry.
 fn in_all_sizes(bound: SocketType, connected: SocketType, test: fn(&Two, &Socket, &Socket, usize)) {
     let _alone = ALONE.lock();
-    for geometry in geometries() {
-        within(LIMIT, move || {
-            for bytes in SIZES {
-                let two = Two { contexts: [context_in(geometry), context_in(geometry)] };
-                let (first, second) =
-                    (open(&two.contexts[0], bound), open(&two.contexts[1], connected));
-                second.connect(&bind_tcp(&first)).expect("connect");
-                if connected == SocketType::Sub {
-                    second.subscribe(b"").expect("subscribe");
-                    two.until(|| first.wait_for_subscribers(b"", 1, Some(Duration::ZERO)).ok());
-                }
-                test(&two, &first, &second, bytes);
+    in_ways(Way::every_inline(), LIMIT, move |way| {
+        for bytes in SIZES {
+            let two = Two { contexts: [way.context(), way.context()] };
+            let (first, second) =
+                (open(&two.contexts[0], bound), open(&two.contexts[1], connected));
+            second.connect(&bind_tcp(&first)).expect("connect");
+            if connected == SocketType::Sub {
+                second.subscribe(b"").expect("subscribe");
+                two.until(|| first.wait_for_subscribers(b"", 1, Some(Duration::ZERO)).ok());
             }
-        });
-    }
+            test(&two, &first, &second, bytes);
+        }
+    });
 }
 
 #[test]

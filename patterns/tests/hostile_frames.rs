@@ -8,11 +8,10 @@ use std::time::Duration;
 use common::events::{NO_FAULTS, Seen, await_end, await_event, await_fault, faults, waiting};
 use common::raw::{COMMAND, LONG, MORE, Raw, command, frame, header, subscribe};
 use common::{
-    PATIENCE, bind_tcp, context_in, geometries, is_quiet, open, resident_bytes, turn_until,
-    turning, within,
+    Context, PATIENCE, Socket, Way, bind_tcp, in_ways, is_quiet, open, resident_bytes, turn_until,
+    turning,
 };
 use zring::SocketType;
-use zring::inline::{Context, Socket};
 
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -36,8 +35,8 @@ struct Victim {
 }
 
 impl Victim {
-    fn new(geometry: &str, kind: SocketType) -> Victim {
-        let ctx = context_in(geometry);
+    fn new(way: Way, kind: SocketType) -> Victim {
+        let ctx = way.context();
         let bound = open(&ctx, kind);
         let mut limits = bound.options();
         limits.max_subscriptions_per_peer = SUBSCRIPTIONS_MAX;
@@ -85,19 +84,13 @@ impl Victim {
     }
 }
 
-/// Runs `attack` against a socket of type `kind` in every geometry: its connection is closed,
+/// Runs `attack` against a socket of type `kind` in every way: its connection is closed,
 /// and memory stays within bounds.
 fn withstands(kind: SocketType, attack: fn(&mut Raw) -> bool) {
     let _alone = ALONE.lock();
-    for geometry in geometries() {
-        withstands_in(geometry, kind, attack);
-    }
-}
-
-fn withstands_in(geometry: &'static str, kind: SocketType, attack: fn(&mut Raw) -> bool) {
     let intruder = if kind == SocketType::Pull { "PUSH" } else { "SUB" };
-    within(LIMIT, move || {
-        let victim = Victim::new(geometry, kind);
+    in_ways(Way::every(), LIMIT, move |way| {
+        let victim = Victim::new(way, kind);
         let (before, resident) = (faults(&victim.bound), resident_bytes());
         let mut raw = victim.intruder(intruder);
         let mut peak = 0;
@@ -111,7 +104,7 @@ fn withstands_in(geometry: &'static str, kind: SocketType, attack: fn(&mut Raw) 
             });
             attacking.join().expect("the attack")
         });
-        assert!(closed, "the connection is still open (hidden: {geometry:?})");
+        assert!(closed, "the connection is still open");
         await_fault(&victim.ctx, &victim.bound, before);
         let growth = peak.saturating_sub(resident);
         assert!(growth < GROWTH_MAX, "{growth} bytes more memory");
@@ -189,90 +182,84 @@ fn a_flood_of_large_subscriptions() {
 #[test]
 fn a_message_over_the_limit_that_was_set() {
     let _alone = ALONE.lock();
-    for geometry in geometries() {
-        within(LIMIT, move || {
-            let ctx = context_in(geometry);
-            let pull = open(&ctx, SocketType::Pull);
-            pull.set_maxmsgsize(Some(1000));
-            pull.monitor(100);
-            let endpoint = bind_tcp(&pull);
-            let mut raw = turning(&ctx, || {
-                let mut raw = Raw::connect(&endpoint);
-                raw.handshake(1, "PUSH");
-                raw.say(&frame(0, &[1; 1000]));
-                raw
-            });
-            assert_eq!(pull.recv_bytes().expect("as long as it may be"), [1; 1000]);
-            assert!(turning(&ctx, || {
-                raw.say(&header(0, 1001));
-                raw.is_closed()
-            }));
-            await_fault(&ctx, &pull, NO_FAULTS);
+    in_ways(Way::every(), LIMIT, move |way| {
+        let ctx = way.context();
+        let pull = open(&ctx, SocketType::Pull);
+        pull.set_maxmsgsize(Some(1000));
+        pull.monitor(100);
+        let endpoint = bind_tcp(&pull);
+        let mut raw = turning(&ctx, || {
+            let mut raw = Raw::connect(&endpoint);
+            raw.handshake(1, "PUSH");
+            raw.say(&frame(0, &[1; 1000]));
+            raw
         });
-    }
+        assert_eq!(pull.recv_bytes().expect("as long as it may be"), [1; 1000]);
+        assert!(turning(&ctx, || {
+            raw.say(&header(0, 1001));
+            raw.is_closed()
+        }));
+        await_fault(&ctx, &pull, NO_FAULTS);
+    });
 }
 
 /// An announcement is not a fault without `maxmsgsize`, but it may not cost memory either.
 #[test]
 fn memory_grows_with_what_arrives_not_with_what_is_announced() {
     let _alone = ALONE.lock();
-    for geometry in geometries() {
-        within(LIMIT, move || {
-            let victim = Victim::new(geometry, SocketType::Pull);
-            let before = resident_bytes();
-            let mut intruders: Vec<Raw> = (0..8).map(|_| victim.intruder("PUSH")).collect();
-            for raw in &mut intruders {
-                turning(&victim.ctx, || {
-                    raw.say(&header(0, 1 << 62));
-                    raw.say(&[0; 1 << 20]);
-                });
-            }
-            common::turn_for(&victim.ctx, Duration::from_millis(100));
-            let growth = resident_bytes().saturating_sub(before);
-            assert!(growth < GROWTH_MAX, "{growth} bytes for 8 MiB that arrived");
-            victim.serves();
-            drop(intruders);
-            for _ in 0..8 {
-                await_end(&victim.ctx, &victim.bound);
-            }
-            victim.serves();
-        });
-    }
+    in_ways(Way::every(), LIMIT, move |way| {
+        let victim = Victim::new(way, SocketType::Pull);
+        let before = resident_bytes();
+        let mut intruders: Vec<Raw> = (0..8).map(|_| victim.intruder("PUSH")).collect();
+        for raw in &mut intruders {
+            turning(&victim.ctx, || {
+                raw.say(&header(0, 1 << 62));
+                raw.say(&[0; 1 << 20]);
+            });
+        }
+        common::turn_for(&victim.ctx, Duration::from_millis(100));
+        let growth = resident_bytes().saturating_sub(before);
+        assert!(growth < GROWTH_MAX, "{growth} bytes for 8 MiB that arrived");
+        victim.serves();
+        drop(intruders);
+        for _ in 0..8 {
+            await_end(&victim.ctx, &victim.bound);
+        }
+        victim.serves();
+    });
 }
 
 /// A peer that leaves in the middle of a message: none of it is delivered.
 #[test]
 fn a_disconnect_at_every_byte_of_a_message() {
     let _alone = ALONE.lock();
-    for geometry in geometries() {
-        within(LIMIT, move || {
-            let victim = Victim::new(geometry, SocketType::Pull);
-            let message = [frame(MORE, b"one"), frame(MORE, b""), frame(0, &[3; 300])].concat();
-            // Within the long body every byte is like the next.
-            for count in (0..30).chain([message.len() - 1]) {
-                let mut raw = victim.intruder("PUSH");
-                turning(&victim.ctx, || raw.say(&message[..count]));
-                drop(raw);
-                await_end(&victim.ctx, &victim.bound);
-            }
-            assert!(is_quiet(&victim.bound), "half a message was delivered");
+    in_ways(Way::every(), LIMIT, move |way| {
+        let victim = Victim::new(way, SocketType::Pull);
+        let message = [frame(MORE, b"one"), frame(MORE, b""), frame(0, &[3; 300])].concat();
+        // Within the long body every byte is like the next.
+        for count in (0..30).chain([message.len() - 1]) {
             let mut raw = victim.intruder("PUSH");
-            turning(&victim.ctx, || raw.say(&message));
-            assert_eq!(
-                victim.bound.recv_multipart().expect("the whole message"),
-                [b"one".to_vec(), vec![], vec![3; 300]]
-            );
-            victim.serves();
-        });
-    }
+            turning(&victim.ctx, || raw.say(&message[..count]));
+            drop(raw);
+            await_end(&victim.ctx, &victim.bound);
+        }
+        assert!(is_quiet(&victim.bound), "half a message was delivered");
+        let mut raw = victim.intruder("PUSH");
+        turning(&victim.ctx, || raw.say(&message));
+        assert_eq!(
+            victim.bound.recv_multipart().expect("the whole message"),
+            [b"one".to_vec(), vec![], vec![3; 300]]
+        );
+        victim.serves();
+    });
 }
 
 /// Commands that a later version may bring are passed over.
 #[test]
 fn an_unknown_command_is_no_fault() {
     let _alone = ALONE.lock();
-    within(LIMIT, || {
-        let victim = Victim::new("", SocketType::Pull);
+    in_ways(Way::four(), LIMIT, |way| {
+        let victim = Victim::new(way, SocketType::Pull);
         let mut raw = victim.intruder("PUSH");
         turning(&victim.ctx, || {
             raw.say(&command("FUTURE", b"whatever"));

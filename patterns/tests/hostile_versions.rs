@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use common::events::{NO_FAULTS, Seen, await_event, await_fault, faults};
 use common::raw::{COMMAND, Raw, frame, greeting, listen};
-use common::{PATIENCE, bind_tcp, context, is_quiet, open, turning, within};
+use common::{PATIENCE, Way, bind_tcp, in_ways, is_quiet, open, turning};
 use zring::SocketType;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// A peer that greets with `bytes`: it is turned away, and told and counted as such.
 fn is_turned_away(bytes: &'static [u8]) {
-    within(LIMIT, move || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, move |way| {
+        let ctx = way.context();
         let pull = open(&ctx, SocketType::Pull);
         pull.set_handshake_ivl(Some(Duration::from_millis(500)));
         pull.monitor(100);
@@ -42,8 +42,8 @@ fn zmtp_2_is_turned_away() {
 
 #[test]
 fn a_later_version_is_spoken_to_as_ours() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let pull = open(&ctx, SocketType::Pull);
         let endpoint = bind_tcp(&pull);
         let mut greeting = greeting(7);
@@ -62,8 +62,8 @@ fn a_later_version_is_spoken_to_as_ours() {
 
 #[test]
 fn a_3_0_subscriber_subscribes_by_message() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let publisher = open(&ctx, SocketType::Pub);
         publisher.monitor(100);
         let endpoint = bind_tcp(&publisher);
@@ -90,10 +90,13 @@ fn a_3_0_subscriber_subscribes_by_message() {
     });
 }
 
-/// What our SUB says to a publisher of version 3.`minor` when it subscribes and unsubscribes.
-fn subscription_bytes(minor: u8) -> [(u8, Vec<u8>); 2] {
-    within(LIMIT, move || {
-        let ctx = context();
+/// A frame: flags and body.
+type Said = (u8, &'static [u8]);
+
+/// Our SUB says `wanted` to a publisher of version 3.`minor` when it subscribes and unsubscribes.
+fn says_subscribing(minor: u8, wanted: [Said; 2]) {
+    in_ways(Way::four(), LIMIT, move |way| {
+        let ctx = way.context();
         let sub = open(&ctx, SocketType::Sub);
         sub.monitor(100);
         sub.subscribe(b"topic").expect("subscribe");
@@ -115,19 +118,17 @@ fn subscription_bytes(minor: u8) -> [(u8, Vec<u8>); 2] {
             second
         });
         assert!(is_quiet(&sub));
-        [first, second]
-    })
+        let said = [first, second];
+        assert_eq!(said.each_ref().map(|(flags, body)| (*flags, &body[..])), wanted);
+    });
 }
 
 #[test]
 fn our_sub_subscribes_by_message_to_a_3_0_publisher() {
-    assert_eq!(subscription_bytes(0), [(0, b"\x01topic".to_vec()), (0, b"\x00topic".to_vec())]);
+    says_subscribing(0, [(0, b"\x01topic"), (0, b"\x00topic")]);
 }
 
 #[test]
 fn our_sub_subscribes_by_command_to_a_3_1_publisher() {
-    assert_eq!(
-        subscription_bytes(1),
-        [(COMMAND, b"\x09SUBSCRIBEtopic".to_vec()), (COMMAND, b"\x06CANCELtopic".to_vec())]
-    );
+    says_subscribing(1, [(COMMAND, b"\x09SUBSCRIBEtopic"), (COMMAND, b"\x06CANCELtopic")]);
 }

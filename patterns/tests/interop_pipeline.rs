@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::content::{check, plan, send};
 use common::peer::{Case, Peer, in_cases};
-use common::{context_in, is_quiet, open, scratch};
+use common::{Way, is_quiet, open, scratch};
 use zring::{Error, SocketType};
 
 fn we_push(case: &Case, plan_name: &str) {
@@ -63,8 +63,8 @@ fn sixty_four_mebibytes_both_ways() {
 }
 
 /// Passes messages on from the ventilator to the sink until told to stop; how many it passed.
-fn work(geometry: &str, from: &str, to: &str, stop: &AtomicBool) -> u64 {
-    let ctx = context_in(geometry);
+fn work(way: Way, from: &str, to: &str, stop: &AtomicBool) -> u64 {
+    let ctx = way.context();
     let (pull, push) = (open(&ctx, SocketType::Pull), open(&ctx, SocketType::Push));
     pull.connect(from).expect("connect");
     push.connect(to).expect("connect");
@@ -98,9 +98,8 @@ fn our_workers_between_a_libzmq_ventilator_and_sink() {
         let stop = Arc::new(AtomicBool::new(false));
         let workers: Vec<_> = (0..2)
             .map(|_| {
-                let (from, to, stop, geometry) =
-                    (from.clone(), to.clone(), Arc::clone(&stop), case.geometry);
-                thread::spawn(move || work(geometry, &from, &to, &stop))
+                let (from, to, stop, way) = (from.clone(), to.clone(), Arc::clone(&stop), case.way);
+                thread::spawn(move || work(way, &from, &to, &stop))
             })
             .collect();
         source.tell("go");

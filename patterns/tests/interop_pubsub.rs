@@ -4,9 +4,8 @@ mod common;
 
 use common::content::{check, plan, send};
 use common::peer::{Case, Peer, in_cases};
-use common::{PATIENCE, is_quiet, open};
+use common::{Context, PATIENCE, Socket, is_quiet, open};
 use zring::SocketType;
-use zring::inline::Socket;
 
 const TOPICS: [&str; 3] = ["10001", "10002", "2"];
 const CHOSEN: [&str; 2] = ["10001", "2"];
@@ -47,7 +46,7 @@ fn follow(sub: &Socket, plan_name: &str) {
     assert!(is_quiet(sub), "something came after the end");
 }
 
-fn subscriber(case: &Case, args: &[&str]) -> (zring::inline::Context, Socket, Peer) {
+fn subscriber(case: &Case, args: &[&str]) -> (Context, Socket, Peer) {
     let ctx = case.context();
     let sub = open(&ctx, SocketType::Sub);
     sub.set_rcvhwm(100_000);

@@ -7,8 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::content::body;
-use common::{PATIENCE, bind_tcp, context_in, geometries, open, setting, within};
-use zring::inline::{Context, Socket};
+use common::{Context, PATIENCE, Socket, Way, bind_tcp, in_ways, open, setting};
 use zring::{Message, SocketType};
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -35,9 +34,9 @@ fn is_intact(message: &Message, number: usize) {
 }
 
 /// Sends the messages `0..count` from a thread of its own.
-fn sender(geometry: &'static str, endpoint: String, count: usize) -> thread::JoinHandle<()> {
+fn sender(way: Way, endpoint: String, count: usize) -> thread::JoinHandle<()> {
     thread::spawn(move || {
-        let ctx = context_in(geometry);
+        let ctx = way.context();
         let push = open(&ctx, SocketType::Push);
         push.connect(&endpoint).expect("connect");
         for number in 0..count {
@@ -47,17 +46,15 @@ fn sender(geometry: &'static str, endpoint: String, count: usize) -> thread::Joi
     })
 }
 
-/// A PULL and a thread that sends it `count` messages; in every geometry.
+/// A PULL and a thread that sends it `count` messages; in every way.
 fn receiving(count: usize, test: fn(Context, Socket)) {
-    for geometry in geometries() {
-        within(LIMIT, move || {
-            let ctx = context_in(geometry);
-            let pull = open(&ctx, SocketType::Pull);
-            let sender = sender(geometry, bind_tcp(&pull), count);
-            test(ctx, pull);
-            sender.join().expect("the sender");
-        });
-    }
+    in_ways(Way::every(), LIMIT, move |way| {
+        let ctx = way.context();
+        let pull = open(&ctx, SocketType::Pull);
+        let sender = sender(way, bind_tcp(&pull), count);
+        test(ctx, pull);
+        sender.join().expect("the sender");
+    });
 }
 
 #[test]
@@ -177,15 +174,15 @@ fn drops_in_any_order() {
 
 #[test]
 fn a_message_received_is_sent_on_after_its_context_is_gone() {
-    within(LIMIT, || {
-        let first = context_in("");
+    in_ways(Way::four(), LIMIT, |way| {
+        let first = way.context();
         let pull = open(&first, SocketType::Pull);
-        let sender = sender("", bind_tcp(&pull), 100);
+        let sender = sender(way, bind_tcp(&pull), 100);
         let kept: Vec<Message> = (0..100).map(|_| pull.recv().expect("a message")).collect();
         sender.join().expect("the sender");
         drop((pull, first));
 
-        let second = context_in("");
+        let second = way.context();
         let (pull, push) = common::pair(&second, SocketType::Pull, SocketType::Push);
         push.wait_for_peers(1, Some(PATIENCE)).expect("a peer");
         for message in kept {

@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use common::events::{Seen, await_event, messages, peers, waiting};
 use common::raw::listen;
-use common::{bind_tcp, context, open, turn_for, turn_until, within};
+use common::{Way, bind_tcp, in_ways, open, turn_for, turn_until};
 use zring::SocketType;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
 #[test]
 fn the_life_of_a_connection_is_told_in_order() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let pull = open(&ctx, SocketType::Pull);
         pull.monitor(100);
         let endpoint = bind_tcp(&pull);
@@ -44,8 +44,8 @@ fn the_life_of_a_connection_is_told_in_order() {
 
 #[test]
 fn reconnects_back_off() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let push = open(&ctx, SocketType::Push);
         push.monitor(1000);
         push.set_linger(Some(Duration::ZERO));
@@ -63,8 +63,8 @@ fn reconnects_back_off() {
 
 #[test]
 fn a_full_monitor_drops_events_and_nothing_else() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let pull = open(&ctx, SocketType::Pull);
         pull.monitor(2);
         let endpoint = bind_tcp(&pull);
@@ -80,8 +80,8 @@ fn a_full_monitor_drops_events_and_nothing_else() {
 
 #[test]
 fn messages_are_counted_by_socket_and_by_peer() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let pull = open(&ctx, SocketType::Pull);
         let endpoint = bind_tcp(&pull);
         let pushing: Vec<_> = (0..3).map(|_| open(&ctx, SocketType::Push)).collect();

@@ -8,10 +8,9 @@ use common::content::{body, check, frames, send};
 use common::events::{Seen, seen};
 use common::raw::Raw;
 use common::{
-    PATIENCE, bind_tcp, context, context_in, geometries, is_quiet, open, pair, scratch, turn_for,
-    turning, within,
+    Context, PATIENCE, Socket, Way, bind_tcp, in_ways, is_quiet, open, pair, scratch, turn_for,
+    turning,
 };
-use zring::inline::{Context, Socket};
 use zring::{Error, SocketType};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -54,8 +53,8 @@ fn fill(ctx: &Context, push: &Socket, bytes: usize) -> usize {
 
 #[test]
 fn work_is_shared_out_evenly() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let push = open(&ctx, SocketType::Push);
         let endpoint = bind_tcp(&push);
         let workers: Vec<_> = (0..3).map(|_| open(&ctx, SocketType::Pull)).collect();
@@ -86,8 +85,8 @@ fn work_is_shared_out_evenly() {
 
 #[test]
 fn either_end_may_come_first() {
-    within(LIMIT, || {
-        let (ctx, dir) = (context(), scratch());
+    in_ways(Way::four(), LIMIT, |way| {
+        let (ctx, dir) = (way.context(), scratch());
         let endpoint = format!("ipc://{}/late", dir.path().display());
         let push = open(&ctx, SocketType::Push);
         push.set_reconnect_ivl(Duration::from_millis(10));
@@ -106,36 +105,34 @@ fn either_end_may_come_first() {
 
 #[test]
 fn a_pull_takes_from_all_and_keeps_the_order_of_each() {
-    for geometry in geometries() {
-        within(LIMIT, move || {
-            let ctx = context_in(geometry);
-            let pull = open(&ctx, SocketType::Pull);
-            let endpoint = bind_tcp(&pull);
-            let pushing: Vec<_> = (0..3).map(|_| open(&ctx, SocketType::Push)).collect();
-            for push in &pushing {
-                push.connect(&endpoint).expect("connect");
+    in_ways(Way::every(), LIMIT, move |way| {
+        let ctx = way.context();
+        let pull = open(&ctx, SocketType::Pull);
+        let endpoint = bind_tcp(&pull);
+        let pushing: Vec<_> = (0..3).map(|_| open(&ctx, SocketType::Push)).collect();
+        for push in &pushing {
+            push.connect(&endpoint).expect("connect");
+        }
+        for number in 0..200 {
+            for (who, push) in pushing.iter().enumerate() {
+                send(push, &[&[who as u8]], number, &[number * 13, 5]);
             }
-            for number in 0..200 {
-                for (who, push) in pushing.iter().enumerate() {
-                    send(push, &[&[who as u8]], number, &[number * 13, 5]);
-                }
-            }
-            let mut next = [0; 3];
-            for _ in 0..600 {
-                let message = pull.recv().expect("a message");
-                let who = usize::from(message.body()[0]);
-                check(&message, &[&[who as u8]], next[who], &[next[who] * 13, 5]);
-                next[who] += 1;
-            }
-            assert_eq!(next, [200; 3]);
-        });
-    }
+        }
+        let mut next = [0; 3];
+        for _ in 0..600 {
+            let message = pull.recv().expect("a message");
+            let who = usize::from(message.body()[0]);
+            check(&message, &[&[who as u8]], next[who], &[next[who] * 13, 5]);
+            next[who] += 1;
+        }
+        assert_eq!(next, [200; 3]);
+    });
 }
 
 #[test]
 fn several_endpoints_on_one_socket() {
-    within(LIMIT, || {
-        let (ctx, dir) = (context(), scratch());
+    in_ways(Way::four(), LIMIT, |way| {
+        let (ctx, dir) = (way.context(), scratch());
         let pull = open(&ctx, SocketType::Pull);
         let tcp = bind_tcp(&pull);
         let ipc = format!("ipc://{}/two", dir.path().display());
@@ -168,8 +165,8 @@ fn several_endpoints_on_one_socket() {
 
 #[test]
 fn the_high_water_mark_refuses_and_returns_the_message() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let (push, mut raw) = stalled(&ctx, 10);
         let taken = fill(&ctx, &push, 64 << 10);
         assert!(taken >= 10, "the mark itself: {taken}");
@@ -190,8 +187,8 @@ fn the_high_water_mark_refuses_and_returns_the_message() {
 
 #[test]
 fn without_peers_a_bound_push_refuses() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let push = open(&ctx, SocketType::Push);
         bind_tcp(&push);
         let refused = push.try_send("nobody").expect_err("no peer");
@@ -202,28 +199,26 @@ fn without_peers_a_bound_push_refuses() {
 
 #[test]
 fn a_pull_that_is_not_read_pushes_back_and_loses_nothing() {
-    for geometry in geometries() {
-        within(LIMIT, move || {
-            let ctx = context_in(geometry);
-            let (pull, push) = (open(&ctx, SocketType::Pull), open(&ctx, SocketType::Push));
-            pull.set_rcvhwm(10);
-            push.set_sndhwm(10);
-            push.connect(&bind_tcp(&pull)).expect("connect");
-            push.wait_for_peers(1, Some(PATIENCE)).expect("a peer");
-            let taken = fill(&ctx, &push, 32 << 10);
-            for number in 0..taken {
-                let message = pull.recv().expect("a message");
-                assert!(message.body() == body(number as u64, 32 << 10), "message {number}");
-            }
-            assert!(is_quiet(&pull));
-        });
-    }
+    in_ways(Way::every(), LIMIT, move |way| {
+        let ctx = way.context();
+        let (pull, push) = (open(&ctx, SocketType::Pull), open(&ctx, SocketType::Push));
+        pull.set_rcvhwm(10);
+        push.set_sndhwm(10);
+        push.connect(&bind_tcp(&pull)).expect("connect");
+        push.wait_for_peers(1, Some(PATIENCE)).expect("a peer");
+        let taken = fill(&ctx, &push, 32 << 10);
+        for number in 0..taken {
+            let message = pull.recv().expect("a message");
+            assert!(message.body() == body(number as u64, 32 << 10), "message {number}");
+        }
+        assert!(is_quiet(&pull));
+    });
 }
 
 #[test]
 fn multipart_messages_arrive_whole() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let pull = open(&ctx, SocketType::Pull);
         let endpoint = bind_tcp(&pull);
         let pushing: Vec<_> = (0..2).map(|_| open(&ctx, SocketType::Push)).collect();
@@ -259,8 +254,8 @@ fn multipart_messages_arrive_whole() {
 
 #[test]
 fn half_a_multipart_message_is_never_sent() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let (pull, push) = pair(&ctx, SocketType::Pull, SocketType::Push);
         push.send("whole").expect("send");
         push.send_more("half").expect("a frame");
@@ -273,8 +268,8 @@ fn half_a_multipart_message_is_never_sent() {
 
 #[test]
 fn a_batch_goes_out_when_its_guard_drops() {
-    within(LIMIT, || {
-        let (sending, receiving) = (context(), context());
+    in_ways(Way::inline(), LIMIT, |way| {
+        let (sending, receiving) = (way.context(), way.context());
         let (pull, push) = (open(&receiving, SocketType::Pull), open(&sending, SocketType::Push));
         push.monitor(10);
         push.connect(&bind_tcp(&pull)).expect("connect");
@@ -297,27 +292,25 @@ fn a_batch_goes_out_when_its_guard_drops() {
 
 #[test]
 fn a_batch_larger_than_the_arena_loses_nothing() {
-    for geometry in geometries() {
-        within(LIMIT, move || {
-            let ctx = context_in(geometry);
-            let (pull, push) = (open(&ctx, SocketType::Pull), open(&ctx, SocketType::Push));
-            push.set_sndhwm(50_000);
-            pull.set_rcvhwm(50_000);
-            push.connect(&bind_tcp(&pull)).expect("connect");
-            push.wait_for_peers(1, Some(PATIENCE)).expect("a peer");
-            {
-                let _batch = ctx.batch();
-                for number in 0..20_000_usize {
-                    push.send(body(number as u64, number % 200)).expect("send");
-                }
-            }
+    in_ways(Way::every(), LIMIT, move |way| {
+        let ctx = way.context();
+        let (pull, push) = (open(&ctx, SocketType::Pull), open(&ctx, SocketType::Push));
+        push.set_sndhwm(50_000);
+        pull.set_rcvhwm(50_000);
+        push.connect(&bind_tcp(&pull)).expect("connect");
+        push.wait_for_peers(1, Some(PATIENCE)).expect("a peer");
+        {
+            let _batch = ctx.batch();
             for number in 0..20_000_usize {
-                assert_eq!(
-                    pull.recv().expect("a message").body(),
-                    body(number as u64, number % 200),
-                    "message {number}"
-                );
+                push.send(body(number as u64, number % 200)).expect("send");
             }
-        });
-    }
+        }
+        for number in 0..20_000_usize {
+            assert_eq!(
+                pull.recv().expect("a message").body(),
+                body(number as u64, number % 200),
+                "message {number}"
+            );
+        }
+    });
 }

@@ -7,11 +7,7 @@ use std::time::{Duration, Instant};
 
 use common::events::peers;
 use common::raw::{MORE, Raw, frame, listen, subscribe};
-use common::{
-    PATIENCE, bind_tcp, context, context_in, geometries, is_quiet, open, pair, turn_until, turning,
-    within,
-};
-use zring::inline::Socket;
+use common::{PATIENCE, Socket, Way, bind_tcp, in_ways, is_quiet, open, pair, turn_until, turning};
 use zring::{Error, SocketType};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -22,26 +18,24 @@ fn texts(sub: &Socket, count: usize) -> Vec<String> {
 
 #[test]
 fn a_prefix_decides_what_arrives() {
-    for geometry in geometries() {
-        within(LIMIT, move || {
-            let ctx = context_in(geometry);
-            let (publisher, sub) = pair(&ctx, SocketType::Pub, SocketType::Sub);
-            sub.subscribe(b"ab").expect("subscribe");
-            sub.subscribe(b"x").expect("subscribe");
-            publisher.wait_for_subscribers(b"x", 1, Some(PATIENCE)).expect("a subscriber");
-            for text in ["a", "ab", "abc", "b", "", "x", "yx", "ABC"] {
-                publisher.send(text).expect("send");
-            }
-            assert_eq!(texts(&sub, 3), ["ab", "abc", "x"]);
-            assert!(is_quiet(&sub));
-        });
-    }
+    in_ways(Way::every(), LIMIT, move |way| {
+        let ctx = way.context();
+        let (publisher, sub) = pair(&ctx, SocketType::Pub, SocketType::Sub);
+        sub.subscribe(b"ab").expect("subscribe");
+        sub.subscribe(b"x").expect("subscribe");
+        publisher.wait_for_subscribers(b"x", 1, Some(PATIENCE)).expect("a subscriber");
+        for text in ["a", "ab", "abc", "b", "", "x", "yx", "ABC"] {
+            publisher.send(text).expect("send");
+        }
+        assert_eq!(texts(&sub, 3), ["ab", "abc", "x"]);
+        assert!(is_quiet(&sub));
+    });
 }
 
 #[test]
 fn the_empty_prefix_takes_everything() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let (publisher, sub) = pair(&ctx, SocketType::Pub, SocketType::Sub);
         sub.subscribe(b"").expect("subscribe");
         publisher.wait_for_subscribers(b"", 1, Some(PATIENCE)).expect("a subscriber");
@@ -54,8 +48,8 @@ fn the_empty_prefix_takes_everything() {
 
 #[test]
 fn subscriptions_are_counted() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let (publisher, sub) = pair(&ctx, SocketType::Pub, SocketType::Sub);
         sub.subscribe(b"a").expect("subscribe");
         sub.subscribe(b"a").expect("subscribe twice");
@@ -75,8 +69,8 @@ fn subscriptions_are_counted() {
 
 #[test]
 fn waiting_for_subscribers_has_an_end() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let publisher = open(&ctx, SocketType::Pub);
         let endpoint = bind_tcp(&publisher);
         let short = Some(Duration::from_millis(50));
@@ -103,8 +97,8 @@ fn waiting_for_subscribers_has_an_end() {
 
 #[test]
 fn without_subscribers_messages_go_nowhere() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let publisher = open(&ctx, SocketType::Pub);
         publisher.set_sndhwm(1);
         let endpoint = bind_tcp(&publisher);
@@ -122,8 +116,8 @@ fn without_subscribers_messages_go_nowhere() {
 
 #[test]
 fn a_sub_listens_to_all_its_publishers_fairly() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let sub = open(&ctx, SocketType::Sub);
         sub.subscribe(b"").expect("subscribe");
         let publishers: Vec<_> = (0..3).map(|_| open(&ctx, SocketType::Pub)).collect();
@@ -152,8 +146,8 @@ fn a_sub_listens_to_all_its_publishers_fairly() {
 
 #[test]
 fn a_pub_sends_nobody_what_he_did_not_ask_for() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let publisher = open(&ctx, SocketType::Pub);
         let endpoint = bind_tcp(&publisher);
         let mut raw = turning(&ctx, || {
@@ -173,8 +167,8 @@ fn a_pub_sends_nobody_what_he_did_not_ask_for() {
 
 #[test]
 fn a_sub_filters_what_a_careless_publisher_sends() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let sub = open(&ctx, SocketType::Sub);
         sub.subscribe(b"want").expect("subscribe");
         let (listener, endpoint) = listen().expect("listen");
@@ -194,8 +188,8 @@ fn a_sub_filters_what_a_careless_publisher_sends() {
 
 #[test]
 fn subscriptions_are_told_again_after_a_reconnect() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let sub = open(&ctx, SocketType::Sub);
         sub.set_reconnect_ivl(Duration::from_millis(10));
         sub.subscribe(b"topic").expect("subscribe");
@@ -216,8 +210,8 @@ fn subscriptions_are_told_again_after_a_reconnect() {
 #[test]
 fn a_slow_subscriber_stalls_nobody_and_its_losses_are_counted() {
     const MESSAGES: u64 = 20_000;
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let publisher = open(&ctx, SocketType::Pub);
         publisher.set_sndhwm(500);
         let endpoint = bind_tcp(&publisher);
@@ -255,8 +249,8 @@ fn a_slow_subscriber_stalls_nobody_and_its_losses_are_counted() {
 
 #[test]
 fn a_subscription_on_a_live_connection_takes_effect() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let (publisher, sub) = pair(&ctx, SocketType::Pub, SocketType::Sub);
         let mut heard = BTreeMap::new();
         for topic in ["red", "green", "blue"] {

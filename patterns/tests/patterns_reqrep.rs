@@ -6,15 +6,15 @@ use std::thread;
 use std::time::Duration;
 
 use common::events::{Seen, await_event};
-use common::{PATIENCE, bind_tcp, context, context_in, geometries, is_quiet, open, pair, within};
+use common::{PATIENCE, Way, bind_tcp, in_ways, is_quiet, open, pair};
 use zring::{Error, SocketType};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
 fn the_lockstep_is_enforced_at_both_ends() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let (rep, req) = pair(&ctx, SocketType::Rep, SocketType::Req);
         assert!(matches!(req.recv(), Err(Error::State { .. })), "REQ receives before it asks");
         assert!(
@@ -41,8 +41,8 @@ fn the_lockstep_is_enforced_at_both_ends() {
 
 #[test]
 fn a_refused_request_comes_back() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let (_rep, req) = pair(&ctx, SocketType::Rep, SocketType::Req);
         req.set_linger(Some(Duration::ZERO));
         req.send("one").expect("send");
@@ -54,25 +54,23 @@ fn a_refused_request_comes_back() {
 
 #[test]
 fn requests_and_replies_keep_their_frames() {
-    for geometry in geometries() {
-        within(LIMIT, move || {
-            let ctx = context_in(geometry);
-            let (rep, req) = pair(&ctx, SocketType::Rep, SocketType::Req);
-            let question = ["a".as_bytes(), b"", b"ccc"];
-            req.send_multipart(question).expect("send");
-            let request = rep.recv().expect("a request");
-            assert_eq!(request.to_vecs(), question);
-            rep.send_more("x").expect("first frame");
-            rep.send("").expect("last frame");
-            assert_eq!(req.recv_multipart().expect("a reply"), [b"x".to_vec(), vec![]]);
-        });
-    }
+    in_ways(Way::every(), LIMIT, move |way| {
+        let ctx = way.context();
+        let (rep, req) = pair(&ctx, SocketType::Rep, SocketType::Req);
+        let question = ["a".as_bytes(), b"", b"ccc"];
+        req.send_multipart(question).expect("send");
+        let request = rep.recv().expect("a request");
+        assert_eq!(request.to_vecs(), question);
+        rep.send_more("x").expect("first frame");
+        rep.send("").expect("last frame");
+        assert_eq!(req.recv_multipart().expect("a reply"), [b"x".to_vec(), vec![]]);
+    });
 }
 
 #[test]
 fn each_reply_goes_to_the_peer_that_asked() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let rep = open(&ctx, SocketType::Rep);
         let endpoint = bind_tcp(&rep);
         let asking: Vec<_> = (0..5).map(|_| open(&ctx, SocketType::Req)).collect();
@@ -96,15 +94,15 @@ fn each_reply_goes_to_the_peer_that_asked() {
 
 #[test]
 fn every_asking_thread_gets_its_turn() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let rep = open(&ctx, SocketType::Rep);
         let endpoint = bind_tcp(&rep);
         let asking: Vec<_> = (0..3_u32)
             .map(|who| {
                 let endpoint = endpoint.clone();
                 thread::spawn(move || {
-                    let ctx = context();
+                    let ctx = way.context();
                     let req = open(&ctx, SocketType::Req);
                     req.connect(&endpoint).expect("connect");
                     for round in 0..200 {
@@ -132,8 +130,8 @@ fn every_asking_thread_gets_its_turn() {
 
 #[test]
 fn a_req_asks_its_peers_in_turn() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let (first, second) = (open(&ctx, SocketType::Rep), open(&ctx, SocketType::Rep));
         let req = open(&ctx, SocketType::Req);
         for rep in [&first, &second] {
@@ -158,8 +156,8 @@ fn a_req_asks_its_peers_in_turn() {
 
 #[test]
 fn a_reply_to_a_peer_that_left_is_no_error() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let rep = open(&ctx, SocketType::Rep);
         rep.monitor(100);
         let endpoint = bind_tcp(&rep);
@@ -183,8 +181,8 @@ fn a_reply_to_a_peer_that_left_is_no_error() {
 
 #[test]
 fn a_req_without_peers_waits_no_longer_than_its_time() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let req = open(&ctx, SocketType::Req);
         req.set_sndtimeo(Some(Duration::from_millis(50)));
         let refused = req.send("anybody?").expect_err("nobody is there");

@@ -8,9 +8,8 @@ use common::content::body;
 use common::events::{Seen, await_event, handed_over};
 use common::peer::Peer;
 use common::raw::{Raw, listen};
-use common::{PATIENCE, bind_tcp, context_in, geometries, is_quiet, open, turning, within};
+use common::{Context, PATIENCE, Socket, Way, bind_tcp, in_ways, is_quiet, open, turning};
 use zring::SocketType;
-use zring::inline::{Context, Socket};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const MESSAGES: u64 = 3000;
@@ -59,11 +58,9 @@ fn leave(raw: Raw, how: Leaves) {
 
 #[test]
 fn a_bound_push_gives_the_rest_to_the_next_worker() {
-    for (geometry, how) in
-        geometries().into_iter().zip([Leaves::Closing, Leaves::Resetting].into_iter().cycle())
-    {
-        within(LIMIT, move || {
-            let ctx = context_in(geometry);
+    for how in [Leaves::Closing, Leaves::Resetting] {
+        in_ways(Way::every(), LIMIT, move |way| {
+            let ctx = way.context();
             let push = pusher(&ctx);
             let endpoint = bind_tcp(&push);
             let mut raw = turning(&ctx, || {
@@ -95,11 +92,9 @@ fn a_bound_push_gives_the_rest_to_the_next_worker() {
 
 #[test]
 fn a_connecting_push_goes_on_when_its_worker_is_back() {
-    for (geometry, how) in
-        geometries().into_iter().zip([Leaves::Resetting, Leaves::Closing].into_iter().cycle())
-    {
-        within(LIMIT, move || {
-            let ctx = context_in(geometry);
+    for how in [Leaves::Resetting, Leaves::Closing] {
+        in_ways(Way::every(), LIMIT, move |way| {
+            let ctx = way.context();
             let push = pusher(&ctx);
             let (listener, endpoint) = listen().expect("listen");
             push.connect(&endpoint).expect("connect");
@@ -129,8 +124,8 @@ fn a_connecting_push_goes_on_when_its_worker_is_back() {
 
 #[test]
 fn another_worker_takes_over_what_a_dead_one_had_queued() {
-    within(LIMIT, || {
-        let ctx = context_in("");
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let push = pusher(&ctx);
         let endpoint = bind_tcp(&push);
         let raw = turning(&ctx, || {
@@ -160,8 +155,8 @@ fn another_worker_takes_over_what_a_dead_one_had_queued() {
 
 #[test]
 fn a_killed_libzmq_worker_is_replaced() {
-    within(LIMIT, || {
-        let ctx = context_in("");
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let push = pusher(&ctx);
         let endpoint = bind_tcp(&push);
         let mut doomed =

@@ -6,9 +6,10 @@ use std::net::TcpListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, bind_tcp, context, open, pair, turn_for, within};
+use common::either::poll;
+use common::{Context, PATIENCE, Socket, Way, bind_tcp, in_ways, open, pair, turn_for};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use zring::inline::{self, Context, POLLIN, POLLOUT, PollItem, Socket};
+use zring::inline::{POLLIN, POLLOUT};
 use zring::{Config, Error, SocketType, Wait};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -37,10 +38,9 @@ fn assert_about(took: Duration, wanted: Duration) {
 
 #[test]
 fn receives_wait_as_long_as_they_are_told() {
-    within(LIMIT, || {
-        for wait in [Wait::Park, Wait::Spin] {
-            let ctx =
-                Context::with_config(Config { wait, ..Config::default() }).expect("a context");
+    in_ways(Way::four(), LIMIT, |way| {
+        for wait in [Wait::Park, Wait::SpinThenPark(SHORT / 2), Wait::Spin] {
+            let ctx = way.context_with(Config { wait, ..way.config() });
             let (pull, push) = pair(&ctx, SocketType::Pull, SocketType::Push);
             pull.set_rcvtimeo(Some(SHORT));
             let (outcome, took) = timed(|| pull.recv());
@@ -58,14 +58,13 @@ fn receives_wait_as_long_as_they_are_told() {
 
 #[test]
 fn a_parked_receiver_wakes_for_a_message_of_another_thread() {
-    within(LIMIT, || {
-        for wait in [Wait::Park, Wait::Spin] {
-            let ctx =
-                Context::with_config(Config { wait, ..Config::default() }).expect("a context");
+    in_ways(Way::four(), LIMIT, |way| {
+        for wait in [Wait::Park, Wait::SpinThenPark(SHORT / 2), Wait::Spin] {
+            let ctx = way.context_with(Config { wait, ..way.config() });
             let pull = open(&ctx, SocketType::Pull);
             let endpoint = bind_tcp(&pull);
             let sender = thread::spawn(move || {
-                let ctx = context();
+                let ctx = way.context();
                 let push = open(&ctx, SocketType::Push);
                 push.connect(&endpoint).expect("connect");
                 for number in 0..5_u8 {
@@ -83,28 +82,21 @@ fn a_parked_receiver_wakes_for_a_message_of_another_thread() {
 
 #[test]
 fn poll_reports_who_is_ready() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let (first, to_first) = pair(&ctx, SocketType::Pull, SocketType::Push);
         let (second, to_second) = pair(&ctx, SocketType::Pull, SocketType::Push);
         for push in [&to_first, &to_second] {
             push.wait_for_peers(1, Some(PATIENCE)).expect("a peer");
         }
         let ready = |timeout: Duration| {
-            let mut items = [
-                PollItem::new(&first, POLLIN),
-                PollItem::new(&second, POLLIN),
-                PollItem::new(&to_first, POLLOUT),
-            ];
-            let count = inline::poll(&mut items, Some(timeout)).expect("poll");
-            let ready = [items[0].is_readable(), items[1].is_readable(), items[2].is_writable()];
-            assert_eq!(count, ready.iter().filter(|ready| **ready).count());
-            ready
+            let items = [(&first, POLLIN), (&second, POLLIN), (&to_first, POLLOUT)];
+            let ready = poll(&items, Some(timeout));
+            [ready[0].0, ready[1].0, ready[2].1]
         };
         let readable = |timeout: Duration| {
-            let mut items = [PollItem::new(&first, POLLIN), PollItem::new(&second, POLLIN)];
-            inline::poll(&mut items, Some(timeout)).expect("poll");
-            [items[0].is_readable(), items[1].is_readable()]
+            let ready = poll(&[(&first, POLLIN), (&second, POLLIN)], Some(timeout));
+            [ready[0].0, ready[1].0]
         };
         assert_eq!(ready(Duration::ZERO), [false, false, true]);
         let (answer, took) = timed(|| readable(SHORT));
@@ -123,12 +115,13 @@ fn poll_reports_who_is_ready() {
 
 #[test]
 fn poll_of_nothing_returns_at_once() {
-    assert_eq!(inline::poll(&mut [], None).expect("poll"), 0);
+    assert_eq!(zring::inline::poll(&mut [], None).expect("poll"), 0);
+    assert_eq!(zring::poll(&mut [], None).expect("poll"), 0);
 }
 
 /// Whether the event descriptor becomes readable within `timeout`.
 fn is_signalled(ctx: &Context, timeout: Duration) -> bool {
-    let fd = ctx.event_fd().expect("an event descriptor");
+    let fd = ctx.inline().event_fd().expect("an event descriptor");
     let mut fds = [PollFd::new(&fd, PollFlags::IN)];
     let timeout = Timespec::try_from(timeout).expect("a short time");
     rustix::event::poll(&mut fds, Some(&timeout)).expect("poll") == 1
@@ -136,15 +129,15 @@ fn is_signalled(ctx: &Context, timeout: Duration) -> bool {
 
 #[test]
 fn the_event_descriptor_tells_a_foreign_loop_when_to_turn() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::inline(), LIMIT, |way| {
+        let ctx = way.context();
         let pull = open(&ctx, SocketType::Pull);
         let endpoint = bind_tcp(&pull);
         // Settled: with nothing to do, the descriptor is silent.
         turn_for(&ctx, Duration::from_millis(20));
         assert!(!is_signalled(&ctx, Duration::from_millis(50)));
         let sender = thread::spawn(move || {
-            let ctx = context();
+            let ctx = way.context();
             let push = open(&ctx, SocketType::Push);
             push.connect(&endpoint).expect("connect");
             for number in 0..200_u8 {
@@ -182,8 +175,8 @@ fn with_five_unsent(ctx: &Context, linger: Option<Duration>) -> Socket {
 
 #[test]
 fn close_waits_no_longer_than_linger_and_tells_what_is_lost() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         for linger in [Duration::ZERO, SHORT] {
             let push = with_five_unsent(&ctx, Some(linger));
             let (report, took) = timed(|| push.close());
@@ -196,13 +189,13 @@ fn close_waits_no_longer_than_linger_and_tells_what_is_lost() {
 #[test]
 fn close_with_linger_delivers_everything() {
     const MESSAGES: u32 = 5000;
-    within(LIMIT, || {
+    in_ways(Way::four(), LIMIT, |way| {
         for linger in [None, Some(PATIENCE)] {
-            let ctx = context();
+            let ctx = way.context();
             let pull = open(&ctx, SocketType::Pull);
             let endpoint = bind_tcp(&pull);
             let sender = thread::spawn(move || {
-                let ctx = context();
+                let ctx = way.context();
                 let push = open(&ctx, SocketType::Push);
                 push.set_linger(linger);
                 push.set_sndhwm(MESSAGES);
@@ -223,8 +216,8 @@ fn close_with_linger_delivers_everything() {
 
 #[test]
 fn a_dropped_context_drains_for_a_bounded_time() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let push = with_five_unsent(&ctx, Some(SHORT));
         let ((), took) = timed(|| {
             drop(push);
@@ -236,12 +229,12 @@ fn a_dropped_context_drains_for_a_bounded_time() {
 
 #[test]
 fn the_last_messages_of_a_dropped_socket_arrive() {
-    within(LIMIT, || {
-        let ctx = context();
+    in_ways(Way::four(), LIMIT, |way| {
+        let ctx = way.context();
         let pull = open(&ctx, SocketType::Pull);
         let endpoint = bind_tcp(&pull);
         let sender = thread::spawn(move || {
-            let ctx = context();
+            let ctx = way.context();
             let push = open(&ctx, SocketType::Push);
             push.connect(&endpoint).expect("connect");
             for number in 0..100_u8 {

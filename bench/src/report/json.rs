@@ -34,6 +34,7 @@ mod tests {
         let results = [
             samples::outcome("roundtrip", "raw", 100),
             samples::outcome("throughput", "zring", 100),
+            samples::outcome("idle", "zring-bg", 100),
         ];
         let text = render(&results, &Machine::probe()).unwrap();
         let report: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -42,6 +43,11 @@ mod tests {
                 "workload",
                 "subject",
                 "transport",
+                "driver",
+                "connections",
+                "idle_cpu_percent",
+                "idle_switches_per_second",
+                "bytes_per_connection",
                 "size_bytes",
                 "messages",
                 "seconds",
@@ -64,6 +70,9 @@ mod tests {
         assert_eq!(report["results"][0]["pin"], serde_json::json!([0, 1]));
         assert!(report["results"][1]["latency_ns"]["p50"].is_null());
         assert_eq!(report["results"][1]["transport"], "tcp");
+        assert_eq!(report["results"][1]["driver"], "ready");
+        assert!(report["results"][2]["size_bytes"].is_null());
+        assert_eq!(report["results"][2]["bytes_per_connection"], 3200.0);
         for key in [
             "kernel",
             "cpu_model",

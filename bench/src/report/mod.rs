@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::cli::{Options, Transport, Wait};
+use crate::cli::{Plan, Transport, Wait};
 use crate::error::Result;
 use crate::machine::Machine;
 use crate::record::Percentiles;
@@ -27,8 +27,12 @@ pub struct Outcome {
     pub subject: &'static str,
     /// What the messages travelled over.
     pub transport: Transport,
-    /// Length of every body.
-    pub size_bytes: usize,
+    /// What the subject's sockets ran on: `uring` or `ready`. `null` if there is no choice, or that is not known.
+    pub driver: Option<&'static str>,
+    /// Length of every body; `null` for a workload without messages.
+    pub size_bytes: Option<usize>,
+    /// Silent connections; `null` for a workload that has none.
+    pub connections: Option<u32>,
     /// What a side did while it waited.
     pub wait: Wait,
     /// Cores of side A and side B, where pinned.
@@ -41,10 +45,17 @@ pub struct Outcome {
     pub messages_per_second: f64,
     /// Bodies only, without framing; a round trip counts its body once.
     pub bytes_per_second: f64,
-    /// CPU time of both sides for a million messages, median.
+    /// CPU time of the process for a million messages, median.
     pub cpu_seconds_per_million: Option<f64>,
     /// Median of each percentile over the rounds, and the largest `max`.
     pub latency_ns: Percentiles,
+    /// CPU time of the threads behind silent connections, in percent of one core, median.
+    pub idle_cpu_percent: Option<f64>,
+    /// Times a second these threads woke and slept again, median.
+    pub idle_switches_per_second: Option<f64>,
+    /// Resident memory that a silent connection takes, both ends. The largest of all rounds: later rounds find memory
+    /// that earlier ones have left.
+    pub bytes_per_connection: Option<f64>,
     /// This subject's figure over that of `raw`: rates for throughput, p50 latencies for roundtrip. `null` if
     /// `raw` did not run.
     pub ratio_to_raw: Option<f64>,
@@ -54,30 +65,35 @@ pub struct Outcome {
 
 impl Outcome {
     /// Condenses the rounds of one subject.
-    pub fn new(
-        workload: &dyn Workload,
-        subject: &'static str,
-        options: &Options,
-        rounds: &[Round],
-    ) -> Self {
+    pub fn new(plan: &Plan<'_>, subject: &'static str, rounds: &[Round]) -> Self {
         let rates: Vec<f64> = rounds.iter().map(Round::rate).collect();
-        let cpu: Vec<f64> =
-            rounds.iter().filter_map(|round| round.cpu_seconds_per_message).collect();
         let latencies: Vec<Percentiles> = rounds.iter().map(|round| round.latency_ns).collect();
+        let over = |pick: fn(&Round) -> Option<f64>| -> Vec<f64> {
+            rounds.iter().filter_map(pick).collect()
+        };
         let messages_per_second = median(&rates).unwrap_or(0.0);
         Self {
-            workload: workload.name(),
+            workload: plan.workload.name(),
             subject,
-            transport: options.transport,
-            size_bytes: options.size,
-            wait: options.wait,
-            pin: options.pin.map(|pin| [pin.a, pin.b]),
+            transport: plan.options.transport,
+            driver: rounds.iter().find_map(|round| round.driver),
+            size_bytes: plan.size_bytes,
+            connections: plan.connections,
+            wait: plan.options.wait,
+            pin: plan.options.pin.map(|pin| [pin.a, pin.b]),
             messages: rounds.iter().map(|round| round.messages).sum(),
             seconds: rounds.iter().map(|round| round.elapsed).sum::<Duration>().as_secs_f64(),
             messages_per_second,
-            bytes_per_second: messages_per_second * options.size as f64,
-            cpu_seconds_per_million: median(&cpu).map(|seconds| seconds * 1e6),
+            bytes_per_second: messages_per_second * plan.size_bytes.unwrap_or(0) as f64,
+            cpu_seconds_per_million: median(&over(|round| round.cpu_seconds_per_message))
+                .map(|seconds| seconds * 1e6),
             latency_ns: median_percentiles(&latencies),
+            idle_cpu_percent: median(&over(|round| round.idle.cpu_per_time))
+                .map(|part| part * 100.0),
+            idle_switches_per_second: median(&over(|round| round.idle.switches_per_second)),
+            bytes_per_connection: over(|round| round.idle.bytes_per_connection)
+                .into_iter()
+                .reduce(f64::max),
             ratio_to_raw: None,
             rounds: rates,
         }
@@ -117,34 +133,37 @@ pub fn write(outcomes: &[Outcome], json: Option<&Path>) -> Result<()> {
 pub(crate) mod samples {
     use super::*;
     use crate::cli::{Cli, Command};
+    use crate::workload::Idle;
     use clap::Parser;
 
     /// Condenses made-up rounds of `subject` under the workload called `workload`.
     pub(crate) fn outcome(workload: &str, subject: &'static str, messages: u64) -> Outcome {
         let cli = Cli::parse_from(["zring-bench", workload, "--pin", "0,1"]);
-        let (chosen, options) = cli.command.split();
+        let is_idle = matches!(cli.command, Command::Idle(_));
         let latency_ns = match &cli.command {
-            Command::Roundtrip(_) => Percentiles {
+            Command::Roundtrip(_) | Command::Connections(_) => Percentiles {
                 p50: Some(6_700),
                 p90: Some(7_100),
                 p99: Some(9_300),
                 p999: Some(21_000),
                 max: Some(1_250_000),
             },
-            Command::Throughput(_) => Percentiles::default(),
+            Command::Throughput(_) | Command::Idle(_) => Percentiles::default(),
         };
-        let round = |messages| Round {
-            messages,
+        let round = |messages: u64| Round {
+            messages: if is_idle { 0 } else { messages },
             elapsed: Duration::from_secs(2),
-            cpu_seconds_per_message: Some(4e-8),
+            cpu_seconds_per_message: (!is_idle).then_some(4e-8),
             latency_ns,
+            driver: Some("ready"),
+            idle: Idle {
+                cpu_per_time: is_idle.then_some(messages as f64 / 1e6),
+                switches_per_second: is_idle.then_some(messages as f64),
+                bytes_per_connection: is_idle.then_some(messages as f64 * 16.0),
+            },
         };
-        Outcome::new(
-            chosen,
-            subject,
-            options,
-            &[round(messages), round(2 * messages), round(messages / 2)],
-        )
+        let rounds = [round(messages), round(2 * messages), round(messages / 2)];
+        Outcome::new(&cli.command.plan(), subject, &rounds)
     }
 }
 
@@ -161,6 +180,16 @@ mod tests {
         assert!((outcome.messages_per_second - 500.0).abs() < 1e-9);
         assert!((outcome.bytes_per_second - 32_000.0).abs() < 1e-9);
         assert!((outcome.seconds - 6.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn idle_rounds_are_condensed() {
+        let outcome = samples::outcome("idle", "zring-bg", 1000);
+        assert_eq!((outcome.connections, outcome.size_bytes), (Some(100), None));
+        assert!((outcome.idle_cpu_percent.unwrap() - 0.1).abs() < 1e-9);
+        assert_eq!(outcome.idle_switches_per_second, Some(1000.0));
+        assert_eq!(outcome.bytes_per_connection, Some(32_000.0));
+        assert_eq!(outcome.cpu_seconds_per_million, None);
     }
 
     #[test]

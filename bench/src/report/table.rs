@@ -60,35 +60,39 @@ pub fn render(outcomes: &[Outcome]) -> String {
 
 fn headline(outcome: &Outcome) -> String {
     let pinned = outcome.pin.map_or("not pinned".to_owned(), |[a, b]| format!("cores {a} and {b}"));
+    let bodies = outcome.size_bytes.map(|bytes| format!("{} bodies, ", size::display(bytes)));
+    let silent = outcome.connections.map(|count| format!("{count} silent connections, "));
     format!(
-        "{} over {}, {} bodies, {}, {pinned}, medians of {} rounds",
+        "{} over {}, {}{}{}, {pinned}, medians of {} rounds",
         outcome.workload,
         outcome.transport,
-        size::display(outcome.size_bytes),
+        bodies.unwrap_or_default(),
+        silent.unwrap_or_default(),
         outcome.wait,
         outcome.rounds.len(),
     )
 }
 
 fn titles(outcome: &Outcome) -> Vec<&'static str> {
+    if outcome.size_bytes.is_none() {
+        return vec!["subject", "driver", "cpu", "wake-ups/s", "bytes/connection"];
+    }
     if outcome.latency_ns.p50.is_some() {
         return vec![
-            "subject", "p50", "p90", "p99", "p99.9", "max", "trips/s", "spread", "cpu/trip",
-            "p50/raw",
+            "subject", "driver", "p50", "p90", "p99", "p99.9", "max", "trips/s", "spread",
+            "cpu/trip", "p50/raw",
         ];
     }
-    vec!["subject", "messages/s", "bytes/s", "spread", "cpu/message", "rate/raw"]
+    vec!["subject", "driver", "messages/s", "bytes/s", "spread", "cpu/message", "rate/raw"]
 }
 
 fn cells(outcome: &Outcome) -> Vec<String> {
+    let mut cells = vec![outcome.subject.to_owned(), outcome.driver.unwrap_or("-").to_owned()];
+    if outcome.size_bytes.is_none() {
+        cells.extend(idle_cells(outcome));
+        return cells;
+    }
     let latency = &outcome.latency_ns;
-    let spread =
-        spread(&outcome.rounds).map_or("-".to_owned(), |part| format!("{:.0}%", part * 100.0));
-    let cpu = outcome
-        .cpu_seconds_per_million
-        .map_or("-".to_owned(), |seconds| nanoseconds(seconds * 1000.0));
-    let ratio = outcome.ratio_to_raw.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
-    let mut cells = vec![outcome.subject.to_owned()];
     if latency.p50.is_some() {
         let percentiles = [latency.p50, latency.p90, latency.p99, latency.p999, latency.max];
         cells.extend(percentiles.map(latency_cell));
@@ -97,8 +101,23 @@ fn cells(outcome: &Outcome) -> Vec<String> {
         cells.push(amount(outcome.messages_per_second));
         cells.push(amount(outcome.bytes_per_second) + "B");
     }
-    cells.extend([spread, cpu, ratio]);
+    cells.push(cell(spread(&outcome.rounds), |part| format!("{:.0}%", part * 100.0)));
+    cells.push(cell(outcome.cpu_seconds_per_million, |seconds| nanoseconds(seconds * 1000.0)));
+    cells.push(cell(outcome.ratio_to_raw, |ratio| format!("{ratio:.2}")));
     cells
+}
+
+fn idle_cells(outcome: &Outcome) -> [String; 3] {
+    [
+        cell(outcome.idle_cpu_percent, |percent| format!("{percent:.3}%")),
+        cell(outcome.idle_switches_per_second, |count| format!("{count:.1}")),
+        cell(outcome.bytes_per_connection, |bytes| format!("{bytes:.0}")),
+    ]
+}
+
+/// A figure as `show` writes it, or `-` for none.
+fn cell(figure: Option<f64>, show: impl Fn(f64) -> String) -> String {
+    figure.map_or("-".to_owned(), show)
 }
 
 /// A latency in nanoseconds, or `-` for none.
@@ -173,5 +192,14 @@ mod tests {
             text.contains("6.70 us") && text.contains("1.25 ms") && text.contains("cores 0 and 1"),
             "{text}"
         );
+    }
+    #[test]
+    fn silence_shows_what_it_costs() {
+        let text = render(&[samples::outcome("idle", "zring-bg", 1000)]);
+        assert!(text.contains("100 silent connections") && !text.contains("bodies"), "{text}");
+        let row = text.lines().last().unwrap();
+        for shown in ["zring-bg", "ready", "0.100%", "1000.0", "32000"] {
+            assert!(row.contains(shown), "{text}");
+        }
     }
 }

@@ -4,18 +4,24 @@
 //! virtual call disappears, and the loop over messages is the subject's own code. A library's subject makes one
 //! public send and one public receive per message in that loop; only `raw` does without a library.
 
+use std::any::Any;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cli::{Transport, Wait};
+use crate::cli::{Driver, Transport, Wait};
 use crate::error::{Failure, Result};
+use crate::pin::Pin;
 use crate::sequence::{SequenceCheck, Verdict};
 use crate::sides::Announce;
 
 pub mod raw;
+pub mod raw_rings;
 pub mod zring;
+pub mod zring_bg;
+pub mod zring_crowd;
 
 /// Every subject the harness knows, in the order in which they run and are reported.
-pub const ALL: &[&dyn Subject] = &[&raw::Raw, &zring::Zring];
+pub const ALL: &[&dyn Subject] = &[&raw::Raw, &zring::INLINE, &zring_bg::BACKGROUND];
 
 /// The subject whose figures are the floor that the others are compared with.
 pub const FLOOR: &str = "raw";
@@ -37,14 +43,55 @@ pub struct Case {
     pub size_bytes: usize,
     /// Whether a side spins or sleeps while it waits.
     pub wait: Wait,
-    /// Where side B binds: `tcp://127.0.0.1:0`, or `ipc://` and a path that does not exist yet.
+    /// What zring is told to run on; `None`: what it chooses.
+    pub driver: Option<Driver>,
+    /// The cores of the sides, and of the threads that run for them.
+    pub pin: Option<Pin>,
+    /// Silent connections, beside the busy one if there is one.
+    pub connections: u32,
+    /// Where side B binds: `tcp://127.0.0.1:0`, `ipc://` and a path that does not exist yet, or `inproc://` and a name.
     pub bind: String,
+    /// What [`Subject::common`] made for both sides of this round.
+    pub common: Option<Common>,
+}
+
+/// Something that both sides of a pair use; what it is, its subject knows.
+pub type Common = Arc<dyn Any + Send + Sync>;
+
+impl Case {
+    /// What [`Subject::common`] made, if it is a `T`.
+    pub fn common<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
+        self.common.clone()?.downcast().ok()
+    }
+
+    /// The core of side A.
+    pub fn core_a(&self) -> Option<usize> {
+        self.pin.map(|pin| pin.a)
+    }
+
+    /// The core of side B.
+    pub fn core_b(&self) -> Option<usize> {
+        self.pin.map(|pin| pin.b)
+    }
 }
 
 /// A transport under measurement. Its sides are made on the thread that uses them.
 pub trait Subject: Sync {
     /// What the command line and the reports call it.
     fn name(&self) -> &'static str;
+
+    /// Why this subject cannot do what the case asks for; `None`: it can. It is left out then, the run goes on.
+    fn lacks(&self, _case: &Case) -> Option<&'static str> {
+        None
+    }
+
+    /// What both sides of the next round need to find in [`Case::common`], if anything.
+    ///
+    /// # Errors
+    /// Whatever kept it from being made.
+    fn common(&self, _case: &Case) -> Result<Option<Common>> {
+        Ok(None)
+    }
 
     /// Side A of the throughput workload, connected to `endpoint`.
     ///
@@ -77,6 +124,14 @@ pub trait Subject: Sync {
     fn replier(&self, _case: &Case, _announce: Announce) -> Result<Box<dyn Replier>> {
         Err(missing(self.name(), "replier"))
     }
+
+    /// Both sides of the idle workload, bound and not connected.
+    ///
+    /// # Errors
+    /// Whatever kept it from being made; [`Failure::Setup`] if this subject has none.
+    fn crowd(&self, _case: &Case) -> Result<Box<dyn Crowd>> {
+        Err(missing(self.name(), "idle connections"))
+    }
 }
 
 fn missing(subject: &str, side: &str) -> Failure {
@@ -106,6 +161,11 @@ pub trait Receiver {
     /// # Errors
     /// Whatever the transport or the check reports.
     fn receive_burst(&mut self, check: &mut SequenceCheck) -> Result<Verdict>;
+
+    /// What it runs on; `None` if there is no choice, or that is not known.
+    fn driver(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 /// Sends requests, one at a time.
@@ -124,4 +184,26 @@ pub trait Replier {
     /// # Errors
     /// Whatever the transport or the check reports.
     fn reply(&mut self, check: &mut SequenceCheck) -> Result<Verdict>;
+
+    /// What it runs on; `None` if there is no choice, or that is not known.
+    fn driver(&self) -> Option<&'static str> {
+        None
+    }
+}
+
+/// Two contexts, one of them bound, for connections that nobody uses.
+pub trait Crowd {
+    /// Makes `count` connections and waits until both ends of all have shaken hands.
+    ///
+    /// # Errors
+    /// Whatever the transport reports, or that it took too long.
+    fn connect(&mut self, count: u32) -> Result<()>;
+
+    /// How many connections are up, at the end that has fewer.
+    fn connected(&self) -> usize;
+
+    /// What it runs on; `None` if that is not known.
+    fn driver(&self) -> Option<&'static str> {
+        None
+    }
 }

@@ -8,6 +8,8 @@
 //! longer                   flags = 0x02 | length u64 BE | body
 //! a request or a reply     0x01 0x00 (empty frame, MORE) in front of that
 //! ```
+//! Within the process there are no sockets and no frames; [`raw_rings`] is the floor there.
+//!
 //! Source: <https://rfc.zeromq.org/spec/37/>, framing; <https://rfc.zeromq.org/spec/28/> for the empty frame.
 
 use std::io::{self, Read, Write};
@@ -15,11 +17,13 @@ use std::net::SocketAddr;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::cli::Wait;
+use crate::cli::{Transport, Wait};
 use crate::error::{Failure, Result};
 use crate::sequence::{self, END, SequenceCheck, Verdict};
 use crate::sides::Announce;
-use crate::subject::{Case, Receiver, Replier, Requester, STALL, Sender, Subject};
+use crate::subject::{
+    Case, Common, Receiver, Replier, Requester, STALL, Sender, Subject, raw_rings,
+};
 
 /// Bytes encoded before they are written.
 const BATCH_BYTES: usize = 64 * 1024;
@@ -43,7 +47,18 @@ impl Subject for Raw {
         "raw"
     }
 
+    fn lacks(&self, case: &Case) -> Option<&'static str> {
+        (case.connections > 0).then_some("it has one connection and no more")
+    }
+
+    fn common(&self, case: &Case) -> Result<Option<Common>> {
+        Ok((case.transport == Transport::Inproc).then(|| raw_rings::common(case)))
+    }
+
     fn sender(&self, case: &Case, endpoint: &str) -> Result<Box<dyn Sender>> {
+        if case.transport == Transport::Inproc {
+            return raw_rings::sender(case);
+        }
         let link = Link::connect(endpoint, case.wait)?;
         Ok(match case.size_bytes {
             size if size >= LARGE_BYTES => {
@@ -57,6 +72,9 @@ impl Subject for Raw {
     }
 
     fn receiver(&self, case: &Case, announce: Announce) -> Result<Box<dyn Receiver>> {
+        if case.transport == Transport::Inproc {
+            return raw_rings::receiver(case, announce);
+        }
         let link = Link::accept(&case.bind, case.wait, announce)?;
         Ok(match case.size_bytes {
             size if size >= LARGE_BYTES => {
@@ -70,11 +88,17 @@ impl Subject for Raw {
     }
 
     fn requester(&self, case: &Case, endpoint: &str) -> Result<Box<dyn Requester>> {
+        if case.transport == Transport::Inproc {
+            return raw_rings::requester(case);
+        }
         let link = Link::connect(endpoint, case.wait)?;
         Ok(Box::new(Echo { link, frame: Frame::new(case.size_bytes, &DELIMITER) }))
     }
 
     fn replier(&self, case: &Case, announce: Announce) -> Result<Box<dyn Replier>> {
+        if case.transport == Transport::Inproc {
+            return raw_rings::replier(case, announce);
+        }
         let link = Link::accept(&case.bind, case.wait, announce)?;
         Ok(Box::new(Echo { link, frame: Frame::new(case.size_bytes, &DELIMITER) }))
     }

@@ -1,13 +1,18 @@
-//! zring's inline sockets: one context per side, on the thread that uses it; one public send and one public
-//! receive per message.
+//! zring's sockets, of either kind: one context per side, one public send and one public receive per message. The
+//! subject `zring` is the inline ones, on the thread that uses them; [`zring_bg`](super::zring_bg) is the others.
 
-use zring::{Message, SocketType, inline};
+use std::any::Any;
+use std::marker::PhantomData;
+use std::sync::Arc;
 
-use crate::cli::Wait;
+use zring::{Inproc, Message, Options, SocketType, inline};
+
+use crate::cli::{Driver, Transport, Wait};
 use crate::error::{Failure, Result};
 use crate::sequence::{self, END, SequenceCheck, Verdict};
 use crate::sides::Announce;
-use crate::subject::{Case, Receiver, Replier, Requester, STALL, Sender, Subject};
+use crate::subject::zring_crowd::{self, Silent};
+use crate::subject::{Case, Common, Crowd, Receiver, Replier, Requester, STALL, Sender, Subject};
 
 /// From this body size on, messages are shared instead of copied.
 const LARGE_BYTES: usize = 64 * 1024;
@@ -17,17 +22,117 @@ const BURST_MESSAGES: usize = 1024;
 const QUEUED_BYTES: usize = 4 << 20;
 const HWM_MAX: usize = 10_000;
 
-/// zring, inline. See the module.
-#[derive(Debug)]
-pub struct Zring;
+/// A kind of context, as the harness uses it.
+pub trait Kind: zring::Home + 'static {
+    /// What the command line and the reports call its sockets.
+    const NAME: &'static str;
 
-impl Subject for Zring {
+    /// A scope within which sends only queue; `()` if the subject does without.
+    type Batch: Any;
+
+    /// What the contexts of both sides of a round have in common.
+    ///
+    /// # Errors
+    /// Whatever kept it from being made.
+    fn common(case: &Case) -> Result<Option<Common>>;
+
+    /// The context of a side, on its thread; `core` is where that is pinned.
+    ///
+    /// # Errors
+    /// Whatever the library reports.
+    fn open(case: &Case, core: Option<usize>) -> Result<Self>;
+
+    /// A socket.
+    ///
+    /// # Errors
+    /// Whatever the library reports.
+    fn open_socket(&self, socket_type: SocketType, options: Options)
+    -> Result<zring::Socket<Self>>;
+
+    /// Opens a batch scope.
+    fn open_batch(&self) -> Self::Batch;
+
+    /// What the context runs on; `None` if the library does not tell.
+    fn driver_name(&self, case: &Case) -> Option<&'static str>;
+}
+
+/// The subject `zring`: inline sockets.
+pub const INLINE: Sockets<inline::Context> = Sockets::NEW;
+
+impl Kind for inline::Context {
+    const NAME: &'static str = "zring";
+
+    type Batch = inline::Batch;
+
+    /// Within the process the two contexts find each other by names they share.
+    fn common(case: &Case) -> Result<Option<Common>> {
+        let is_inproc = case.transport == Transport::Inproc;
+        Ok(is_inproc.then(|| Arc::new(Inproc::new()) as Common))
+    }
+
+    fn open(case: &Case, _core: Option<usize>) -> Result<Self> {
+        let mut config = config(case);
+        if let Some(names) = case.common::<Inproc>() {
+            config.inproc = Inproc::clone(&names);
+        }
+        Self::with_config(config).map_err(Failure::library)
+    }
+
+    fn open_socket(
+        &self,
+        socket_type: SocketType,
+        options: Options,
+    ) -> Result<zring::Socket<Self>> {
+        self.socket_with(socket_type, options).map_err(Failure::library)
+    }
+
+    fn open_batch(&self) -> Self::Batch {
+        self.batch()
+    }
+
+    /// What was asked for: an inline context takes that or fails, and says nothing about what it chose by itself.
+    fn driver_name(&self, case: &Case) -> Option<&'static str> {
+        match case.driver? {
+            Driver::Uring => Some("uring"),
+            Driver::Ready => Some("ready"),
+        }
+    }
+}
+
+/// The part of a context's configuration that every kind has.
+pub(super) fn config(case: &Case) -> zring::Config {
+    let wait = match case.wait {
+        Wait::Spin => zring::Wait::Spin,
+        Wait::Park => zring::Wait::Park,
+    };
+    let driver = match case.driver {
+        None => zring::Driver::Auto,
+        Some(Driver::Uring) => zring::Driver::Uring,
+        Some(Driver::Ready) => zring::Driver::Ready,
+    };
+    zring::Config { wait, driver, ..Default::default() }
+}
+
+/// zring, with contexts of this kind. See the module.
+#[derive(Debug)]
+pub struct Sockets<C>(PhantomData<fn() -> C>);
+
+impl<C: Kind> Sockets<C> {
+    /// There is nothing to it.
+    pub const NEW: Self = Self(PhantomData);
+}
+
+impl<C: Kind> Subject for Sockets<C> {
     fn name(&self) -> &'static str {
-        "zring"
+        C::NAME
+    }
+
+    fn common(&self, case: &Case) -> Result<Option<Common>> {
+        C::common(case)
     }
 
     fn sender(&self, case: &Case, endpoint: &str) -> Result<Box<dyn Sender>> {
-        let side = Side::connect(case, SocketType::Push, endpoint)?;
+        let side = Side::<C>::connect(case, SocketType::Push, endpoint)?;
         side.socket.wait_for_peers(1, Some(STALL)).map_err(Failure::library)?;
         let body = sequence::filler(case.size_bytes);
         Ok(if case.size_bytes >= LARGE_BYTES {
@@ -45,16 +150,24 @@ impl Subject for Zring {
     }
 
     fn receiver(&self, case: &Case, announce: Announce) -> Result<Box<dyn Receiver>> {
-        Ok(Box::new(Side::bind(case, SocketType::Pull, announce)?))
+        Ok(Box::new(Side::<C>::bind(case, SocketType::Pull, announce)?))
     }
 
     fn requester(&self, case: &Case, endpoint: &str) -> Result<Box<dyn Requester>> {
-        let side = Side::connect(case, SocketType::Req, endpoint)?;
-        Ok(Box::new(Asker { side, body: sequence::filler(case.size_bytes) }))
+        let side = Side::<C>::connect(case, SocketType::Req, endpoint)?;
+        let silent = match case.connections {
+            0 => None,
+            count => Some(zring_crowd::connect_beside(&side.context, endpoint, count)?),
+        };
+        Ok(Box::new(Asker { side, silent, body: sequence::filler(case.size_bytes) }))
     }
 
     fn replier(&self, case: &Case, announce: Announce) -> Result<Box<dyn Replier>> {
-        Ok(Box::new(Side::bind(case, SocketType::Rep, announce)?))
+        Ok(Box::new(Side::<C>::bind(case, SocketType::Rep, announce)?))
+    }
+
+    fn crowd(&self, case: &Case) -> Result<Box<dyn Crowd>> {
+        Ok(Box::new(Silent::<C>::new(case)?))
     }
 }
 
@@ -63,37 +176,36 @@ fn hwm(size_bytes: usize) -> u32 {
     (QUEUED_BYTES / size_bytes).clamp(2, HWM_MAX) as u32
 }
 
-/// One side: a context and its only socket. Fields drop in this order.
-struct Side {
-    socket: inline::Socket,
-    context: inline::Context,
+/// One side: a context and its socket. Fields drop in this order.
+struct Side<C: Kind> {
+    socket: zring::Socket<C>,
+    context: C,
+    driver: Option<&'static str>,
 }
 
-impl Side {
-    fn new(case: &Case, socket_type: SocketType) -> Result<Self> {
-        let wait = match case.wait {
-            Wait::Spin => zring::Wait::Spin,
-            Wait::Park => zring::Wait::Park,
-        };
-        let config = zring::Config { wait, ..Default::default() };
-        let context = inline::Context::with_config(config).map_err(Failure::library)?;
-        let socket = context.socket(socket_type).map_err(Failure::library)?;
-        socket.set_sndhwm(hwm(case.size_bytes));
-        socket.set_rcvhwm(hwm(case.size_bytes));
-        socket.set_sndtimeo(Some(STALL));
-        socket.set_rcvtimeo(Some(STALL));
-        socket.set_linger(Some(STALL));
-        Ok(Self { socket, context })
+impl<C: Kind> Side<C> {
+    fn new(case: &Case, core: Option<usize>, socket_type: SocketType) -> Result<Self> {
+        let context = C::open(case, core)?;
+        let mut options = Options::default();
+        options.sndhwm = hwm(case.size_bytes);
+        options.rcvhwm = hwm(case.size_bytes);
+        options.sndtimeo = Some(STALL);
+        options.rcvtimeo = Some(STALL);
+        options.linger = Some(STALL);
+        options.backlog = zring_crowd::backlog(case);
+        let socket = context.open_socket(socket_type, options)?;
+        let driver = context.driver_name(case);
+        Ok(Self { socket, context, driver })
     }
 
     fn connect(case: &Case, socket_type: SocketType, endpoint: &str) -> Result<Self> {
-        let side = Self::new(case, socket_type)?;
+        let side = Self::new(case, case.core_a(), socket_type)?;
         side.socket.connect(endpoint).map_err(Failure::library)?;
         Ok(side)
     }
 
     fn bind(case: &Case, socket_type: SocketType, announce: Announce) -> Result<Self> {
-        let side = Self::new(case, socket_type)?;
+        let side = Self::new(case, case.core_b(), socket_type)?;
         side.socket.bind(&case.bind).map_err(Failure::library)?;
         let endpoint = side.socket.last_endpoint();
         announce.endpoint(endpoint.ok_or_else(|| Failure::Setup("no bound endpoint".to_owned()))?);
@@ -108,16 +220,16 @@ impl Side {
     }
 }
 
-/// Sends small bodies: bursts under a batch guard, each body copied by its `send`.
-struct BurstSender {
-    side: Side,
+/// Sends small bodies: bursts, under a batch guard where the subject has one, each body copied by its `send`.
+struct BurstSender<C: Kind> {
+    side: Side<C>,
     body: Vec<u8>,
     burst: u64,
 }
 
-impl Sender for BurstSender {
+impl<C: Kind> Sender for BurstSender<C> {
     fn send_burst(&mut self, first: u64) -> Result<u64> {
-        let _batch = self.side.context.batch();
+        let _batch = self.side.context.open_batch();
         for sequence in first..first + self.burst {
             sequence::stamp(&mut self.body, sequence);
             self.side.socket.send(&self.body[..]).map_err(Failure::library)?;
@@ -133,15 +245,15 @@ impl Sender for BurstSender {
 }
 
 /// Sends large bodies: a rotation of shared messages, each written again once nothing refers to it any more.
-struct LargeSender {
-    side: Side,
+struct LargeSender<C: Kind> {
+    side: Side<C>,
     body: Vec<u8>,
     rotation: Vec<Message>,
     next: usize,
     rotation_max: usize,
 }
 
-impl LargeSender {
+impl<C: Kind> LargeSender<C> {
     /// A message nobody else holds, stamped. The HWM bounds what is in flight and so the rotation.
     fn stamped(&mut self, sequence: u64) -> Message {
         for _ in 0..self.rotation.len() {
@@ -171,7 +283,7 @@ impl LargeSender {
     }
 }
 
-impl Sender for LargeSender {
+impl<C: Kind> Sender for LargeSender<C> {
     fn send_burst(&mut self, first: u64) -> Result<u64> {
         self.send(first)?;
         Ok(1)
@@ -183,7 +295,7 @@ impl Sender for LargeSender {
     }
 }
 
-impl Receiver for Side {
+impl<C: Kind> Receiver for Side<C> {
     fn receive_burst(&mut self, check: &mut SequenceCheck) -> Result<Verdict> {
         for _ in 0..BURST_MESSAGES {
             let message = self.socket.recv().map_err(Failure::library)?;
@@ -193,15 +305,22 @@ impl Receiver for Side {
         }
         Ok(Verdict::InOrder)
     }
+
+    fn driver(&self) -> Option<&'static str> {
+        self.driver
+    }
 }
 
 /// Sends requests.
-struct Asker {
-    side: Side,
+struct Asker<C: Kind> {
+    side: Side<C>,
+    /// Holds connections on which nothing happens.
+    #[expect(dead_code, reason = "kept open")]
+    silent: Option<zring::Socket<C>>,
     body: Vec<u8>,
 }
 
-impl Requester for Asker {
+impl<C: Kind> Requester for Asker<C> {
     fn round_trip(&mut self, sequence: u64, check: &mut SequenceCheck) -> Result<Verdict> {
         sequence::stamp(&mut self.body, sequence);
         self.side.socket.send(&self.body[..]).map_err(Failure::library)?;
@@ -210,12 +329,16 @@ impl Requester for Asker {
     }
 }
 
-impl Replier for Side {
+impl<C: Kind> Replier for Side<C> {
     fn reply(&mut self, check: &mut SequenceCheck) -> Result<Verdict> {
         let request = self.socket.recv().map_err(Failure::library)?;
         let verdict = check.accept(request.body())?;
         // The request itself goes back: what was received is sent without a copy.
         self.socket.send(request).map_err(Failure::library)?;
         Ok(verdict)
+    }
+
+    fn driver(&self) -> Option<&'static str> {
+        self.driver
     }
 }

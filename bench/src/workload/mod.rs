@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::pin::Pin;
 use crate::record::Percentiles;
 use crate::subject::{Case, Subject};
 
+pub mod connections;
+pub mod idle;
 pub mod roundtrip;
 pub mod throughput;
 
 /// One kind of traffic between two sides.
-pub trait Workload {
+pub trait Workload: std::fmt::Debug {
     /// What the command line and the reports call it.
     fn name(&self) -> &'static str;
 
@@ -25,13 +26,7 @@ pub trait Workload {
     ///
     /// # Errors
     /// Whatever either side failed with.
-    fn run_round(
-        &self,
-        subject: &dyn Subject,
-        case: &Case,
-        pin: Option<Pin>,
-        duration: Duration,
-    ) -> Result<Round>;
+    fn run_round(&self, subject: &dyn Subject, case: &Case, duration: Duration) -> Result<Round>;
 }
 
 /// What one round measured.
@@ -41,10 +36,25 @@ pub struct Round {
     pub messages: u64,
     /// The measured stretch.
     pub elapsed: Duration,
-    /// CPU time of both sides per message; `None` where the system does not tell.
+    /// CPU time of the process per message; `None` where the system does not tell.
     pub cpu_seconds_per_message: Option<f64>,
     /// Latencies of the round.
     pub latency_ns: Percentiles,
+    /// What the subject's sockets ran on; `None` if there is no choice, or the subject does not tell.
+    pub driver: Option<&'static str>,
+    /// What connections cost that nobody uses; empty where that was not measured.
+    pub idle: Idle,
+}
+
+/// What connections cost that nobody uses. A field is `None` where the system does not tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Idle {
+    /// CPU time of the threads behind the sockets, as a part of the time that went by.
+    pub cpu_per_time: Option<f64>,
+    /// Times these threads woke and slept again.
+    pub switches_per_second: Option<f64>,
+    /// Resident memory that came with the connections, both ends, for one of them.
+    pub bytes_per_connection: Option<f64>,
 }
 
 impl Round {
@@ -55,7 +65,7 @@ impl Round {
     }
 }
 
-/// Adds up what the sides spent per message, each over the messages it handled while it was watched.
-fn cpu_seconds_per_message(sides: [(Option<Duration>, u64); 2]) -> Option<f64> {
-    sides.into_iter().map(|(cpu, messages)| Some(cpu?.as_secs_f64() / messages.max(1) as f64)).sum()
+/// What a message cost of the CPU time that went by while `messages` of them came and went.
+fn cpu_seconds_per_message(cpu: Option<Duration>, messages: u64) -> Option<f64> {
+    Some(cpu?.as_secs_f64() / messages.max(1) as f64)
 }

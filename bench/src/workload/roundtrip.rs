@@ -4,12 +4,11 @@ use std::time::{Duration, Instant};
 
 use crate::cpu_time;
 use crate::error::{Failure, Result};
-use crate::pin::Pin;
 use crate::record::{Percentiles, Recorder};
 use crate::sequence::{END, SequenceCheck, Verdict};
 use crate::sides::run_pair;
 use crate::subject::{Case, Replier, Requester, Subject};
-use crate::workload::{Round, Workload, cpu_seconds_per_message};
+use crate::workload::{Idle, Round, Workload, cpu_seconds_per_message};
 
 /// Longest warm-up in front of a round; a short round warms up for a tenth of its time.
 const WARM_UP_MAX: Duration = Duration::from_millis(200);
@@ -32,13 +31,7 @@ impl Workload for Roundtrip {
         latency_ns.p50.map(|ns| ns as f64)
     }
 
-    fn run_round(
-        &self,
-        subject: &dyn Subject,
-        case: &Case,
-        pin: Option<Pin>,
-        duration: Duration,
-    ) -> Result<Round> {
+    fn run_round(&self, subject: &dyn Subject, case: &Case, duration: Duration) -> Result<Round> {
         let side_a = |endpoint: &str| {
             let mut requester = subject.requester(case, endpoint)?;
             request(&mut *requester, case.size_bytes, duration)
@@ -47,7 +40,7 @@ impl Workload for Roundtrip {
             let mut replier = subject.replier(case, announce)?;
             reply(&mut *replier, case.size_bytes)
         };
-        let (requested, replied) = run_pair(pin, side_a, side_b)?;
+        let (requested, replied) = run_pair(case.pin, side_a, side_b)?;
         if requested.sent != replied.received {
             let (expected, received) = (requested.sent, replied.received);
             return Err(Failure::Library(format!(
@@ -57,11 +50,13 @@ impl Workload for Roundtrip {
         Ok(Round {
             messages: requested.recorder.count(),
             elapsed: requested.elapsed,
-            cpu_seconds_per_message: cpu_seconds_per_message([
-                (requested.cpu, requested.recorder.count()),
-                (replied.cpu, replied.received),
-            ]),
+            cpu_seconds_per_message: cpu_seconds_per_message(
+                requested.cpu,
+                requested.recorder.count(),
+            ),
             latency_ns: requested.recorder.percentiles(),
+            driver: replied.driver,
+            idle: Idle::default(),
         })
     }
 }
@@ -70,6 +65,7 @@ impl Workload for Roundtrip {
 struct Requested {
     sent: u64,
     elapsed: Duration,
+    /// Of the process: side B does nothing that A does not wait for.
     cpu: Option<Duration>,
     recorder: Recorder,
 }
@@ -77,7 +73,7 @@ struct Requested {
 /// What side B saw.
 struct Replied {
     received: u64,
-    cpu: Option<Duration>,
+    driver: Option<&'static str>,
 }
 
 fn request(
@@ -88,7 +84,7 @@ fn request(
     let mut check = SequenceCheck::new(size_bytes);
     let mut recorder = Recorder::new();
     request_until(requester, &mut check, WARM_UP_MAX.min(duration / 10), |_| ())?;
-    let cpu_before = cpu_time::of_this_thread();
+    let cpu_before = cpu_time::of_this_process();
     let elapsed = request_until(requester, &mut check, duration, |latency| {
         recorder.record(latency);
     })?;
@@ -124,7 +120,6 @@ fn request_until(
 
 fn reply(replier: &mut dyn Replier, size_bytes: usize) -> Result<Replied> {
     let mut check = SequenceCheck::new(size_bytes);
-    let cpu_before = cpu_time::of_this_thread();
     while replier.reply(&mut check)? != Verdict::End {}
-    Ok(Replied { received: check.accepted(), cpu: cpu_time::since(cpu_before) })
+    Ok(Replied { received: check.accepted(), driver: replier.driver() })
 }

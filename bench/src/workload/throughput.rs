@@ -4,12 +4,11 @@ use std::time::{Duration, Instant};
 
 use crate::cpu_time;
 use crate::error::{Failure, Result};
-use crate::pin::Pin;
 use crate::record::Percentiles;
 use crate::sequence::{SequenceCheck, Verdict};
 use crate::sides::run_pair;
 use crate::subject::{Case, Receiver, Sender, Subject};
-use crate::workload::{Round, Workload, cpu_seconds_per_message};
+use crate::workload::{Idle, Round, Workload, cpu_seconds_per_message};
 
 /// Side A sends for the time of the round and then the end marker; side B counts. The rate is the receiver's: the
 /// messages behind its first burst, over the time from that burst to the end marker.
@@ -29,21 +28,15 @@ impl Workload for Throughput {
         Some(messages_per_second)
     }
 
-    fn run_round(
-        &self,
-        subject: &dyn Subject,
-        case: &Case,
-        pin: Option<Pin>,
-        duration: Duration,
-    ) -> Result<Round> {
+    fn run_round(&self, subject: &dyn Subject, case: &Case, duration: Duration) -> Result<Round> {
         let side_a = |endpoint: &str| send(subject.sender(case, endpoint)?, duration);
         let side_b = |announce| {
             let mut receiver = subject.receiver(case, announce)?;
             receive(&mut *receiver, case.size_bytes)
         };
-        let (sent, received) = run_pair(pin, side_a, side_b)?;
-        if sent.messages != received.messages {
-            let (sent, received) = (sent.messages, received.messages);
+        let (sent, received) = run_pair(case.pin, side_a, side_b)?;
+        if sent != received.messages {
+            let received = received.messages;
             return Err(Failure::Library(format!(
                 "{sent} messages were sent, {received} received"
             )));
@@ -51,19 +44,12 @@ impl Workload for Throughput {
         Ok(Round {
             messages: received.timed_messages,
             elapsed: received.elapsed,
-            cpu_seconds_per_message: cpu_seconds_per_message([
-                (sent.cpu, sent.messages),
-                (received.cpu, received.messages),
-            ]),
+            cpu_seconds_per_message: cpu_seconds_per_message(received.cpu, received.messages),
             latency_ns: Percentiles::default(),
+            driver: received.driver,
+            idle: Idle::default(),
         })
     }
-}
-
-/// What side A saw.
-struct Sent {
-    messages: u64,
-    cpu: Option<Duration>,
 }
 
 /// What side B saw.
@@ -72,22 +58,24 @@ struct Received {
     /// Those behind the first burst: their arrival is what `elapsed` spans.
     timed_messages: u64,
     elapsed: Duration,
+    /// Of the process, from when side B began to wait for messages.
     cpu: Option<Duration>,
+    driver: Option<&'static str>,
 }
 
-fn send(mut sender: Box<dyn Sender>, duration: Duration) -> Result<Sent> {
-    let cpu_before = cpu_time::of_this_thread();
+/// Returns how many messages went out.
+fn send(mut sender: Box<dyn Sender>, duration: Duration) -> Result<u64> {
     let started = Instant::now();
     let mut messages = 0;
     while started.elapsed() < duration {
         messages += sender.send_burst(messages)?;
     }
     sender.finish()?;
-    Ok(Sent { messages, cpu: cpu_time::since(cpu_before) })
+    Ok(messages)
 }
 
 fn receive(receiver: &mut dyn Receiver, size_bytes: usize) -> Result<Received> {
-    let cpu_before = cpu_time::of_this_thread();
+    let cpu_before = cpu_time::of_this_process();
     let mut check = SequenceCheck::new(size_bytes);
     let mut verdict = receiver.receive_burst(&mut check)?;
     let started = Instant::now();
@@ -100,5 +88,6 @@ fn receive(receiver: &mut dyn Receiver, size_bytes: usize) -> Result<Received> {
         timed_messages: check.accepted() - untimed,
         elapsed: started.elapsed(),
         cpu: cpu_time::since(cpu_before),
+        driver: receiver.driver(),
     })
 }

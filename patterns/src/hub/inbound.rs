@@ -4,7 +4,10 @@ use std::{collections::VecDeque, ops::Range};
 
 use zring_engine::{Buffers, Chunk, Direct, Pool, SharedMut};
 
-use super::SUBSCRIPTION_BYTES_MAX;
+use super::{
+    SUBSCRIPTION_BYTES_MAX,
+    pipe::{Parcel, Pipe},
+};
 use crate::{
     frame::{Body, Frame, INLINE_BYTES_MAX},
     message::Message,
@@ -241,6 +244,51 @@ impl Inbound {
         self.assembly = None;
     }
 
+    /// Takes what a pipe brought, as far as there is room.
+    pub(crate) fn handle_parcels(
+        &mut self,
+        pipe: &mut Pipe,
+        sink: &mut impl Sink,
+    ) -> Result<(), DisconnectReason> {
+        while !self.is_full() {
+            // A short body is copied from where it lies: to move it out first would cost more than all the rest.
+            let Some(parcel) = pipe.peek() else { break };
+            if let Parcel::Small { len, is_delimited, bytes } = parcel {
+                let body = &bytes[..usize::from(*len)];
+                if *is_delimited {
+                    self.parts.push(Frame::new());
+                    self.parts.push(Frame::copy_from(body));
+                } else if sink.single(body)? {
+                    self.push(Message::received(body.len(), || Frame::copy_from(body)));
+                }
+            }
+            match pipe.pop() {
+                Some(Parcel::Whole(message)) if message.is_single() => {
+                    if sink.single(message.body())? {
+                        self.push(message);
+                    }
+                }
+                Some(Parcel::Whole(message)) => {
+                    self.parts.extend(message.into_frames());
+                    self.finish_parts(sink)?;
+                }
+                Some(Parcel::Command(encoded)) => self.decode_bytes(&encoded, &mut 0, sink)?,
+                Some(Parcel::Small { is_delimited: true, .. }) => self.finish_parts(sink)?,
+                Some(Parcel::Small { .. }) | None => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn finish_parts(&mut self, sink: &mut impl Sink) -> Result<(), DisconnectReason> {
+        let message = sink.message(&mut self.parts);
+        self.parts.clear();
+        if let Some(message) = message? {
+            self.push(message);
+        }
+        Ok(())
+    }
+
     /// Decodes what was kept, as far as there is room.
     pub(crate) fn refill(
         &mut self,
@@ -393,15 +441,7 @@ impl Inbound {
             return Err(DisconnectReason::TooManyFrames { max: self.frames_max });
         }
         self.parts.push(frame);
-        if more {
-            return Ok(());
-        }
-        let message = sink.message(&mut self.parts);
-        self.parts.clear();
-        if let Some(message) = message? {
-            self.push(message);
-        }
-        Ok(())
+        if more { Ok(()) } else { self.finish_parts(sink) }
     }
 
     #[inline]

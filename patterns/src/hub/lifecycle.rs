@@ -12,14 +12,14 @@ use zring_engine::{
 };
 
 use super::{
-    Connector, Hub, Link, Listener, Owner, Timer,
+    Connector, Hub, Link, Listener, ListenerKind, Owner, Timer,
     peer::{Ending, Peer, Phase},
-    socket::{Pattern, Request, SocketCore},
+    socket::Pattern,
 };
 use crate::{
     endpoint::{BindTarget, ConnectTarget, Endpoint},
     error::Error,
-    monitor::{DisconnectReason, EventKind, HandshakeFault, IoFault},
+    monitor::{EventKind, HandshakeFault, IoFault},
     options::Options,
     reconnect::Backoff,
     route::PipeId,
@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// A listener, the endpoint it really has, and its file if it has one.
-type Bound = (ListenerId, Endpoint, Option<unix::BoundPath>);
+type BoundStream = (ListenerId, Endpoint, Option<unix::BoundPath>);
 
 fn socket_options(options: &Options) -> SocketOptions {
     SocketOptions {
@@ -43,7 +43,7 @@ fn socket_options(options: &Options) -> SocketOptions {
     }
 }
 
-fn bind(shard: &mut Shard, endpoint: &Endpoint, options: &Options) -> io::Result<Bound> {
+fn bind(shard: &mut Shard, endpoint: &Endpoint, options: &Options) -> io::Result<BoundStream> {
     let backlog = options.backlog;
     let tcp = |shard: &mut Shard, addr| {
         let (id, addr) = shard.listen_tcp(addr, backlog, &socket_options(options))?;
@@ -68,6 +68,7 @@ fn bind(shard: &mut Shard, endpoint: &Endpoint, options: &Options) -> io::Result
             let fd = unix::listen_abstract(&name, backlog)?;
             Ok((shard.listen(fd), endpoint.clone(), None))
         }
+        BindTarget::Inproc(_) => unreachable!("bound without a stream"),
     }
 }
 
@@ -80,8 +81,29 @@ impl Hub {
         endpoint: &str,
     ) -> Result<(), Error> {
         let parsed: Endpoint = endpoint.parse()?;
+        let (key, endpoint) = match &parsed {
+            Endpoint::Inproc(name) => {
+                let endpoint: Arc<str> = parsed.to_string().into();
+                (self.bind_inproc(shard, socket, name, endpoint.clone())?, endpoint)
+            }
+            _ => self.bind_stream(shard, socket, endpoint, &parsed)?,
+        };
         let core = &mut self.sockets[socket as usize];
-        let (id, bound, path) = bind(shard, &parsed, &core.options).map_err(|error| {
+        core.listeners.insert(endpoint.clone(), key);
+        core.last_endpoint = Some(endpoint.clone());
+        core.emit(&endpoint, None, EventKind::Listening);
+        Ok(())
+    }
+
+    fn bind_stream(
+        &mut self,
+        shard: &mut Shard,
+        socket: u32,
+        endpoint: &str,
+        parsed: &Endpoint,
+    ) -> Result<(u32, Arc<str>), Error> {
+        let core = &mut self.sockets[socket as usize];
+        let (id, bound, path) = bind(shard, parsed, &core.options).map_err(|error| {
             let kind = EventKind::BindFailed { error: IoFault::from(&error) };
             core.emit(&Arc::from(endpoint), None, kind);
             match error.kind() {
@@ -89,14 +111,10 @@ impl Hub {
                 _ => Error::Io(error),
             }
         })?;
-        let is_tcp = matches!(bound, Endpoint::Tcp { .. });
         let endpoint: Arc<str> = bound.to_string().into();
-        let listener = Listener { id, socket, endpoint: endpoint.clone(), is_tcp, path };
-        let key = self.listeners.insert(listener) as u32;
-        core.listeners.insert(endpoint.clone(), key);
-        core.last_endpoint = Some(endpoint.clone());
-        core.emit(&endpoint, None, EventKind::Listening);
-        Ok(())
+        let kind = ListenerKind::Stream { id, is_tcp: matches!(bound, Endpoint::Tcp { .. }), path };
+        let listener = Listener { kind, socket, endpoint: endpoint.clone() };
+        Ok((self.listeners.insert(listener) as u32, endpoint))
     }
 
     /// Stops listening at an endpoint, given as bound or in canonical form. Accepted connections live on.
@@ -117,11 +135,16 @@ impl Hub {
 
     pub(super) fn close_listener(&mut self, shard: &mut Shard, key: u32) {
         let listener = self.listeners.remove(key as usize);
-        if let Some(path) = &listener.path {
-            // The file may be gone or replaced: either way it is not ours any more.
-            let _ = path.unlink_if_ours();
+        match &listener.kind {
+            ListenerKind::Stream { id, path, .. } => {
+                if let Some(path) = path {
+                    // The file may be gone or replaced: either way it is not ours any more.
+                    let _ = path.unlink_if_ours();
+                }
+                shard.close_listener(*id);
+            }
+            ListenerKind::Inproc { name, .. } => self.inproc.unbind(name),
         }
-        shard.close_listener(listener.id);
         self.sockets[listener.socket as usize].emit(&listener.endpoint, None, EventKind::Closed);
     }
 
@@ -142,6 +165,8 @@ impl Hub {
             Connector { socket, endpoint, target, backoff, link: Link::Up, stopped: false };
         let key = self.connectors.insert(connector) as u32;
         self.sockets[socket as usize].connectors.push(key);
+        // Messages may wait for it.
+        self.touch(socket);
         self.try_connect(shard, key);
         Ok(())
     }
@@ -170,7 +195,12 @@ impl Hub {
         connector.stopped = true;
         match &connector.link {
             Link::Waiting(timer) => shard.cancel_timer(*timer),
-            Link::Resolving(_) => {}
+            Link::Resolving(_) | Link::Offered(_) => {}
+            Link::Unbound(_) => self.withdraw(key),
+            Link::Piped(peer) => {
+                let peer = *peer;
+                return self.end_locally(shard, peer);
+            }
             Link::Connecting { conn, .. } => {
                 let conn = *conn;
                 self.set_owner(conn, Owner::Nobody);
@@ -192,6 +222,7 @@ impl Hub {
         let core = &mut self.sockets[connector.socket as usize];
         core.connectors.retain(|&other| other != key);
         core.emit(&connector.endpoint, None, EventKind::Closed);
+        self.waiting.touch(core);
     }
 
     pub(super) fn try_connect(&mut self, shard: &mut Shard, key: u32) {
@@ -200,6 +231,10 @@ impl Hub {
         core.emit(&connector.endpoint, None, EventKind::Connecting);
         let address = match &connector.target {
             ConnectTarget::Addr(addr) => Ok((Family::from(addr), SockAddr::from(*addr))),
+            ConnectTarget::Inproc(name) => {
+                let name = name.clone();
+                return self.connect_inproc(shard, key, &name);
+            }
             ConnectTarget::Unix(path) => unix::path_addr(path).map(|addr| (Family::Unix, addr)),
             ConnectTarget::UnixAbstract(name) => {
                 unix::abstract_addr(name).map(|addr| (Family::Unix, addr))
@@ -315,7 +350,7 @@ impl Hub {
     }
 
     /// Waits, then connects again; unless the connector is to go.
-    fn retry(&mut self, shard: &mut Shard, key: u32) {
+    pub(super) fn retry(&mut self, shard: &mut Shard, key: u32) {
         if self.connectors[key as usize].stopped {
             return self.remove_connector(key);
         }
@@ -332,8 +367,9 @@ impl Hub {
 
     pub(super) fn accepted(&mut self, shard: &mut Shard, listener: ListenerId, conn: ConnId) {
         let Some(key) = self.listener_of(listener) else { return shard.close(conn) };
-        let Listener { socket, endpoint, is_tcp, .. } = &self.listeners[key as usize];
-        let (socket, endpoint, is_tcp) = (*socket, endpoint.clone(), *is_tcp);
+        let Listener { socket, endpoint, kind } = &self.listeners[key as usize];
+        let is_tcp = matches!(kind, ListenerKind::Stream { is_tcp: true, .. });
+        let (socket, endpoint) = (*socket, endpoint.clone());
         let core = &mut self.sockets[socket as usize];
         let mut peer_name = String::new();
         if let Some(fd) = shard.fd(conn) {
@@ -362,7 +398,9 @@ impl Hub {
             socket_type: core.socket_type,
             routing_id: core.options.routing_id().to_vec(),
         });
-        let mut peer = Peer::new(socket, conn, connector, handshake, endpoint, &core.options);
+        let phase = Phase::Handshaking(Box::new(handshake));
+        let mut peer = Peer::new(socket, connector, phase, conn.to_u64(), endpoint, &core.options);
+        peer.conn = Some(conn);
         let deadline_ns = core.options.handshake_ivl_ns().map(|ivl_ns| shard.now_ns() + ivl_ns);
         if let Phase::Handshaking(handshake) = &mut peer.phase {
             handshake.poll_transmit(&mut peer.hello);
@@ -395,7 +433,7 @@ impl Hub {
         }
     }
 
-    fn established(&mut self, shard: &mut Shard, key: u32, info: PeerInfo) {
+    pub(super) fn established(&mut self, shard: &mut Shard, key: u32, info: PeerInfo) {
         let peer = &mut self.peers[key as usize];
         let kind = EventKind::HandshakeDone {
             socket_type: info.socket_type,
@@ -407,7 +445,7 @@ impl Hub {
             shard.cancel_timer(timer);
         }
         let core = &mut self.sockets[peer.socket as usize];
-        core.emit(&peer.stats.endpoint, Some(peer.conn.to_u64()), kind);
+        core.emit(&peer.stats.endpoint, Some(peer.stats.connection), kind);
         core.ready_peers += 1;
         core.stats.handshakes_done += 1;
         let pipe = PipeId(key);
@@ -421,7 +459,7 @@ impl Hub {
                 for prefix in subscriptions.iter() {
                     encoded.clear();
                     encode_subscribe(&mut encoded, &prefix, peer.minor);
-                    peer.outbox.append_command(&mut shard.arena, &encoded);
+                    peer.append_command(shard, &encoded);
                 }
             }
             Pattern::Pull | Pattern::Pub(_) | Pattern::Rep(_) => {}
@@ -437,10 +475,12 @@ impl Hub {
         let peer = &mut self.peers[key as usize];
         peer.flush(shard);
         let (socket, connector) = (peer.socket, peer.connector);
+        self.ring(shard, key);
         if let Some(connector) = connector {
             self.connectors[connector as usize].backoff.reset();
         }
         self.drain_pending(shard, socket);
+        self.touch(socket);
     }
 
     /// The connection failed, whatever it was doing.
@@ -449,14 +489,6 @@ impl Hub {
         match self.peers[key as usize].phase {
             Phase::Handshaking(_) => self.fail_handshake(shard, key, fault.into()),
             _ => self.disconnect(shard, key, fault.into()),
-        }
-    }
-
-    /// Ends a connection because this side wants so.
-    pub(super) fn end_locally(&mut self, shard: &mut Shard, key: u32) {
-        match self.peers[key as usize].phase {
-            Phase::Handshaking(_) => self.fail_handshake(shard, key, HandshakeFault::LocalClose),
-            _ => self.disconnect(shard, key, DisconnectReason::LocalClose),
         }
     }
 
@@ -477,117 +509,5 @@ impl Hub {
         if !is_refusing {
             self.close_conn(shard, key);
         }
-    }
-
-    /// Ends an established connection: it takes no part in routing from here on.
-    pub(super) fn disconnect(&mut self, shard: &mut Shard, key: u32, why: DisconnectReason) {
-        let peer = &mut self.peers[key as usize];
-        if !peer.is_ready() {
-            return;
-        }
-        let core = &mut self.sockets[peer.socket as usize];
-        core.ready_peers -= 1;
-        core.stats.violations += u64::from(matches!(
-            why,
-            DisconnectReason::Violation(_)
-                | DisconnectReason::TooManyFrames { .. }
-                | DisconnectReason::TooManySubscriptions { .. }
-                | DisconnectReason::TooManySubscriptionBytes { .. }
-        ));
-        core.sending.detach(PipeId(key));
-        if let Pattern::Pub(trie) = &mut core.pattern {
-            trie.remove_pipe(PipeId(key));
-            peer.stats.subscriptions = 0;
-        }
-        peer.phase = Phase::Closing(Ending::Ready(why));
-        self.close_conn(shard, key);
-    }
-
-    pub(super) fn close_conn(&mut self, shard: &mut Shard, key: u32) {
-        let peer = &mut self.peers[key as usize];
-        if let Some(timer) = peer.timer.take() {
-            shard.cancel_timer(timer);
-        }
-        shard.close(peer.conn);
-    }
-
-    /// The connection has seen its last completion: what it had not handed over goes elsewhere, and
-    /// the user learns of its end.
-    pub(super) fn closed(&mut self, shard: &mut Shard, key: u32) {
-        let peer = &mut self.peers[key as usize];
-        let (socket, connector) = (peer.socket, peer.connector);
-        let cut = peer.cut.take();
-        let recovered = peer.outbox.recover(cut);
-        peer.stats.messages_out += recovered.handed;
-        let core = &mut self.sockets[socket as usize];
-        let unsent = recovered.unsent.len() as u64;
-        let was_ready = matches!(peer.phase, Phase::Closing(Ending::Ready(_)));
-        let bytes: u64 = recovered.unsent.iter().map(|message| message.len() as u64).sum();
-        peer.stats.bytes_out -= bytes;
-        let goes_on = was_ready && core.requeues() && requeue(core, key, recovered.unsent);
-        let requeued = if goes_on { unsent } else { 0 };
-        let dropped = if was_ready && !core.is_subscriber() { unsent - requeued } else { 0 };
-        peer.stats.messages_requeued += requeued;
-        peer.stats.messages_dropped += dropped;
-        let kind = match std::mem::replace(&mut peer.phase, Phase::Gone) {
-            Phase::Closing(Ending::Ready(why)) => EventKind::Disconnected {
-                why,
-                messages_in: peer.stats.messages_in,
-                messages_out: peer.stats.messages_out,
-                messages_requeued: requeued,
-                messages_dropped: dropped,
-            },
-            Phase::Closing(Ending::Handshake(why)) => EventKind::HandshakeFailed { why },
-            Phase::Handshaking(_) | Phase::Ready | Phase::Gone => {
-                unreachable!("only closing connections are closed")
-            }
-        };
-        core.emit(&peer.stats.endpoint, Some(peer.conn.to_u64()), kind);
-        peer.connector = None;
-        self.remove_if_done(shard, key);
-        if let Some(connector) = connector {
-            self.retry(shard, connector);
-        }
-        self.drain_pending(shard, socket);
-        self.finish_linger(shard, socket);
-    }
-
-    /// Forgets a peer that is gone and from whom nothing is left to take.
-    pub(super) fn remove_if_done(&mut self, shard: &mut Shard, key: u32) {
-        let peer = &mut self.peers[key as usize];
-        let core = &mut self.sockets[peer.socket as usize];
-        let keeps = (peer.inbound.has_message() || peer.inbound.has_undecoded()) && !core.lingering;
-        if !peer.is_gone() || keeps {
-            return;
-        }
-        peer.inbound.discard_undecoded(shard.memory().0);
-        core.receiving.detach(PipeId(key));
-        core.stats.add(&peer.stats);
-        if peer.is_dirty {
-            self.dirty.retain(|&dirty| dirty != key);
-        }
-        self.peers.remove(key as usize);
-    }
-}
-
-/// Puts what a dead connection left in front of everything that waits, in order; or does not, because nobody
-/// waits for it any more.
-fn requeue(core: &mut SocketCore, key: u32, unsent: Vec<crate::message::Message>) -> bool {
-    if let Pattern::Req { request, .. } = &mut core.pattern {
-        match request {
-            Request::Waiting { peer } if *peer == Some(key) => *peer = None,
-            // A request that was given up meanwhile.
-            _ => return false,
-        }
-    }
-    for message in unsent.into_iter().rev() {
-        core.pending.push_front(message);
-    }
-    true
-}
-
-impl SocketCore {
-    fn is_subscriber(&self) -> bool {
-        matches!(self.pattern, Pattern::Sub(_))
     }
 }

@@ -1,16 +1,23 @@
 //! The shard's handler: it owns each connection's wire state and the far end of its pipe, and joins
 //! `wire`, `route` and the engine, none of which knows the others.
 
+mod ending;
+mod flush;
 mod heartbeat;
 pub(crate) mod inbound;
+mod inproc;
 mod lifecycle;
 pub(crate) mod outbox;
 pub(crate) mod peer;
+pub(crate) mod pipe;
 mod receive;
 mod send;
 pub(crate) mod socket;
+mod subscribe;
+mod waiting;
 
 use std::{
+    fmt,
     hash::{BuildHasher, RandomState},
     io,
     net::SocketAddr,
@@ -25,13 +32,17 @@ use zring_engine::{
 
 pub(crate) use self::receive::SUBSCRIPTION_BYTES_MAX;
 use self::{
+    flush::Burst,
     inbound::Arm,
+    inproc::{Mail, Offer},
     peer::{Peer, Phase},
     socket::SocketCore,
+    waiting::Waiting,
 };
 use crate::{
     endpoint::ConnectTarget,
     error::Error,
+    inproc::{Bound, Inproc},
     monitor::{
         DisconnectReason, EventKind, EventQueue, HandshakeFault, IoFault, PeerStats, SocketStats,
     },
@@ -54,11 +65,23 @@ enum Owner {
 
 #[derive(Debug)]
 struct Listener {
-    id: ListenerId,
+    kind: ListenerKind,
     socket: u32,
     endpoint: Arc<str>,
-    is_tcp: bool,
-    path: Option<BoundPath>,
+}
+
+enum ListenerKind {
+    Stream { id: ListenerId, is_tcp: bool, path: Option<BoundPath> },
+    Inproc { name: Arc<str>, bound: Arc<Bound>, token: u64 },
+}
+
+impl fmt::Debug for ListenerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stream { id, .. } => f.debug_tuple("Stream").field(id).finish(),
+            Self::Inproc { name, .. } => f.debug_tuple("Inproc").field(name).finish(),
+        }
+    }
 }
 
 /// Where an outgoing endpoint stands.
@@ -68,6 +91,7 @@ struct Listener {
 ///    ▲                   │             │             │
 ///    └───────────────────┴─────────────┴─────────────┘
 /// ```
+/// A pipe within the process: `Unbound ──somebody binds──▶ Offered ──▶ Piped(peer)`.
 #[derive(Debug)]
 enum Link {
     Waiting(TimerId),
@@ -78,6 +102,10 @@ enum Link {
         others: Vec<SocketAddr>,
     },
     Up,
+    /// Nobody is bound to the name; the token is posted when somebody is.
+    Unbound(u64),
+    Offered(Box<Offer>),
+    Piped(u32),
 }
 
 #[derive(Debug)]
@@ -99,6 +127,8 @@ enum Timer {
     Reconnect(u32),
     Linger(u32),
     Accept(u32),
+    /// The end of a burst's next slice, on a shared shard.
+    Burst,
 }
 
 impl Timer {
@@ -108,6 +138,7 @@ impl Timer {
             Self::Reconnect(key) => (1, key),
             Self::Linger(key) => (2, key),
             Self::Accept(key) => (3, key),
+            Self::Burst => (4, 0),
         };
         kind << 32 | u64::from(key)
     }
@@ -118,7 +149,8 @@ impl Timer {
             0 => Self::Peer(key),
             1 => Self::Reconnect(key),
             2 => Self::Linger(key),
-            _ => Self::Accept(key),
+            3 => Self::Accept(key),
+            _ => Self::Burst,
         }
     }
 }
@@ -143,11 +175,34 @@ pub(crate) struct Hub {
     random: u64,
     /// Subscribers of the message being published.
     matched: Vec<u32>,
+    /// How sends of several threads are gathered; `None` on a shard of one thread, where scopes do that.
+    burst: Option<Burst>,
+    /// Who waits, over all sockets.
+    waiting: Waiting,
+    inproc: Inproc,
+    mail: Option<Mail>,
+    /// Peers whose pipe has ended, to be seen to in the next turn.
+    ended: Vec<u32>,
+    /// Peers whose bell was rung and not answered.
+    unanswered: Vec<u32>,
+    /// How often something was taken out of pipes.
+    pub(crate) refills: u64,
+    /// Tells tokens apart.
+    serial: u32,
+    /// How many pipes there were.
+    pipes: u64,
 }
 
 impl Hub {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(inproc: Inproc) -> Self {
         Self {
+            inproc,
+            mail: None,
+            ended: Vec::new(),
+            refills: 0,
+            unanswered: Vec::new(),
+            serial: 0,
+            pipes: 0,
             sockets: Slab::new(),
             peers: Slab::new(),
             listeners: Slab::new(),
@@ -160,6 +215,8 @@ impl Hub {
             resolve_number: 0,
             random: RandomState::new().hash_one(()) | 1,
             matched: Vec::new(),
+            burst: None,
+            waiting: Waiting::default(),
         }
     }
 
@@ -176,14 +233,22 @@ impl Hub {
 
     fn peer_of(&self, conn: ConnId) -> Option<u32> {
         match self.owner(conn) {
-            Owner::Peer(key) if self.peers[key as usize].conn == conn => Some(key),
+            Owner::Peer(key) if self.peers[key as usize].conn == Some(conn) => Some(key),
             _ => None,
         }
     }
 
     fn listener_of(&self, id: ListenerId) -> Option<u32> {
-        let found = self.listeners.iter().find(|(_, listener)| listener.id == id);
+        let is_it =
+            |kind: &ListenerKind| matches!(kind, ListenerKind::Stream { id: it, .. } if *it == id);
+        let found = self.listeners.iter().find(|(_, listener)| is_it(&listener.kind));
         found.map(|(key, _)| key as u32)
+    }
+
+    /// Sets what spreads reconnects, so that a run can be repeated.
+    #[cfg(feature = "sim")]
+    pub(crate) fn seed(&mut self, seed: u64) {
+        self.random = seed | 1;
     }
 
     /// xorshift64*: spreads reconnects, nothing more.
@@ -198,9 +263,9 @@ impl Hub {
     fn arm(&mut self, shard: &mut Shard, key: u32) {
         let peer = &mut self.peers[key as usize];
         let is_open = matches!(peer.phase, Phase::Handshaking(_) | Phase::Ready);
-        if !is_open || shard.is_receiving(peer.conn) {
+        let Some(conn) = peer.conn.filter(|&conn| is_open && !shard.is_receiving(conn)) else {
             return;
-        }
+        };
         let was_stalled = peer.inbound.is_stalled;
         match peer.inbound.arm() {
             Arm::Stalled => {
@@ -211,8 +276,8 @@ impl Hub {
                 }
                 return;
             }
-            Arm::Ring => shard.receive_ring(peer.conn),
-            Arm::Direct(direct) => shard.receive_direct(peer.conn, direct),
+            Arm::Ring => shard.receive_ring(conn),
+            Arm::Direct(direct) => shard.receive_direct(conn, direct),
         }
         if was_stalled {
             peer.inbound.is_stalled = false;
@@ -257,15 +322,17 @@ impl Hub {
         answered: bool,
     ) {
         let peer = &mut self.peers[key as usize];
+        let core = &mut self.sockets[peer.socket as usize];
         if peer.inbound.has_message() || peer.inbound.has_undecoded() {
-            self.sockets[peer.socket as usize].receiving.activate(PipeId(key));
+            core.receiving.activate(PipeId(key));
         }
+        self.waiting.touch(core);
         if let Err(reason) = decoded {
             peer.inbound.discard_undecoded(shard.memory().0);
             return self.disconnect(shard, key, reason);
         }
-        if peer.inbound.wants_stop() {
-            shard.receive_stop(peer.conn);
+        if let Some(conn) = peer.conn.filter(|_| peer.inbound.wants_stop()) {
+            shard.receive_stop(conn);
         }
         if answered {
             self.answer(shard, key);
@@ -274,6 +341,15 @@ impl Hub {
 }
 
 impl Handler for Hub {
+    #[inline]
+    fn on_turn(&mut self, shard: &mut Shard) -> usize {
+        self.handle_mail(shard)
+    }
+
+    fn on_sleep(&mut self) -> bool {
+        self.arm_mail()
+    }
+
     fn on_accepted(&mut self, shard: &mut Shard, listener: ListenerId, conn: ConnId) {
         self.accepted(shard, listener, conn);
     }
@@ -386,7 +462,9 @@ impl Handler for Hub {
         let owner = self.owner(conn);
         self.set_owner(conn, Owner::Nobody);
         match owner {
-            Owner::Peer(key) if self.peers[key as usize].conn == conn => self.closed(shard, key),
+            Owner::Peer(key) if self.peers[key as usize].conn == Some(conn) => {
+                self.closed(shard, key);
+            }
             _ => {}
         }
     }
@@ -396,9 +474,11 @@ impl Handler for Hub {
             Timer::Peer(key) => self.peer_timer(shard, key),
             Timer::Reconnect(key) => self.try_connect(shard, key),
             Timer::Linger(socket) => self.linger_expired(shard, socket),
+            Timer::Burst => self.slice_burst(shard),
             Timer::Accept(key) => {
-                if let Some(listener) = self.listeners.get(key as usize) {
-                    shard.accept(listener.id);
+                let kind = self.listeners.get(key as usize).map(|listener| &listener.kind);
+                if let Some(ListenerKind::Stream { id, .. }) = kind {
+                    shard.accept(*id);
                 }
             }
         }

@@ -13,6 +13,9 @@ use crate::{
 /// Owned bodies from this size on are sent by reference; shorter ones are cheaper to copy.
 pub(crate) const REFERENCE_BYTES_MIN: usize = 4096;
 
+/// In a burst, so many bytes are sent by one call: beyond that its cost is that of the bytes.
+const LOAD_BYTES: usize = 32 << 10;
+
 /// A sealed segment and what ends in it.
 #[derive(Debug)]
 struct Sealed {
@@ -92,6 +95,12 @@ impl Outbox {
     #[inline]
     pub(crate) fn has_full_block(&self) -> bool {
         !self.sealed.is_empty()
+    }
+
+    /// Whether a single call's worth of bytes waits, or more.
+    #[inline]
+    pub(crate) fn has_load(&self) -> bool {
+        self.tail.len() >= LOAD_BYTES || !self.sealed.is_empty()
     }
 
     /// Copies one frame in. The message ends with it unless `more`.

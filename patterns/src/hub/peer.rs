@@ -4,7 +4,11 @@ use std::{collections::VecDeque, sync::Arc};
 
 use zring_engine::{ConnId, Gather, Segment, Shard, TimerId};
 
-use super::{inbound::Inbound, outbox::Outbox};
+use super::{
+    inbound::Inbound,
+    outbox::Outbox,
+    pipe::{Parcel, Pipe},
+};
 use crate::{
     monitor::{DisconnectReason, HandshakeFault, PeerStats},
     options::Options,
@@ -41,7 +45,10 @@ pub(crate) enum Ending {
 pub(crate) struct Peer {
     /// Key of the socket it belongs to.
     pub(crate) socket: u32,
-    pub(crate) conn: ConnId,
+    /// What it is connected by, unless by a pipe.
+    pub(crate) conn: Option<ConnId>,
+    /// What it is connected by within the process.
+    pub(crate) pipe: Option<Box<Pipe>>,
     /// Key of the connector that made it, if this side connected.
     pub(crate) connector: Option<u32>,
     pub(crate) phase: Phase,
@@ -66,9 +73,9 @@ pub(crate) struct Peer {
 impl Peer {
     pub(crate) fn new(
         socket: u32,
-        conn: ConnId,
         connector: Option<u32>,
-        handshake: Handshake,
+        phase: Phase,
+        connection: u64,
         endpoint: Arc<str>,
         options: &Options,
     ) -> Self {
@@ -79,9 +86,10 @@ impl Peer {
         );
         Self {
             socket,
-            conn,
+            conn: None,
+            pipe: None,
             connector,
-            phase: Phase::Handshaking(Box::new(handshake)),
+            phase,
             inbound: Inbound::new(options),
             outbox: Outbox::default(),
             cut: None,
@@ -90,7 +98,7 @@ impl Peer {
             heartbeats: options.heartbeat_ivl_ns().is_some(),
             timer: None,
             minor: 1,
-            stats: PeerStats { connection: conn.to_u64(), endpoint, ..PeerStats::default() },
+            stats: PeerStats { connection, endpoint, ..PeerStats::default() },
             hello: Vec::new(),
             is_stalled: false,
         }
@@ -112,9 +120,26 @@ impl Peer {
         self.stats.routing_id = info.routing_id.into();
     }
 
+    /// Appends an encoded command. Only between messages.
+    pub(crate) fn append_command(&mut self, shard: &mut Shard, encoded: &[u8]) {
+        match &mut self.pipe {
+            Some(pipe) => pipe.push(Parcel::Command(encoded.into())),
+            None => self.outbox.append_command(&mut shard.arena, encoded),
+        }
+    }
+
+    /// Whether something arrived that is not decoded yet.
+    #[inline]
+    pub(crate) fn has_undecoded(&self) -> bool {
+        self.inbound.has_undecoded() || self.pipe.as_ref().is_some_and(|pipe| pipe.has_parcel())
+    }
+
     /// Whether one more message would go beyond what may be queued for the peer.
     #[inline]
-    pub(crate) fn is_full(&self, options: &Options) -> bool {
+    pub(crate) fn is_full(&mut self, options: &Options) -> bool {
+        if let Some(pipe) = &mut self.pipe {
+            return pipe.is_full();
+        }
         let messages = self.outbox.messages();
         (options.sndhwm != 0 && messages >= options.sndhwm)
             || self.outbox.bytes() as u64 >= options.pipe_bytes_max
@@ -145,8 +170,10 @@ impl Peer {
         if self.outbox.is_in_flight() || !self.is_ready() || !self.hello.is_empty() {
             return self.flush(shard);
         }
-        let Some(bytes) = self.outbox.only_block() else { return self.flush(shard) };
-        let sent = shard.try_send(self.conn, bytes);
+        let (Some(bytes), Some(conn)) = (self.outbox.only_block(), self.conn) else {
+            return self.flush(shard);
+        };
+        let sent = shard.try_send(conn, bytes);
         if sent == bytes.len() {
             self.stats.messages_out += u64::from(self.outbox.complete_only_block(&mut shard.arena));
         } else if let Some(gather) = self.outbox.take_batch(&mut shard.arena) {
@@ -156,9 +183,11 @@ impl Peer {
 
     /// What a closing connection does not take counts as cut off right there.
     fn start_send(&mut self, shard: &mut Shard, gather: Gather, sent: usize) {
-        if let Err(gather) = shard.send_rest(self.conn, gather, sent) {
-            self.cut = Some((gather, sent));
-        }
+        let refused = match self.conn {
+            Some(conn) => shard.send_rest(conn, gather, sent).err(),
+            None => Some(gather),
+        };
+        self.cut = refused.map(|gather| (gather, sent)).or(self.cut.take());
     }
 
     /// A snapshot of the counters.

@@ -236,7 +236,11 @@ impl Hub {
     #[inline(never)]
     fn try_recv_slowly(&mut self, shard: &mut Shard, socket: u32) -> Result<Message, Refusal> {
         self.check_receive(socket)?;
-        let Some(key) = self.next_readable(shard, socket) else { return Err(Refusal::WouldBlock) };
+        let found = self.next_readable(shard, socket).or_else(|| {
+            self.poll_pipes(shard);
+            self.next_readable(shard, socket)
+        });
+        let Some(key) = found else { return Err(Refusal::WouldBlock) };
         let core = &mut self.sockets[socket as usize];
         core.receiving.advance();
         let peer = &mut self.peers[key as usize];
@@ -271,10 +275,12 @@ impl Hub {
     }
 
     /// Decodes more of what the peer sent, takes up receiving again, or takes it off the fair queue.
-    fn refill(&mut self, shard: &mut Shard, key: u32) {
+    pub(super) fn refill(&mut self, shard: &mut Shard, key: u32) {
         let peer = &mut self.peers[key as usize];
         let socket = peer.socket as usize;
-        if peer.inbound.has_undecoded() {
+        if peer.pipe.is_some() {
+            self.refill_pipe(shard, key);
+        } else if peer.inbound.has_undecoded() {
             let core = &mut self.sockets[socket];
             let clock = shard.clock();
             let (pool, arena) = shard.memory();
@@ -293,7 +299,7 @@ impl Hub {
             self.arm(shard, key);
         }
         let peer = &mut self.peers[key as usize];
-        if !peer.inbound.has_message() && !peer.inbound.has_undecoded() {
+        if !peer.inbound.has_message() && !peer.has_undecoded() {
             self.sockets[socket].receiving.deactivate(PipeId(key));
             self.remove_if_done(shard, key);
         }

@@ -1,8 +1,8 @@
 //! A socket's own state: its options, its pattern, its routes and what waits for a peer.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, task::Waker};
 
-use zring_engine::TimerId;
+use zring_engine::{TimerId, sys::eventfd::EventFd};
 
 use super::peer::Pending;
 use crate::{
@@ -89,6 +89,12 @@ pub(crate) struct SocketCore {
     pub(crate) gave_up: bool,
     /// Messages that were given up when it went.
     pub(crate) unsent: u64,
+    /// It has had a peer in the same process, who takes messages as they are.
+    pub(crate) has_pipes: bool,
+    /// Those who wait for anything about it to change, with their numbers.
+    pub(crate) waiters: Vec<(u64, Waker)>,
+    /// The descriptor that shows changes to a foreign event loop, and whether it is readable.
+    pub(crate) shown: Option<(EventFd, bool)>,
 }
 
 impl SocketCore {
@@ -112,12 +118,20 @@ impl SocketCore {
             linger_timer: None,
             gave_up: false,
             unsent: 0,
+            has_pipes: false,
+            waiters: Vec::new(),
+            shown: None,
         })
     }
 
     /// Whether messages of a dead connection go to another peer.
     pub(crate) fn requeues(&self) -> bool {
         matches!(self.pattern, Pattern::Push | Pattern::Req { .. }) && !self.gave_up
+    }
+
+    /// Whether what its peers send is for the user.
+    pub(crate) fn takes_messages(&self) -> bool {
+        !matches!(self.pattern, Pattern::Push | Pattern::Pub(_))
     }
 
     /// How many messages may wait without a peer: as many as the pipes of connections that are on

@@ -1,116 +1,24 @@
 //! The engine and the hub of one thread.
 
-use std::{cell::RefCell, fmt, os::fd::OwnedFd, rc::Rc, time::Duration};
+use std::{
+    cell::{RefCell, RefMut},
+    fmt,
+    os::fd::OwnedFd,
+    rc::Rc,
+    time::Duration,
+};
 
-use zring_engine::{Shard, ShardStats, TurnWait};
+use zring_engine::{Kind as DriverKind, Shard, ShardStats, TurnWait};
 
 use super::Socket;
 use crate::{
-    config::Config,
+    config::{Config, Wait},
+    core::Core,
     error::{Error, Refusal},
-    hub::Hub,
     options::Options,
+    socket::{Home, sealed},
     socket_type::SocketType,
 };
-
-/// Everything a thread's sockets share.
-#[derive(Debug)]
-pub(super) struct Core {
-    pub(super) shard: Shard,
-    pub(super) hub: Hub,
-    drain_ns: u64,
-}
-
-/// A duration as nanoseconds from now on the shard's clock; `None` stays without bound.
-fn deadline_ns(shard: &Shard, timeout: Option<Duration>) -> Option<u64> {
-    let timeout_ns = u64::try_from(timeout?.as_nanos()).unwrap_or(u64::MAX);
-    Some(shard.now_ns().saturating_add(timeout_ns))
-}
-
-impl Core {
-    pub(super) fn turn(&mut self, wait: TurnWait) -> Result<usize, Error> {
-        self.hub.wants_turn = false;
-        self.hub.wants_flush = false;
-        Ok(self.shard.turn(&mut self.hub, wait)?)
-    }
-
-    /// Submits what is queued and looks once for what the kernel has.
-    pub(super) fn look(&mut self) -> Result<(), Refusal> {
-        self.hub.flush_dirty(&mut self.shard);
-        self.turn(TurnWait::No)?;
-        Ok(())
-    }
-
-    /// What an operation left to do: hand submissions to the kernel, reap a completion.
-    #[inline]
-    pub(super) fn settle(&mut self) -> Result<(), Error> {
-        if self.hub.wants_flush || self.hub.wants_turn { self.settle_now() } else { Ok(()) }
-    }
-
-    #[inline(never)]
-    fn settle_now(&mut self) -> Result<(), Error> {
-        if self.hub.wants_flush {
-            self.hub.wants_flush = false;
-            self.shard.flush()?;
-        }
-        if self.hub.wants_turn {
-            self.turn(TurnWait::No)?;
-        }
-        Ok(())
-    }
-
-    /// Tries until it succeeds, fails, or the time is up; turns the shard in between. An attempt says
-    /// [`Refusal::WouldBlock`] to be repeated. Queued batches are submitted before anything waits.
-    pub(super) fn wait_for<T>(
-        &mut self,
-        timeout: Option<Duration>,
-        mut attempt: impl FnMut(&mut Self) -> Result<T, Refusal>,
-    ) -> Result<T, Refusal> {
-        let deadline_ns = deadline_ns(&self.shard, timeout);
-        loop {
-            match attempt(self) {
-                Err(Refusal::WouldBlock) => {}
-                done => return done,
-            }
-            let is_over = deadline_ns.is_some_and(|at_ns| self.shard.now_ns() >= at_ns);
-            self.hub.flush_dirty(&mut self.shard);
-            // The last look does not wait, so that a timeout of zero still makes progress.
-            let wait = if is_over { TurnWait::No } else { TurnWait::Until(deadline_ns) };
-            self.turn(wait)?;
-            if is_over {
-                return attempt(self);
-            }
-        }
-    }
-}
-
-impl Drop for Core {
-    /// Gives lingering sockets a bounded time to send what they have.
-    fn drop(&mut self) {
-        let until_ns = self.shard.now_ns().saturating_add(self.drain_ns);
-        loop {
-            let sockets: Vec<u32> = self.hub.sockets.iter().map(|(key, _)| key as u32).collect();
-            let mut waiting = 0;
-            for socket in sockets {
-                if self.hub.reap_socket(socket).is_none() {
-                    waiting += self.hub.unsent(socket);
-                }
-            }
-            if self.hub.sockets.is_empty() {
-                return;
-            }
-            if self.shard.now_ns() >= until_ns {
-                if waiting > 0 {
-                    tracing::warn!(messages = waiting, "context dropped with unsent messages");
-                }
-                return;
-            }
-            if self.turn(TurnWait::Until(Some(until_ns))).is_err() {
-                return;
-            }
-        }
-    }
-}
 
 /// A single-threaded set of sockets and the engine that drives them.
 ///
@@ -149,8 +57,16 @@ impl Context {
     /// # Errors
     /// When the configuration is out of bounds, or the kernel refuses io_uring.
     pub fn with_config(config: Config) -> Result<Self, Error> {
-        let drain_ns = u64::try_from(config.drain_on_drop.as_nanos()).unwrap_or(u64::MAX);
-        let core = Core { shard: Shard::open(config.into_engine())?, hub: Hub::new(), drain_ns };
+        let drain_on_drop = config.drain_on_drop;
+        let (wait, inproc) = (config.wait, config.inproc.clone());
+        let mut core = Core::new(Shard::open(config.into_engine())?, inproc, drain_on_drop);
+        #[cfg(feature = "sim")]
+        if let Some(world) = zring_engine::sim::current() {
+            core.hub.seed(world.below(u64::MAX));
+        }
+        if let Wait::SpinThenPark(time) = wait {
+            core.spin_for(time);
+        }
         Ok(Self { core: Rc::new(RefCell::new(core)) })
     }
 
@@ -169,7 +85,7 @@ impl Context {
     pub fn socket_with(&self, socket_type: SocketType, options: Options) -> Result<Socket, Error> {
         options.validate()?;
         let key = self.core.borrow_mut().hub.open_socket(socket_type, options)?;
-        Ok(Socket::new(self.clone(), key))
+        Ok(Socket::new(self.clone(), (), key))
     }
 
     /// Does whatever can be done without waiting; returns how much that was. A blocking call does this
@@ -204,6 +120,12 @@ impl Context {
         Batch { context: self.clone() }
     }
 
+    /// Which driver it runs on.
+    #[must_use]
+    pub fn driver(&self) -> DriverKind {
+        self.core.borrow().shard.driver()
+    }
+
     /// What the engine did so far.
     #[must_use]
     pub fn engine_stats(&self) -> ShardStats {
@@ -211,9 +133,52 @@ impl Context {
     }
 }
 
+impl sealed::Home for Context {
+    type Place = ();
+    type Guard<'a> = RefMut<'a, Core>;
+
+    #[inline]
+    fn core<'a>(&'a self, (): &'a ()) -> RefMut<'a, Core> {
+        self.core.borrow_mut()
+    }
+
+    #[inline]
+    fn settle(core: &mut Core) -> Result<(), Error> {
+        core.settle()
+    }
+
+    fn look(core: &mut Self::Guard<'_>) -> Result<(), Error> {
+        core.look()
+    }
+
+    fn wait_for<T>(
+        &self,
+        (): &(),
+        _socket: u32,
+        timeout: Option<Duration>,
+        attempt: impl FnMut(&mut Core) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        self.core.borrow_mut().wait_for(timeout, attempt)
+    }
+}
+
+impl Home for Context {}
+
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context").finish_non_exhaustive()
+    }
+}
+
+impl Socket {
+    pub(super) fn belongs_to(&self, context: &Context) -> bool {
+        Rc::ptr_eq(&self.context().core, &context.core)
+    }
+
+    /// Opens a batch scope; see [`Context::batch`].
+    #[must_use = "the scope ends when the guard is dropped"]
+    pub fn batch(&self) -> Batch {
+        self.context().batch()
     }
 }
 

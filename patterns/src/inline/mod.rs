@@ -7,8 +7,11 @@
 
 mod context;
 mod poll;
-mod socket;
 
 pub use context::{Batch, Context};
 pub use poll::{POLLIN, POLLOUT, PollItem, poll};
-pub use socket::{CloseReport, Socket};
+
+/// A socket for the thread that made it; see [`Socket`](crate::Socket) for what it does.
+pub type Socket = crate::Socket<Context>;
+
+pub use crate::socket::CloseReport;

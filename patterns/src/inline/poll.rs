@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use super::{Context, Socket, context::Core};
-use crate::error::{Error, Refusal};
+use super::{Context, Socket};
+use crate::{
+    core::Core,
+    error::{Error, Refusal},
+};
 
 /// Interest in, or readiness for, receiving.
 pub const POLLIN: u8 = 1;

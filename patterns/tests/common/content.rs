@@ -2,7 +2,8 @@
 //! either end can make or check any message without having seen it.
 
 use zring::Message;
-use zring::inline::Socket;
+
+use super::Socket;
 
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 

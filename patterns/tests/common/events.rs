@@ -3,10 +3,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use zring::inline::{Context, Socket};
 use zring::{Event, EventKind};
 
-use super::PATIENCE;
+use super::{Context, PATIENCE, Socket};
 
 /// Monitor events, without their details.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

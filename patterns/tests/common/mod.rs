@@ -1,13 +1,16 @@
-//! What the integration tests share: contexts in every geometry, endpoints, time limits,
+//! What the integration tests share: the ways to drive a socket ([`way`]), endpoints, time limits,
 //! and the peers in the sub-modules (Python in [`peer`], bare ZMTP bytes in [`raw`]).
 
 // Every test crate compiles this module and uses its own part of it.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 pub(crate) mod content;
+pub(crate) mod either;
 pub(crate) mod events;
 pub(crate) mod peer;
 pub(crate) mod raw;
+pub(crate) mod seccomp;
+pub(crate) mod way;
 
 use std::panic::resume_unwind;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -15,35 +18,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use zring::inline::{Context, Socket};
-use zring::{Config, Error, SocketType, Wait};
+use zring::{Error, SocketType};
+
+pub(crate) use either::{Context, Socket};
+pub(crate) use way::{Way, in_ways};
 
 /// How long a blocking call of ours may take before the test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long a socket stays silent before a test believes that nothing comes.
 pub(crate) const QUIET: Duration = Duration::from_millis(60);
-
-/// The kernel features hidden from the probe, one list for each receive path: everything
-/// shown, fixed buffers, one-shot receives, and no registered ring descriptor.
-pub(crate) fn geometries() -> [&'static str; 4] {
-    ["", "inc", "inc,multishot", "ringfd"]
-}
-
-/// A context whose probe hides the features in `mask`.
-///
-/// With `ZRING_TEST_SPIN` its waits spin: valgrind runs one thread at a time and does not let go
-/// of a thread that sleeps in `io_uring_enter`.
-pub(crate) fn context_in(mask: &str) -> Context {
-    let wait = if setting("ZRING_TEST_SPIN").is_some() { Wait::Spin } else { Wait::Park };
-    let config = Config { wait, uring_mask: Some(mask.to_owned()), ..Config::default() };
-    Context::with_config(config).expect("a context")
-}
-
-/// A context with every feature that the kernel has.
-pub(crate) fn context() -> Context {
-    context_in("")
-}
 
 /// A socket that fails rather than waits for ever.
 pub(crate) fn open(ctx: &Context, kind: SocketType) -> Socket {
@@ -103,7 +87,8 @@ pub(crate) fn within<T: Send + 'static>(
     }
 }
 
-/// Turns the context until `done` says so; panics with `what` after [`PATIENCE`].
+/// Turns the context (in the background: leaves it to its thread) until `done` says so; panics
+/// with `what` after [`PATIENCE`].
 pub(crate) fn turn_until(ctx: &Context, what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {

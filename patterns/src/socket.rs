@@ -1,11 +1,10 @@
-//! A socket of one thread.
+//! Sockets: one implementation for every kind of context.
 
-use std::{cell::RefMut, fmt, time::Duration};
+use std::{fmt, time::Duration};
 
-use zring_engine::TurnWait;
-
-use super::{Batch, Context, context::Core};
 use crate::{
+    background::Context,
+    core::Core,
     error::{Error, Refusal, SendError},
     frame::Frame,
     message::{Message, Sendable},
@@ -22,13 +21,54 @@ pub struct CloseReport {
     pub unsent_messages: u64,
 }
 
-/// A socket of a [`Context`], for the thread that made it.
+pub(crate) mod sealed {
+    use super::{Core, Duration, Error, Refusal};
+
+    /// How a socket gets at what it is made of.
+    pub trait Home: Clone + std::fmt::Debug {
+        /// Where in the context the socket lives.
+        type Place: std::fmt::Debug;
+        /// Access for the length of one operation.
+        type Guard<'a>: std::ops::DerefMut<Target = Core>
+        where
+            Self: 'a;
+
+        fn core<'a>(&'a self, place: &'a Self::Place) -> Self::Guard<'a>;
+
+        /// What an operation left to do.
+        fn settle(core: &mut Core) -> Result<(), Error>;
+
+        /// Looks once for what the operating system has.
+        fn look(core: &mut Self::Guard<'_>) -> Result<(), Error>;
+
+        /// Repeats an attempt until it succeeds, fails, or the time is up ([`Refusal::WouldBlock`]).
+        fn wait_for<T>(
+            &self,
+            place: &Self::Place,
+            socket: u32,
+            timeout: Option<Duration>,
+            attempt: impl FnMut(&mut Core) -> Result<T, Refusal>,
+        ) -> Result<T, Refusal>;
+    }
+}
+
+/// A context that sockets live in: [`Context`], or [`inline::Context`](crate::inline::Context). Sealed.
+pub trait Home: sealed::Home {}
+
+/// A socket of a context: `Socket` is one of a [`Context`], for any thread; an
+/// [`inline::Socket`](crate::inline::Socket) belongs to the thread that made it.
 ///
 /// Any number of peers and endpoints, bound and connected in any order. Methods named `try_*` never block; `send`
 /// and `recv` wait up to `sndtimeo` and `rcvtimeo`, by default for ever. A dropped socket goes on sending what it
-/// has queued, for at most `linger`, while its context is turned; [`Socket::close`] waits for that.
-pub struct Socket {
-    context: Context,
+/// has queued, for at most `linger`, in the background (an inline one: while its context is turned);
+/// [`Socket::close`] waits for that.
+///
+/// A `Socket` of a [`Context`] is `Send` and `Sync`. Several threads may use one at the same time; each message goes
+/// to, or comes from, one of them whole. The lockstep of REQ and REP then is theirs to keep, and so is a message that
+/// is sent in parts ([`Socket::send_more`]). Once the context was terminated, calls answer [`Error::Terminated`].
+pub struct Socket<C: Home = Context> {
+    context: C,
+    place: C::Place,
     key: u32,
     closed: bool,
 }
@@ -47,26 +87,46 @@ macro_rules! options {
     )*};
 }
 
-impl Socket {
-    pub(super) fn new(context: Context, key: u32) -> Self {
-        Self { context, key, closed: false }
+impl<C: Home> Socket<C> {
+    pub(crate) fn new(context: C, place: C::Place, key: u32) -> Self {
+        Self { context, place, key, closed: false }
     }
 
-    fn core(&self) -> RefMut<'_, Core> {
-        self.context.core.borrow_mut()
+    #[inline]
+    pub(crate) fn core(&self) -> C::Guard<'_> {
+        self.context.core(&self.place)
     }
 
-    pub(super) fn belongs_to(&self, context: &Context) -> bool {
-        std::rc::Rc::ptr_eq(&self.context.core, &context.core)
-    }
-
-    pub(super) fn key(&self) -> u32 {
+    pub(crate) fn key(&self) -> u32 {
         self.key
+    }
+
+    pub(crate) fn place(&self) -> &C::Place {
+        &self.place
+    }
+
+    fn wait_for<T>(
+        &self,
+        timeout: Option<Duration>,
+        attempt: impl FnMut(&mut Core) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        self.context.wait_for(&self.place, self.key, timeout, attempt)
+    }
+
+    /// Changes how the socket is connected, and begins at once to do so.
+    fn change(
+        &self,
+        change: impl FnOnce(&mut Core, u32) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut core = self.core();
+        core.check()?;
+        change(&mut core, self.key)?;
+        C::look(&mut core)
     }
 
     /// The context it belongs to.
     #[must_use]
-    pub fn context(&self) -> &Context {
+    pub fn context(&self) -> &C {
         &self.context
     }
 
@@ -82,10 +142,7 @@ impl Socket {
     /// # Errors
     /// [`Error::Endpoint`] for a malformed one, [`Error::AddressInUse`], or [`Error::Io`].
     pub fn bind(&self, endpoint: &str) -> Result<(), Error> {
-        let mut core = self.core();
-        let Core { shard, hub, .. } = &mut *core;
-        hub.bind(shard, self.key, endpoint)?;
-        core.turn(TurnWait::No).map(drop)
+        self.change(|Core { shard, hub, .. }, key| hub.bind(shard, key, endpoint))
     }
 
     /// Stops listening at an endpoint. Connections accepted there live on.
@@ -93,10 +150,7 @@ impl Socket {
     /// # Errors
     /// [`Error::UnknownEndpoint`] when the socket does not listen there, [`Error::Endpoint`].
     pub fn unbind(&self, endpoint: &str) -> Result<(), Error> {
-        let mut core = self.core();
-        let Core { shard, hub, .. } = &mut *core;
-        hub.unbind(shard, self.key, endpoint)?;
-        core.turn(TurnWait::No).map(drop)
+        self.change(|Core { shard, hub, .. }, key| hub.unbind(shard, key, endpoint))
     }
 
     /// Connects to an endpoint, now and again whenever the connection is lost. Returns at once; whether and
@@ -105,10 +159,7 @@ impl Socket {
     /// # Errors
     /// [`Error::Endpoint`] for an endpoint that is malformed or has a wildcard.
     pub fn connect(&self, endpoint: &str) -> Result<(), Error> {
-        let mut core = self.core();
-        let Core { shard, hub, .. } = &mut *core;
-        hub.connect(shard, self.key, endpoint)?;
-        core.turn(TurnWait::No).map(drop)
+        self.change(|Core { shard, hub, .. }, key| hub.connect(shard, key, endpoint))
     }
 
     /// Ends one connection made by [`Socket::connect`] and stops trying. What was queued for it goes to other
@@ -117,10 +168,7 @@ impl Socket {
     /// # Errors
     /// [`Error::UnknownEndpoint`] when the socket is not connected there, [`Error::Endpoint`].
     pub fn disconnect(&self, endpoint: &str) -> Result<(), Error> {
-        let mut core = self.core();
-        let Core { shard, hub, .. } = &mut *core;
-        hub.disconnect_endpoint(shard, self.key, endpoint)?;
-        core.turn(TurnWait::No).map(drop)
+        self.change(|Core { shard, hub, .. }, key| hub.disconnect_endpoint(shard, key, endpoint))
     }
 
     /// The endpoint of the last `bind` (with its real port or path) or `connect`.
@@ -139,25 +187,24 @@ impl Socket {
     #[inline]
     pub fn send<P: Sendable>(&self, payload: P) -> Result<(), SendError<P>> {
         let mut payload = Some(payload);
-        let mut core = self.core();
-        match attempt_send(&mut core, self.key, &mut payload) {
+        // The core is let go of before anything waits.
+        let sent = attempt_send::<C, P>(&mut self.core(), self.key, &mut payload);
+        match sent {
             Ok(()) => Ok(()),
-            Err(refusal) => self.send_waiting(&mut core, refusal, payload),
+            Err(refusal) => self.send_waiting(refusal, payload),
         }
     }
 
     #[cold]
     fn send_waiting<P: Sendable>(
         &self,
-        core: &mut Core,
         refusal: Refusal,
         mut payload: Option<P>,
     ) -> Result<(), SendError<P>> {
-        let timeout = core.hub.sockets[self.key as usize].options.sndtimeo;
         let sent = match refusal {
-            Refusal::WouldBlock => {
-                core.wait_for(timeout, |core| attempt_send(core, self.key, &mut payload))
-            }
+            Refusal::WouldBlock => self.wait_for(self.sndtimeo(), |core| {
+                attempt_send::<C, P>(core, self.key, &mut payload)
+            }),
             refusal => Err(refusal),
         };
         give_back(sent, payload)
@@ -171,11 +218,11 @@ impl Socket {
     pub fn try_send<P: Sendable>(&self, payload: P) -> Result<(), SendError<P>> {
         let mut payload = Some(payload);
         let mut core = self.core();
-        let sent = match attempt_send(&mut core, self.key, &mut payload) {
+        let sent = match attempt_send::<C, P>(&mut core, self.key, &mut payload) {
             Ok(()) => return Ok(()),
-            Err(Refusal::WouldBlock) => {
-                core.look().and_then(|()| attempt_send(&mut core, self.key, &mut payload))
-            }
+            Err(Refusal::WouldBlock) => C::look(&mut core)
+                .map_err(Refusal::from)
+                .and_then(|()| attempt_send::<C, P>(&mut core, self.key, &mut payload)),
             refused => refused,
         };
         give_back(sent, payload)
@@ -209,18 +256,17 @@ impl Socket {
     /// [`Error::Unsupported`], [`Error::Io`].
     #[inline]
     pub fn recv(&self) -> Result<Message, Error> {
-        let mut core = self.core();
-        match attempt_recv(&mut core, self.key) {
+        let received = attempt_recv(&mut self.core(), self.key);
+        match received {
             Ok(message) => Ok(message),
-            Err(refusal) => self.recv_waiting(&mut core, refusal),
+            Err(refusal) => self.recv_waiting(refusal),
         }
     }
 
     #[cold]
-    fn recv_waiting(&self, core: &mut Core, refusal: Refusal) -> Result<Message, Error> {
+    fn recv_waiting(&self, refusal: Refusal) -> Result<Message, Error> {
         let Refusal::WouldBlock = refusal else { return Err(refusal.into()) };
-        let timeout = core.hub.sockets[self.key as usize].options.rcvtimeo;
-        Ok(core.wait_for(timeout, |core| attempt_recv(core, self.key))?)
+        Ok(self.wait_for(self.rcvtimeo(), |core| attempt_recv(core, self.key))?)
     }
 
     /// Receives one message if one is there.
@@ -233,7 +279,7 @@ impl Socket {
         match attempt_recv(&mut core, self.key) {
             Ok(message) => Ok(message),
             Err(Refusal::WouldBlock) => {
-                core.look()?;
+                C::look(&mut core)?;
                 Ok(attempt_recv(&mut core, self.key)?)
             }
             Err(refusal) => Err(refusal.into()),
@@ -272,9 +318,10 @@ impl Socket {
     /// [`Error::Unsupported`] on other types, [`Error::SubscriptionTooLong`] beyond 64 KiB.
     pub fn subscribe(&self, prefix: impl AsRef<[u8]>) -> Result<(), Error> {
         let mut core = self.core();
+        core.check()?;
         let Core { shard, hub, .. } = &mut *core;
         hub.subscribe(shard, self.key, prefix.as_ref())?;
-        core.settle()
+        C::settle(&mut core)
     }
 
     /// SUB: takes one subscription back; one that was never made is ignored.
@@ -283,9 +330,10 @@ impl Socket {
     /// [`Error::Unsupported`] on other types.
     pub fn unsubscribe(&self, prefix: impl AsRef<[u8]>) -> Result<(), Error> {
         let mut core = self.core();
+        core.check()?;
         let Core { shard, hub, .. } = &mut *core;
         hub.unsubscribe(shard, self.key, prefix.as_ref())?;
-        core.settle()
+        C::settle(&mut core)
     }
 
     /// Waits until `count` peers have shaken hands, so that nothing is sent too early or goes to fewer peers
@@ -320,21 +368,20 @@ impl Socket {
         timeout: Option<Duration>,
         count: impl Fn(&mut Core) -> Result<usize, Error>,
     ) -> Result<(), Error> {
-        let mut core = self.core();
-        let reached = core.wait_for(timeout, |core| match count(core)? {
+        let attempt = |core: &mut Core| {
+            core.check()?;
+            count(core)
+        };
+        let reached = self.wait_for(timeout, |core| match attempt(core)? {
             there if there >= wanted => Ok(()),
             _ => Err(Refusal::WouldBlock),
         });
         match reached {
-            Err(Refusal::WouldBlock) => Err(Error::TooFew { there: count(&mut core)?, wanted }),
+            Err(Refusal::WouldBlock) => {
+                Err(Error::TooFew { there: count(&mut self.core())?, wanted })
+            }
             reached => Ok(reached?),
         }
-    }
-
-    /// Opens a batch scope; see [`Context::batch`].
-    #[must_use = "the scope ends when the guard is dropped"]
-    pub fn batch(&self) -> Batch {
-        self.context.batch()
     }
 
     /// Starts to record events, up to `capacity` not yet taken; more are counted as lost
@@ -437,26 +484,33 @@ impl Socket {
     #[allow(clippy::must_use_candidate, reason = "often called for its effect alone")]
     pub fn close(mut self) -> CloseReport {
         self.closed = true;
-        let mut core = self.core();
-        let Core { shard, hub, .. } = &mut *core;
-        hub.close_socket(shard, self.key);
-        let gone =
-            core.wait_for(None, |core| core.hub.reap_socket(self.key).ok_or(Refusal::WouldBlock));
+        let key = self.key;
+        self.core().close(key);
+        let gone = self.wait_for(None, |core| match core.hub.reap_socket(key) {
+            Some(unsent) => Ok(unsent),
+            // It goes on without us.
+            None if core.is_terminated => Ok(core.hub.unsent(key)),
+            None => Err(Refusal::WouldBlock),
+        });
         // Only a refusing kernel ends this early; then nothing can be sent any more anyway.
         CloseReport { unsent_messages: gone.unwrap_or_default() }
     }
 }
 
 #[inline]
-fn attempt_send<P: Sendable>(
+pub(crate) fn attempt_send<C: Home, P: Sendable>(
     core: &mut Core,
     key: u32,
     payload: &mut Option<P>,
 ) -> Result<(), Refusal> {
+    core.check_refusal()?;
     let Core { shard, hub, .. } = core;
-    hub.try_send(shard, key, payload)?;
+    if let Err(refusal) = hub.try_send(shard, key, payload) {
+        hub.note_blocked(key);
+        return Err(refusal);
+    }
     // The message is queued: a kernel that refuses now shows in the next call that waits.
-    let _ = core.settle();
+    let _ = C::settle(core);
     Ok(())
 }
 
@@ -470,27 +524,30 @@ fn give_back<P>(sent: Result<(), Refusal>, payload: Option<P>) -> Result<(), Sen
 }
 
 #[inline]
-fn attempt_recv(core: &mut Core, key: u32) -> Result<Message, Refusal> {
+pub(crate) fn attempt_recv(core: &mut Core, key: u32) -> Result<Message, Refusal> {
+    core.check_refusal()?;
     let Core { shard, hub, .. } = core;
-    hub.try_recv(shard, key)
+    let received = hub.try_recv(shard, key);
+    if received.is_err() {
+        hub.note_blocked(key);
+    }
+    received
 }
 
-impl Drop for Socket {
+impl<C: Home> Drop for Socket<C> {
     fn drop(&mut self) {
         if self.closed {
             return;
         }
-        // A handle is never dropped inside a call on its context, so this borrow succeeds.
-        if let Ok(mut core) = self.context.core.try_borrow_mut() {
-            let Core { shard, hub, .. } = &mut *core;
-            hub.close_socket(shard, self.key);
-            let _ = core.turn(TurnWait::No);
-            core.hub.reap_socket(self.key);
-        }
+        // A handle is never dropped inside a call on its context, so it gets at it.
+        let mut core = self.core();
+        core.close(self.key);
+        let _ = C::look(&mut core);
+        core.hub.reap_socket(self.key);
     }
 }
 
-impl fmt::Debug for Socket {
+impl<C: Home> fmt::Debug for Socket<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Socket").field("key", &self.key).finish_non_exhaustive()
     }

@@ -1,0 +1,141 @@
+//! What the system keeps about this process: how often its threads sleep, how much memory it has, how many files it may open.
+//!
+//! Source: `proc(5)`, `/proc/PID/task/TID/status` and `/proc/PID/smaps_rollup`; `getrlimit(2)`.
+
+use std::collections::HashMap;
+use std::fs;
+
+use crate::error::{Failure, Result};
+
+/// Descriptors beside those of connections: standard streams, rings, pollers, eventfds, listeners, the report.
+const SPARE_DESCRIPTORS: u64 = 64;
+
+/// How often every thread of the process but the calling one gave its core up to wait for something.
+#[derive(Clone, Debug)]
+pub struct VoluntarySwitches {
+    by_thread: HashMap<String, u64>,
+}
+
+impl VoluntarySwitches {
+    /// Asks the system; `None` where it does not tell.
+    pub fn of_other_threads() -> Option<Self> {
+        let own = fs::read_link("/proc/thread-self").ok()?;
+        let mut by_thread = HashMap::new();
+        for task in fs::read_dir("/proc/self/task").ok()? {
+            let id = task.ok()?.file_name();
+            if Some(id.as_os_str()) == own.file_name() {
+                continue;
+            }
+            let id = id.into_string().ok()?;
+            // A thread that ended meanwhile has nothing to tell.
+            if let Some(switches) = switches(&id) {
+                by_thread.insert(id, switches);
+            }
+        }
+        Some(Self { by_thread })
+    }
+
+    /// How often that was since `earlier`, all threads together.
+    pub fn since(&self, earlier: &Self) -> u64 {
+        let then = |id| earlier.by_thread.get(id).copied().unwrap_or_default();
+        self.by_thread.iter().map(|(id, now)| now.saturating_sub(then(id))).sum()
+    }
+}
+
+fn switches(id: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/self/task/{id}/status")).ok()?;
+    field(&status, "voluntary_ctxt_switches")?.parse().ok()
+}
+
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let mut fields = text.lines().filter_map(|line| line.split_once(':'));
+    fields.find(|(key, _)| *key == name).map(|(_, value)| value.trim())
+}
+
+/// Memory of the process that is resident, exactly; `None` where the system does not tell.
+pub fn resident_bytes() -> Option<u64> {
+    let text = fs::read_to_string("/proc/self/smaps_rollup").ok()?;
+    let kibibytes: u64 = field(&text, "Rss")?.strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+/// Sees that `connections` with both ends in this process can be open, by raising the soft limit of descriptors as far
+/// as is needed.
+///
+/// # Errors
+/// [`Failure::Setup`] if the hard limit is below that.
+#[cfg(unix)]
+pub fn allow_connections(connections: u32) -> Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let needed = 2 * u64::from(connections) + SPARE_DESCRIPTORS;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    // `None` is no limit.
+    if current.is_none_or(|current| current >= needed) {
+        return Ok(());
+    }
+    if let Some(maximum) = maximum.filter(|&maximum| maximum < needed) {
+        return Err(Failure::Setup(format!(
+            "{connections} connections take {needed} descriptors, this process may have {maximum} \
+             (ulimit -Hn)"
+        )));
+    }
+    setrlimit(Resource::Nofile, Rlimit { current: Some(needed), maximum }).map_err(|error| {
+        Failure::Setup(format!("the limit of descriptors cannot be raised to {needed}: {error}"))
+    })
+}
+
+/// Sees that `connections` can be open: this system has no such limit that could be raised.
+///
+/// # Errors
+/// None.
+#[cfg(not(unix))]
+pub fn allow_connections(_connections: u32) -> Result<()> {
+    Ok(())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    #[test]
+    fn a_thread_that_waits_is_seen_to() {
+        let (question, questions) = mpsc::channel::<()>();
+        let (answer, answers) = mpsc::channel::<()>();
+        let other = std::thread::spawn(move || {
+            while questions.recv().is_ok() {
+                answer.send(()).unwrap();
+            }
+        });
+        let before = VoluntarySwitches::of_other_threads().unwrap();
+        for _ in 0..100 {
+            question.send(()).unwrap();
+            answers.recv().unwrap();
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        let switches = VoluntarySwitches::of_other_threads().unwrap().since(&before);
+        assert!(switches >= 50, "{switches}");
+        drop(question);
+        other.join().unwrap();
+    }
+
+    #[test]
+    fn memory_in_use_is_resident() {
+        let before = resident_bytes().unwrap();
+        let block = vec![1_u8; 32 << 20];
+        let after = resident_bytes().unwrap();
+        // Other tests may give memory back meanwhile.
+        assert!(after >= before + (16 << 20), "{before} bytes, then {after} ({})", block[1]);
+    }
+
+    #[test]
+    fn limits() {
+        assert!(allow_connections(10).is_ok());
+        let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+        if hard.is_some_and(|hard| hard < u32::MAX.into()) {
+            let failure = allow_connections(u32::MAX).unwrap_err().to_string();
+            assert!(failure.contains("ulimit"), "{failure}");
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Round trips beside many connections that are open and silent.
+
+use std::time::Duration;
+
+use crate::error::Result;
+use crate::process;
+use crate::record::Percentiles;
+use crate::subject::{Case, Subject};
+use crate::workload::roundtrip::Roundtrip;
+use crate::workload::{Round, Workload};
+
+/// The roundtrip workload while side A holds [`Case::connections`] more connections to the socket of side B, on which
+/// nothing happens. What they cost shows beside a run with none.
+#[derive(Debug)]
+pub struct Connections;
+
+impl Workload for Connections {
+    fn name(&self) -> &'static str {
+        "connections"
+    }
+
+    fn compares(&self) -> &'static str {
+        Roundtrip.compares()
+    }
+
+    fn figure(&self, messages_per_second: f64, latency_ns: &Percentiles) -> Option<f64> {
+        Roundtrip.figure(messages_per_second, latency_ns)
+    }
+
+    fn run_round(&self, subject: &dyn Subject, case: &Case, duration: Duration) -> Result<Round> {
+        process::allow_connections(case.connections)?;
+        Roundtrip.run_round(subject, case, duration)
+    }
+}

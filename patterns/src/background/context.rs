@@ -1,0 +1,250 @@
+//! The shards and Runners of a program.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use zring_engine::{
+    Clock, Kind, Runner, RunnerConfig, Shard, ShardStats,
+    lead::{Held, Lead},
+};
+
+use crate::{
+    config::Config,
+    core::{Attempt, Core, duration_ns},
+    error::{Error, Refusal},
+    options::Options,
+    socket::{Home, Socket, sealed},
+    socket_type::SocketType,
+};
+
+/// Sockets for any thread, and the shards that drive them.
+///
+/// A handle: clones and sockets keep the shards alive. All handles are `Send` and `Sync`. Each shard has a *Runner*, a
+/// thread named `zring-0`, `zring-1` and so on, which sees to handshakes, reconnects, heartbeats and everything else
+/// whether or not calls are made. On the readiness driver a call that has to wait turns its shard itself meanwhile, so
+/// that what it waits for comes without a hop through another thread; on io_uring the Runner alone does
+/// ([`Config::driver`]).
+///
+/// A socket lives on one shard, and the next socket on the next shard. One shard is right for most programs
+/// ([`Config::shards`]).
+///
+/// Dropping the last handle sends what closed sockets still have queued, for at most [`Config::drain_on_drop`].
+/// [`Context::terminate`] ends every call that waits.
+///
+/// ```
+/// use zring::{Context, SocketType};
+/// # fn main() -> Result<(), zring::Error> {
+/// let context = Context::new()?;
+/// let rep = context.socket(SocketType::Rep)?;
+/// rep.bind("tcp://127.0.0.1:*")?;
+/// let endpoint = rep.last_endpoint().unwrap();
+/// let server = std::thread::spawn(move || -> Result<(), zring::Error> {
+///     let request = rep.recv()?;
+///     rep.send(request)?;
+///     Ok(())
+/// });
+/// let req = context.socket(SocketType::Req)?;
+/// req.connect(&endpoint)?;
+/// req.send("ping")?;
+/// assert_eq!(req.recv()?.body(), b"ping");
+/// server.join().unwrap()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Context {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shards: Vec<Arc<Lead<Core>>>,
+    runners: Vec<Runner>,
+    /// Sockets opened so far.
+    opened: Mutex<usize>,
+    driver: Kind,
+    drain_on_drop: Duration,
+}
+
+impl Context {
+    /// A context with the default configuration: one shard, waiting calls sleep.
+    ///
+    /// # Errors
+    /// When the operating system refuses a thread or the driver.
+    pub fn new() -> Result<Self, Error> {
+        Self::with_config(Config::default())
+    }
+
+    /// A context with this configuration.
+    ///
+    /// # Errors
+    /// When the configuration is out of bounds, or the operating system refuses a thread, its placement, or the driver.
+    #[expect(clippy::needless_pass_by_value, reason = "as an inline context takes it")]
+    pub fn with_config(config: Config) -> Result<Self, Error> {
+        if config.shards == 0 || config.shards > Config::SHARDS_MAX {
+            return Err(zring_engine::Error::Config("shards").into());
+        }
+        let mut inner = Inner {
+            shards: Vec::new(),
+            runners: Vec::new(),
+            opened: Mutex::new(0),
+            driver: Kind::Uring,
+            drain_on_drop: config.drain_on_drop,
+        };
+        for number in 0..config.shards {
+            inner.start(&config, number)?;
+        }
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Which driver its shards run on.
+    #[must_use]
+    pub fn driver(&self) -> Kind {
+        self.inner.driver
+    }
+
+    /// A socket with default options.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a type that cannot be opened yet, [`Error::Terminated`].
+    pub fn socket(&self, socket_type: SocketType) -> Result<Socket, Error> {
+        self.socket_with(socket_type, Options::default())
+    }
+
+    /// A socket with these options.
+    ///
+    /// # Errors
+    /// As [`Context::socket`], or [`Error::Option`] for a value out of its bounds.
+    pub fn socket_with(&self, socket_type: SocketType, options: Options) -> Result<Socket, Error> {
+        options.validate()?;
+        let place = {
+            let mut opened = self.inner.opened.lock().unwrap_or_else(PoisonError::into_inner);
+            *opened += 1;
+            (*opened - 1) % self.inner.shards.len()
+        };
+        let mut core = self.inner.shards[place].hold();
+        core.check()?;
+        let key = core.hub.open_socket(socket_type, options)?;
+        drop(core);
+        Ok(Socket::new(self.clone(), place, key))
+    }
+
+    /// Ends every call that waits, on any thread, and every later one, with [`Error::Terminated`] (as
+    /// `zmq_ctx_shutdown`). Sockets can still be closed, and closed sockets go on sending what they have queued.
+    pub fn terminate(&self) {
+        for shard in &self.inner.shards {
+            let mut core = shard.hold();
+            core.is_terminated = true;
+            core.hub.touch_all();
+        }
+    }
+
+    /// What each shard did so far.
+    #[must_use]
+    pub fn engine_stats(&self) -> Vec<ShardStats> {
+        self.inner.shards.iter().map(|shard| shard.hold().shard.stats()).collect()
+    }
+
+    pub(super) fn lead(&self, place: usize) -> &Lead<Core> {
+        &self.inner.shards[place]
+    }
+}
+
+impl Inner {
+    /// Opens one more shard, on the thread that will turn it.
+    fn start(&mut self, config: &Config, number: usize) -> Result<(), Error> {
+        #[cfg(feature = "sim")]
+        if let Some(world) = zring_engine::sim::current() {
+            self.driver = Kind::Sim;
+            self.shards.push(super::simulated::open(config, &world)?);
+            return Ok(());
+        }
+        let runner = RunnerConfig { name: format!("zring-{number}"), ..config.runner(number) };
+        let (engine, idle) = (config.clone().into_shared_engine(), config.idle());
+        let (inproc, drain_on_drop) = (config.inproc.clone(), config.drain_on_drop);
+        let open = move || -> Result<_, Error> {
+            let mut core = Core::new(Shard::open(engine)?, inproc, drain_on_drop);
+            core.hub.share();
+            let (waker, is_mobile) = (core.shard.waker(), core.shard.is_mobile());
+            Ok(Arc::new(Lead::new(core, waker, is_mobile, idle)))
+        };
+        let on_failure = |lead: &Lead<Core>, error| {
+            tracing::error!(%error, "a shard cannot be turned any more");
+            lead.hold().hub.touch_all();
+        };
+        let (runner, lead) = Runner::start(&runner, open, on_failure)?;
+        self.driver = lead.hold().shard.driver();
+        self.shards.push(lead);
+        self.runners.push(runner);
+        Ok(())
+    }
+}
+
+impl Drop for Inner {
+    /// Gives closed sockets a bounded time to send what they have, on all shards at once.
+    fn drop(&mut self) {
+        #[cfg(feature = "sim")]
+        if self.driver == Kind::Sim {
+            let leads = std::mem::take(&mut self.shards);
+            if let Some(world) = zring_engine::sim::current() {
+                super::simulated::drain(&leads, self.drain_on_drop, &world);
+            }
+            return;
+        }
+        let stop_at_ns = Clock::new().now_ns().saturating_add(duration_ns(self.drain_on_drop));
+        for shard in self.shards.drain(..) {
+            shard.hold().end_drain();
+            shard.stop(stop_at_ns);
+        }
+        self.runners.drain(..).for_each(Runner::join);
+    }
+}
+
+impl sealed::Home for Context {
+    type Place = usize;
+    type Guard<'a> = Held<'a, Core>;
+
+    #[inline]
+    fn core<'a>(&'a self, &place: &'a usize) -> Held<'a, Core> {
+        self.inner.shards[place].hold()
+    }
+
+    #[inline]
+    fn settle(_core: &mut Core) -> Result<(), Error> {
+        // Letting go of the core does it.
+        Ok(())
+    }
+
+    fn look(core: &mut Held<'_, Core>) -> Result<(), Error> {
+        Ok(core.look()?)
+    }
+
+    fn wait_for<T>(
+        &self,
+        &place: &usize,
+        socket: u32,
+        timeout: Option<Duration>,
+        attempt: impl FnMut(&mut Core) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let until_ns =
+            timeout.map(|timeout| Clock::new().now_ns().saturating_add(duration_ns(timeout)));
+        match self.lead(place).wait(until_ns, &mut Attempt::new(socket, attempt)) {
+            Ok(Some(done)) => done,
+            Ok(None) => Err(Refusal::WouldBlock),
+            Err(error) => Err(Error::Io(error).into()),
+        }
+    }
+}
+
+impl Home for Context {}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("driver", &self.inner.driver)
+            .field("shards", &self.inner.shards.len())
+            .finish_non_exhaustive()
+    }
+}

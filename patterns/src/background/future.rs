@@ -1,0 +1,247 @@
+//! Sending and receiving without blocking a thread, under any async runtime.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context as Task, Poll, ready},
+};
+
+use futures_core::{FusedStream, Stream};
+use futures_sink::Sink;
+
+use super::Context;
+use crate::{
+    core::Core,
+    error::{Error, Refusal, SendError},
+    message::{Message, Sendable},
+    socket::{Socket, attempt_recv, attempt_send},
+};
+
+/// A place in a socket's list of those who wait; leaves it when it is dropped.
+struct Wait<'a> {
+    socket: &'a Socket,
+    number: Option<u64>,
+}
+
+impl<'a> Wait<'a> {
+    fn new(socket: &'a Socket) -> Self {
+        Self { socket, number: None }
+    }
+
+    /// Makes one attempt, and has the task woken if that came too early.
+    fn poll<T>(
+        &mut self,
+        task: &Task<'_>,
+        mut attempt: impl FnMut(&mut Core, u32) -> Result<T, Refusal>,
+    ) -> Poll<Result<T, Refusal>> {
+        let key = self.socket.key();
+        let mut core = self.socket.core();
+        if let Some(number) = self.number.take() {
+            core.hub.delist(key, number);
+        }
+        loop {
+            match attempt(&mut core, key) {
+                Err(Refusal::WouldBlock) if core.flush() => {}
+                Err(Refusal::WouldBlock) => {
+                    self.number = Some(core.hub.enlist(key, task.waker().clone()));
+                    return Poll::Pending;
+                }
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            self.socket.core().hub.delist(self.socket.key(), number);
+        }
+    }
+}
+
+/// Resolves to the next message; see [`Socket::recv_async`].
+#[must_use = "a future does nothing until it is awaited"]
+pub struct RecvFuture<'a> {
+    wait: Wait<'a>,
+}
+
+impl Future for RecvFuture<'_> {
+    type Output = Result<Message, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Self::Output> {
+        self.wait.poll(task, attempt_recv).map_err(Error::from)
+    }
+}
+
+/// Resolves when its message is queued; see [`Socket::send_async`].
+#[must_use = "a future does nothing until it is awaited"]
+pub struct SendFuture<'a, P> {
+    wait: Wait<'a>,
+    payload: Option<P>,
+}
+
+// The payload is moved in and out whole; nothing is pinned.
+impl<P> Unpin for SendFuture<'_, P> {}
+
+impl<P> SendFuture<'_, P> {
+    /// Gives up sending: the payload, unless it was sent.
+    pub fn into_payload(self) -> Option<P> {
+        self.payload
+    }
+}
+
+fn poll_send<P: Sendable>(
+    wait: &mut Wait<'_>,
+    payload: &mut Option<P>,
+    task: &Task<'_>,
+) -> Poll<Result<(), Refusal>> {
+    wait.poll(task, |core, key| attempt_send::<Context, P>(core, key, payload))
+}
+
+impl<P: Sendable> Future for SendFuture<'_, P> {
+    type Output = Result<(), SendError<P>>;
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let sent = ready!(poll_send(&mut this.wait, &mut this.payload, task));
+        Poll::Ready(match (sent, this.payload.take()) {
+            (Err(refusal), Some(payload)) => Err(SendError { error: refusal.into(), payload }),
+            _ => Ok(()),
+        })
+    }
+}
+
+/// The messages of a socket as a stream; see [`Socket::messages`].
+#[must_use = "a stream does nothing until it is polled"]
+pub struct Messages<'a> {
+    wait: Wait<'a>,
+    has_ended: bool,
+}
+
+impl Stream for Messages<'_> {
+    type Item = Result<Message, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Option<Self::Item>> {
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
+        let received = ready!(self.wait.poll(task, attempt_recv)).map_err(Error::from);
+        self.has_ended = received.is_err();
+        Poll::Ready(Some(received))
+    }
+}
+
+impl FusedStream for Messages<'_> {
+    fn is_terminated(&self) -> bool {
+        self.has_ended
+    }
+}
+
+/// A socket as a sink; see [`Socket::outgoing`].
+#[must_use = "a sink does nothing until it is used"]
+pub struct Outgoing<'a, P> {
+    wait: Wait<'a>,
+    /// Taken, and not yet sent for want of room.
+    item: Option<P>,
+}
+
+impl<P> Unpin for Outgoing<'_, P> {}
+
+impl<P> Outgoing<'_, P> {
+    /// Gives the sink up: what it has taken and not sent.
+    pub fn into_item(self) -> Option<P> {
+        self.item
+    }
+}
+
+impl<P: Sendable> Outgoing<'_, P> {
+    fn poll_item(&mut self, task: &Task<'_>) -> Poll<Result<(), Error>> {
+        if self.item.is_none() {
+            return Poll::Ready(Ok(()));
+        }
+        let sent = ready!(poll_send(&mut self.wait, &mut self.item, task));
+        if sent.is_ok() {
+            // What was copied is still there.
+            self.item = None;
+        }
+        Poll::Ready(sent.map_err(Error::from))
+    }
+}
+
+impl<P: Sendable> Sink<P> for Outgoing<'_, P> {
+    type Error = Error;
+
+    fn poll_ready(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Result<(), Error>> {
+        self.poll_item(task)
+    }
+
+    /// # Panics
+    /// Without [`Sink::poll_ready`] before.
+    fn start_send(mut self: Pin<&mut Self>, item: P) -> Result<(), Error> {
+        assert!(self.item.is_none(), "poll_ready comes first");
+        self.item = Some(item);
+        let this = &mut *self;
+        let (socket, item) = (this.wait.socket, &mut this.item);
+        let sent = attempt_send::<Context, P>(&mut socket.core(), socket.key(), item);
+        match sent {
+            Ok(()) => {
+                this.item = None;
+                Ok(())
+            }
+            Err(Refusal::WouldBlock) => Ok(()),
+            Err(refusal) => Err(refusal.into()),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Result<(), Error>> {
+        self.poll_item(task)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Result<(), Error>> {
+        self.poll_item(task)
+    }
+}
+
+impl Socket {
+    /// Receives one message, as a future for any async runtime. It waits without limit (`rcvtimeo` is for blocking
+    /// calls); dropping it before it is done loses nothing.
+    ///
+    /// # Errors
+    /// As [`Socket::recv`].
+    pub fn recv_async(&self) -> RecvFuture<'_> {
+        RecvFuture { wait: Wait::new(self) }
+    }
+
+    /// Sends one message, as a future for any async runtime. It waits without limit (`sndtimeo` is for blocking
+    /// calls). Dropped before it is done, it has sent nothing; [`SendFuture::into_payload`] has the payload.
+    ///
+    /// # Errors
+    /// As [`Socket::send`].
+    pub fn send_async<P: Sendable>(&self, payload: P) -> SendFuture<'_, P> {
+        SendFuture { wait: Wait::new(self), payload: Some(payload) }
+    }
+
+    /// What the socket receives, as a stream that ends after its first error. Dropping it loses nothing.
+    pub fn messages(&self) -> Messages<'_> {
+        Messages { wait: Wait::new(self), has_ended: false }
+    }
+
+    /// The socket as a sink. It keeps one item that found no room ([`Outgoing::into_item`]).
+    pub fn outgoing<P: Sendable>(&self) -> Outgoing<'_, P> {
+        Outgoing { wait: Wait::new(self), item: None }
+    }
+}
+
+macro_rules! opaque {
+    ($($name:ident $([$generic:ident])?),*) => {$(
+        impl$(<$generic>)? fmt::Debug for $name<'_ $(, $generic)?> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($name)).finish_non_exhaustive()
+            }
+        }
+    )*};
+}
+
+opaque!(RecvFuture, SendFuture[P], Messages, Outgoing[P]);

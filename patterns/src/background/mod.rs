@@ -1,0 +1,12 @@
+//! Sockets driven in the background: for any thread, blocking or asynchronous.
+
+mod context;
+mod event;
+mod future;
+mod poll;
+#[cfg(feature = "sim")]
+mod simulated;
+
+pub use context::Context;
+pub use future::{Messages, Outgoing, RecvFuture, SendFuture};
+pub use poll::{PollItem, poll};

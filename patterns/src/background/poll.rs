@@ -1,0 +1,239 @@
+//! Waiting on several sockets, and on descriptors that are none of ours.
+
+use std::{
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    task::Waker,
+    time::Duration,
+};
+
+use zring_engine::{Clock, Parker, lead::Waiter, sys::poll::PollSet};
+
+use crate::{
+    core::{Core, duration_ns},
+    error::Error,
+    inline::{POLLIN, POLLOUT},
+    socket::Socket,
+};
+
+#[derive(Debug)]
+enum What<'a> {
+    Socket(&'a Socket),
+    Fd(BorrowedFd<'a>),
+}
+
+/// Something to wait on, what for, and what came of it.
+#[derive(Debug)]
+pub struct PollItem<'a> {
+    what: What<'a>,
+    events: u8,
+    ready: u8,
+}
+
+impl<'a> PollItem<'a> {
+    /// Waits for `events` ([`POLLIN`], [`POLLOUT`], or both with `|`) on a socket.
+    #[must_use]
+    pub fn new(socket: &'a Socket, events: u8) -> Self {
+        Self { what: What::Socket(socket), events, ready: 0 }
+    }
+
+    /// Waits for `events` on a descriptor. An error or a hang-up counts as readable and as writable, if asked for.
+    #[must_use]
+    pub fn from_fd(fd: &'a impl AsFd, events: u8) -> Self {
+        Self { what: What::Fd(fd.as_fd()), events, ready: 0 }
+    }
+
+    /// Whether there is something to receive or to read at once, as of the last [`poll`].
+    #[must_use]
+    pub fn is_readable(&self) -> bool {
+        self.ready & POLLIN != 0
+    }
+
+    /// Whether a message or bytes would be taken at once, as of the last [`poll`].
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.ready & POLLOUT != 0
+    }
+
+    fn socket(&self) -> Option<&'a Socket> {
+        match self.what {
+            What::Socket(socket) => Some(socket),
+            What::Fd(_) => None,
+        }
+    }
+
+    fn check(&mut self, core: &mut Core, key: u32) -> Result<(), Error> {
+        core.check()?;
+        self.ready = 0;
+        if self.events & POLLIN != 0 && core.hub.is_readable(&mut core.shard, key) {
+            self.ready |= POLLIN;
+        }
+        if self.events & POLLOUT != 0 && core.hub.check_send(key).is_ok() {
+            self.ready |= POLLOUT;
+        }
+        Ok(())
+    }
+}
+
+/// Waits until one of the items is ready, at most `timeout` (`None`: for ever). Returns how many are ready; 0 when
+/// the time is up. An empty list returns 0 at once. The sockets may belong to different contexts.
+///
+/// # Errors
+/// [`Error::Terminated`], or [`Error::Io`].
+///
+/// ```
+/// use std::{io::Write, os::unix::net::UnixStream, time::Duration};
+/// use zring::{Context, PollItem, SocketType, inline::POLLIN, poll};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let context = Context::new()?;
+/// let pull = context.socket(SocketType::Pull)?;
+/// pull.bind("tcp://127.0.0.1:*")?;
+/// let (mut here, there) = UnixStream::pair()?;
+/// here.write_all(b"x")?;
+/// let mut items = [PollItem::new(&pull, POLLIN), PollItem::from_fd(&there, POLLIN)];
+/// assert_eq!(poll(&mut items, None)?, 1);
+/// assert!(!items[0].is_readable() && items[1].is_readable());
+/// # Ok(())
+/// # }
+/// ```
+pub fn poll(items: &mut [PollItem<'_>], timeout: Option<Duration>) -> Result<usize, Error> {
+    let Some(first) = items.first() else { return Ok(0) };
+    let clock = Clock::new();
+    let until_ns = timeout.map(|timeout| clock.now_ns().saturating_add(duration_ns(timeout)));
+    if let Some(socket) = first.socket()
+        && items.iter().all(|item| item.socket().is_some_and(|other| other.shares_shard(socket)))
+    {
+        return poll_shard(socket, items, until_ns);
+    }
+    poll_apart(items, until_ns, clock)
+}
+
+/// All are sockets of one shard: the caller can turn it while it waits.
+fn poll_shard(
+    socket: &Socket,
+    items: &mut [PollItem<'_>],
+    until_ns: Option<u64>,
+) -> Result<usize, Error> {
+    let mut group = Group { items, numbers: Vec::new() };
+    match socket.context().lead(*socket.place()).wait(until_ns, &mut group)? {
+        Some(ready) => ready,
+        None => Ok(0),
+    }
+}
+
+struct Group<'a, 'b> {
+    items: &'a mut [PollItem<'b>],
+    numbers: Vec<u64>,
+}
+
+impl Waiter<Core> for Group<'_, '_> {
+    type Output = Result<usize, Error>;
+
+    fn attempt(&mut self, core: &mut Core) -> Option<Self::Output> {
+        loop {
+            for item in &mut *self.items {
+                let key = item.socket().expect("only sockets are grouped").key();
+                if let Err(error) = item.check(core, key) {
+                    return Some(Err(error));
+                }
+            }
+            let ready = count_ready(self.items);
+            if ready > 0 || !core.flush() {
+                return (ready > 0).then_some(Ok(ready));
+            }
+        }
+    }
+
+    fn enlist(&mut self, core: &mut Core, waker: &Waker) {
+        let keys = self.items.iter().filter_map(|item| item.socket().map(Socket::key));
+        self.numbers.extend(keys.map(|key| core.hub.enlist(key, waker.clone())));
+    }
+
+    fn delist(&mut self, core: &mut Core) {
+        let keys = self.items.iter().filter_map(|item| item.socket().map(Socket::key));
+        for (key, number) in keys.zip(self.numbers.drain(..)) {
+            core.hub.delist(key, number);
+        }
+    }
+}
+
+fn count_ready(items: &[PollItem<'_>]) -> usize {
+    items.iter().filter(|item| item.ready != 0).count()
+}
+
+/// Sockets of several shards, or descriptors: each is told to wake the caller.
+fn poll_apart(
+    items: &mut [PollItem<'_>],
+    until_ns: Option<u64>,
+    clock: Clock,
+) -> Result<usize, Error> {
+    let mut set = PollSet::default();
+    for item in items.iter() {
+        if let What::Fd(fd) = item.what {
+            set.add(fd.as_raw_fd(), item.events & POLLIN != 0, item.events & POLLOUT != 0);
+        }
+    }
+    let parker = Parker::current();
+    let waker = if set.is_empty() { parker.waker() } else { set.waker()? };
+    loop {
+        let mut enlisted = Vec::new();
+        let looked = look(items, &waker, &mut enlisted);
+        let is_over = until_ns.is_some_and(|at_ns| clock.now_ns() >= at_ns);
+        let ready = looked.as_ref().map_or(0, |()| count_ready(items));
+        let left_ns = until_ns.map(|at_ns| at_ns.saturating_sub(clock.now_ns()));
+        let timeout_ns = if ready > 0 || is_over || looked.is_err() { Some(0) } else { left_ns };
+        let waited = if !set.is_empty() {
+            set.wait(timeout_ns)
+        } else {
+            if timeout_ns != Some(0) {
+                parker.park(timeout_ns);
+            }
+            Ok(())
+        };
+        for (at, number) in enlisted {
+            if let What::Socket(socket) = &items[at].what {
+                socket.core().hub.delist(socket.key(), number);
+            }
+        }
+        looked?;
+        waited?;
+        take_fds(items, &set);
+        let ready = count_ready(items);
+        if ready > 0 || is_over {
+            return Ok(ready);
+        }
+    }
+}
+
+/// Looks at every socket, and has the caller woken by those that are not ready.
+fn look(
+    items: &mut [PollItem<'_>],
+    waker: &Waker,
+    enlisted: &mut Vec<(usize, u64)>,
+) -> Result<(), Error> {
+    for (at, item) in items.iter_mut().enumerate() {
+        let Some(socket) = item.socket() else { continue };
+        let mut core = socket.core();
+        item.check(&mut core, socket.key())?;
+        if item.ready == 0 && core.flush() {
+            item.check(&mut core, socket.key())?;
+        }
+        if item.ready == 0 {
+            enlisted.push((at, core.hub.enlist(socket.key(), waker.clone())));
+        }
+    }
+    Ok(())
+}
+
+fn take_fds(items: &mut [PollItem<'_>], set: &PollSet) {
+    let fds = items.iter_mut().filter(|item| matches!(item.what, What::Fd(_)));
+    for (item, (readable, writable)) in fds.zip(set.results()) {
+        item.ready = (if readable { POLLIN } else { 0 }) | (if writable { POLLOUT } else { 0 });
+        item.ready &= item.events;
+    }
+}
+
+impl Socket {
+    fn shares_shard(&self, other: &Self) -> bool {
+        std::ptr::eq(self.context().lead(*self.place()), other.context().lead(*other.place()))
+    }
+}

@@ -1,0 +1,46 @@
+//! Shards inside of a simulated world: turned by its scheduler instead of a thread.
+
+use std::{sync::Arc, time::Duration};
+
+use zring_engine::{
+    Shard,
+    lead::Lead,
+    sim::{Turned, World, register},
+};
+
+use crate::{
+    config::Config,
+    core::{Core, duration_ns},
+    error::Error,
+};
+
+/// Opens a shard that the world turns. Whether callers may lead, as on readiness, or only the turner does, as on
+/// io_uring, is the seed's choice.
+pub(super) fn open(config: &Config, world: &World) -> Result<Arc<Lead<Core>>, Error> {
+    let shard = Shard::open(config.clone().into_shared_engine())?;
+    let mut core = Core::new(shard, config.inproc.clone(), config.drain_on_drop);
+    core.hub.share();
+    core.hub.seed(world.below(u64::MAX));
+    let waker = core.shard.waker();
+    let lead = Arc::new(Lead::new(core, waker, world.below(2) == 0, config.idle()));
+    let turned = Arc::downgrade(&lead);
+    let mut parking = None;
+    register(Box::new(move || {
+        let Some(lead) = turned.upgrade() else { return Turned::Gone };
+        match lead.turn_parked(&mut parking) {
+            Ok(0) => Turned::Parked { next_deadline_ns: lead.hold().shard.next_deadline_ns() },
+            Ok(_) => Turned::Worked,
+            Err(_) => Turned::Gone,
+        }
+    }));
+    Ok(lead)
+}
+
+/// Lets the world go on until closed sockets have sent what they had, or the time is up.
+pub(super) fn drain(leads: &[Arc<Lead<Core>>], time: Duration, world: &World) {
+    let is_done = || leads.iter().all(|lead| lead.hold().is_reaped());
+    world.run_until_within(Some(duration_ns(time)), is_done);
+    for lead in leads {
+        lead.hold().end_drain();
+    }
+}

@@ -1,0 +1,328 @@
+//! The engine and the hub of one shard: what every kind of context turns.
+
+use std::{io, task::Waker, time::Duration};
+
+use zring_engine::{
+    Parking, Shard, TurnWait, WaitStrategy,
+    lead::{Turn, Waiter, Woken},
+};
+
+use crate::{
+    error::{Error, Refusal},
+    hub::Hub,
+    inproc::Inproc,
+};
+
+/// Everything that the sockets of one shard share.
+#[derive(Debug)]
+pub struct Core {
+    pub(crate) shard: Shard,
+    pub(crate) hub: Hub,
+    drain_ns: u64,
+    /// How long a waiting call of its only thread looks before it sleeps.
+    spin_ns: u64,
+    /// Looks that have left the operating system alone.
+    glances: u32,
+    /// Every call ends from here on.
+    pub(crate) is_terminated: bool,
+}
+
+/// Whoever spins asks the operating system once in so many looks, where there is something else to look at.
+const GLANCES: u32 = 16;
+
+/// How often a call looks before it sleeps, where what it waits for may come from another thread.
+const PATIENCE: u32 = 256;
+
+/// A duration as nanoseconds from now on the shard's clock; `None` stays without bound.
+pub(crate) fn deadline_ns(shard: &Shard, timeout: Option<Duration>) -> Option<u64> {
+    Some(shard.now_ns().saturating_add(duration_ns(timeout?)))
+}
+
+/// A duration in nanoseconds, at most some centuries.
+pub(crate) fn duration_ns(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Core {
+    pub(crate) fn new(shard: Shard, inproc: Inproc, drain_on_drop: Duration) -> Self {
+        let drain_ns = duration_ns(drain_on_drop);
+        Self {
+            shard,
+            hub: Hub::new(inproc),
+            drain_ns,
+            spin_ns: 0,
+            glances: 0,
+            is_terminated: false,
+        }
+    }
+
+    /// Waiting calls look for so long before they sleep.
+    pub(crate) fn spin_for(&mut self, time: Duration) {
+        self.spin_ns = duration_ns(time);
+    }
+
+    pub(crate) fn turn(&mut self, wait: TurnWait) -> Result<usize, Error> {
+        self.hub.wants_turn = false;
+        self.hub.wants_flush = false;
+        Ok(self.shard.turn(&mut self.hub, wait)?)
+    }
+
+    /// A look of somebody who spins: at the mail each time, which costs nothing, and at the operating system only now
+    /// and then, unless nobody sends mail.
+    #[inline]
+    pub(crate) fn glance_at_all(&mut self) -> io::Result<usize> {
+        if self.hub.has_mail() {
+            return Ok(self.hub.handle_mail(&mut self.shard));
+        }
+        self.glances = self.glances.wrapping_add(1);
+        if self.hub.has_pipes() && !self.glances.is_multiple_of(GLANCES) {
+            return Ok(0);
+        }
+        self.flush();
+        self.shard.turn(&mut self.hub, TurnWait::No)
+    }
+
+    /// Submits what is queued and looks once for what the kernel has.
+    pub(crate) fn look(&mut self) -> Result<(), Error> {
+        self.hub.flush_dirty(&mut self.shard);
+        self.turn(TurnWait::No)?;
+        Ok(())
+    }
+
+    /// What an operation left to do: hand submissions to the kernel, reap a completion.
+    #[inline]
+    pub(crate) fn settle(&mut self) -> Result<(), Error> {
+        if self.hub.wants_flush || self.hub.wants_turn { self.settle_now() } else { Ok(()) }
+    }
+
+    #[inline(never)]
+    fn settle_now(&mut self) -> Result<(), Error> {
+        if self.hub.wants_flush {
+            self.hub.wants_flush = false;
+            self.shard.flush()?;
+        }
+        if self.hub.wants_turn {
+            self.turn(TurnWait::No)?;
+        }
+        Ok(())
+    }
+
+    /// Tries until it succeeds, fails, or the time is up; turns the shard in between. An attempt says
+    /// [`Refusal::WouldBlock`] to be repeated. Queued batches are submitted before anything waits.
+    pub(crate) fn wait_for<T>(
+        &mut self,
+        timeout: Option<Duration>,
+        mut attempt: impl FnMut(&mut Self) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let deadline_ns = deadline_ns(&self.shard, timeout);
+        let mut patience = PATIENCE;
+        let mut spin_until_ns = match self.spin_ns {
+            0 => 0,
+            spin_ns => self.shard.now_ns().saturating_add(spin_ns),
+        };
+        loop {
+            match attempt(self) {
+                Err(Refusal::WouldBlock) => {}
+                done => return done,
+            }
+            let is_over = deadline_ns.is_some_and(|at_ns| self.shard.now_ns() >= at_ns);
+            self.hub.flush_dirty(&mut self.shard);
+            let spins = spin_until_ns > 0 && self.shard.now_ns() < spin_until_ns;
+            if !spins {
+                spin_until_ns = 0;
+            }
+            let is_spinning = self.shard.config().wait == WaitStrategy::Spin;
+            if self.hub.has_pipes() && (is_spinning || patience > 0) && !is_over {
+                patience = patience.saturating_sub(1);
+                self.glance_at_all().map_err(Error::from)?;
+                std::hint::spin_loop();
+                continue;
+            }
+            // The last look does not wait, so that a timeout of zero still makes progress.
+            let looks = is_over || spins;
+            let wait = if looks { TurnWait::No } else { TurnWait::Until(deadline_ns) };
+            self.turn(wait)?;
+            if is_over {
+                return attempt(self);
+            }
+        }
+    }
+}
+
+impl Core {
+    /// Forgets closed sockets that have nothing left; returns how many messages the others still have.
+    fn reap(&mut self) -> u64 {
+        let sockets: Vec<u32> = self.hub.sockets.iter().map(|(key, _)| key as u32).collect();
+        let mut waiting = 0;
+        for socket in sockets {
+            if self.hub.reap_socket(socket).is_none() {
+                waiting += self.hub.unsent(socket);
+            }
+        }
+        waiting
+    }
+
+    /// What was queued goes out before anybody sleeps. Returns whether there was anything: that may have made room.
+    pub(crate) fn flush(&mut self) -> bool {
+        let is_due = self.hub.has_dirty();
+        self.hub.flush_dirty(&mut self.shard);
+        is_due
+    }
+
+    /// Whether no closed socket is left.
+    #[cfg(feature = "sim")]
+    pub(crate) fn is_reaped(&mut self) -> bool {
+        self.reap();
+        self.hub.sockets.is_empty()
+    }
+
+    /// Whoever drops it has drained it.
+    pub(crate) fn end_drain(&mut self) {
+        self.drain_ns = 0;
+    }
+
+    /// Begins to close a socket.
+    pub(crate) fn close(&mut self, socket: u32) {
+        self.hub.close_socket(&mut self.shard, socket);
+    }
+
+    /// Whether calls are still answered.
+    #[inline]
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.is_terminated { Err(Error::Terminated) } else { Ok(()) }
+    }
+
+    /// As [`Core::check`], where results stay in registers.
+    #[inline]
+    pub(crate) fn check_refusal(&self) -> Result<(), Refusal> {
+        if self.is_terminated { Err(Error::Terminated.into()) } else { Ok(()) }
+    }
+}
+
+/// Shared by threads, a core is turned by whoever leads.
+impl Turn for Core {
+    type Parking = Parking;
+
+    fn turn(&mut self) -> io::Result<usize> {
+        self.hub.flush_dirty(&mut self.shard);
+        self.shard.turn(&mut self.hub, TurnWait::No)
+    }
+
+    fn park(&mut self, until_ns: Option<u64>) -> io::Result<Option<Parking>> {
+        self.hub.flush_dirty(&mut self.shard);
+        self.shard.park(&mut self.hub, until_ns)
+    }
+
+    fn unpark(&mut self, parking: Parking) {
+        self.shard.unpark(parking);
+    }
+
+    #[inline]
+    fn wants_turn(&self) -> bool {
+        self.shard.wants_turn() || self.hub.has_mail()
+    }
+
+    fn glance(&mut self) -> io::Result<usize> {
+        self.glance_at_all()
+    }
+
+    fn settle(&mut self) -> io::Result<()> {
+        self.shard.turn(&mut self.hub, TurnWait::No).map(drop)
+    }
+
+    #[inline]
+    fn is_early(&self) -> bool {
+        self.shard.is_early()
+    }
+
+    fn take_early(&mut self) -> bool {
+        self.shard.take_early()
+    }
+
+    fn activity(&self) -> u64 {
+        self.hub.refills
+    }
+
+    fn is_patient(&self) -> bool {
+        self.hub.has_pipes()
+    }
+
+    fn has_waiters(&self) -> bool {
+        self.hub.has_waiters()
+    }
+
+    fn take_woken(&mut self) -> Woken {
+        self.hub.take_woken()
+    }
+
+    #[inline]
+    fn has_woken(&self) -> bool {
+        self.hub.has_woken()
+    }
+
+    fn is_done(&mut self) -> bool {
+        self.reap();
+        self.hub.sockets.is_empty()
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.shard.now_ns()
+    }
+}
+
+/// A wait for one socket: repeats an attempt whenever something about the socket has changed.
+pub(crate) struct Attempt<F> {
+    socket: u32,
+    number: u64,
+    attempt: F,
+}
+
+impl<F> Attempt<F> {
+    pub(crate) fn new(socket: u32, attempt: F) -> Self {
+        Self { socket, number: 0, attempt }
+    }
+}
+
+impl<T, F: FnMut(&mut Core) -> Result<T, Refusal>> Waiter<Core> for Attempt<F> {
+    type Output = Result<T, Refusal>;
+
+    fn attempt(&mut self, core: &mut Core) -> Option<Self::Output> {
+        loop {
+            match (self.attempt)(core) {
+                Err(Refusal::WouldBlock) if core.flush() => {}
+                Err(Refusal::WouldBlock) => return None,
+                done => return Some(done),
+            }
+        }
+    }
+
+    fn enlist(&mut self, core: &mut Core, waker: &Waker) {
+        self.number = core.hub.enlist(self.socket, waker.clone());
+    }
+
+    fn delist(&mut self, core: &mut Core) {
+        core.hub.delist(self.socket, self.number);
+    }
+}
+
+impl Drop for Core {
+    /// Gives lingering sockets a bounded time to send what they have.
+    fn drop(&mut self) {
+        let until_ns = self.shard.now_ns().saturating_add(self.drain_ns);
+        loop {
+            let waiting = self.reap();
+            if self.hub.sockets.is_empty() {
+                return;
+            }
+            if self.shard.now_ns() >= until_ns {
+                if waiting > 0 {
+                    tracing::warn!(messages = waiting, "context dropped with unsent messages");
+                }
+                return;
+            }
+            if self.turn(TurnWait::Until(Some(until_ns))).is_err() {
+                return;
+            }
+        }
+    }
+}

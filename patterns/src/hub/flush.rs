@@ -1,0 +1,187 @@
+//! When what is queued goes out, and what follows when it has.
+
+use std::io;
+
+use zring_engine::{Gather, Shard, TimerId};
+
+use super::{Hub, Timer, peer::Phase, send::regain_credit};
+
+/// While a send is in flight, a burst turns the shard once per this many messages.
+const TURN_MESSAGES: u32 = 64;
+
+/// A message that follows the one before it within this time on the same shard is part of a burst.
+const BURST_GAP_NS: u64 = 5_000;
+/// How long a message of a burst waits for others at most.
+const BURST_SLICE_NS: u64 = 50_000;
+
+/// Sends at once when idle, together under backlog, on a shard whose users open no batch scopes.
+///
+/// The first message goes out at once. One that follows closely begins a burst: from there on messages queue until a
+/// whole arena block is there, somebody waits, or the slice is over. A slice without messages ends the burst.
+#[derive(Debug, Default)]
+pub(super) struct Burst {
+    sent_ns: u64,
+    timer: Option<TimerId>,
+}
+
+impl Burst {
+    fn begins(&mut self, shard: &mut Shard) -> bool {
+        let now_ns = shard.now_ns();
+        if now_ns - self.sent_ns >= BURST_GAP_NS {
+            self.sent_ns = now_ns;
+            return false;
+        }
+        self.timer = Some(shard.arm_timer(now_ns + BURST_SLICE_NS, Timer::Burst.token()));
+        true
+    }
+}
+
+impl Hub {
+    /// Something was queued for the peer: it goes out at once, or with the batch.
+    #[inline]
+    pub(super) fn queued(&mut self, shard: &mut Shard, key: u32) {
+        if self.peers[key as usize].pipe.is_some() {
+            return self.ring(shard, key);
+        }
+        let batching = self.is_batching(shard);
+        let peer = &self.peers[key as usize];
+        if batching && peer.is_dirty && !peer.outbox.has_load() {
+            return;
+        }
+        self.queue_or_flush(shard, key, batching);
+    }
+
+    #[inline(never)]
+    pub(super) fn queue_or_flush(&mut self, shard: &mut Shard, key: u32, batching: bool) {
+        let peer = &mut self.peers[key as usize];
+        if peer.pipe.is_some() {
+            return self.ring(shard, key);
+        }
+        // A scope waits for a whole block, because the kernel may take it while the next one fills.
+        let is_enough = match self.burst {
+            None => peer.outbox.has_full_block(),
+            Some(_) => peer.outbox.has_load(),
+        };
+        if batching && !is_enough {
+            if !peer.is_dirty {
+                peer.is_dirty = true;
+                self.dirty.push(key);
+            }
+        } else if peer.outbox.is_in_flight() {
+            // In a burst, looking at the completion queue once in a while is enough.
+            self.wants_turn |= !batching || peer.outbox.messages().is_multiple_of(TURN_MESSAGES);
+        } else {
+            peer.flush_now(shard);
+            self.wants_flush |= peer.outbox.is_in_flight();
+            let socket = peer.socket;
+            let core = &mut self.sockets[socket as usize];
+            if regain_credit(core, peer, key) {
+                self.waiting.touch(core);
+            }
+            if core.lingering {
+                // What went out just now has no completion that would tell.
+                self.finish_linger(shard, socket);
+            }
+        }
+    }
+
+    /// Whether what is queued now waits for more: inside a batch scope, or in a burst of a shared shard.
+    #[inline]
+    pub(super) fn is_batching(&mut self, shard: &mut Shard) -> bool {
+        match &mut self.burst {
+            None => self.batches > 0,
+            Some(burst) => burst.timer.is_some() || burst.begins(shard),
+        }
+    }
+
+    /// The shard is used by several threads: sends find out by themselves when to go together.
+    pub(crate) fn share(&mut self) {
+        self.burst = Some(Burst::default());
+    }
+
+    /// A slice of a burst is over: what queued up goes out, and another slice follows if there was something.
+    pub(super) fn slice_burst(&mut self, shard: &mut Shard) {
+        if let Some(burst) = &mut self.burst {
+            let goes_on = !self.dirty.is_empty();
+            burst.timer = goes_on.then(|| {
+                let at_ns = shard.now_ns() + BURST_SLICE_NS;
+                shard.arm_timer(at_ns, Timer::Burst.token())
+            });
+            self.flush_dirty(shard);
+        }
+    }
+
+    /// Whether queued messages wait for others to go with.
+    pub(crate) fn has_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    pub(crate) fn open_batch(&mut self) {
+        self.batches += 1;
+    }
+
+    /// Ends a batch scope; the outermost submits everything.
+    pub(crate) fn close_batch(&mut self, shard: &mut Shard) {
+        self.batches -= 1;
+        if self.batches == 0 {
+            self.flush_dirty(shard);
+        }
+    }
+
+    /// Submits what batch scopes have queued so far.
+    pub(crate) fn flush_dirty(&mut self, shard: &mut Shard) {
+        // One connection is served soonest by a call of its own, several by one submission for all.
+        let is_alone = self.dirty.len() == 1;
+        while let Some(key) = self.dirty.pop() {
+            let peer = &mut self.peers[key as usize];
+            peer.is_dirty = false;
+            if is_alone {
+                self.queue_or_flush(shard, key, false);
+            } else {
+                peer.flush(shard);
+                self.wants_flush = true;
+            }
+        }
+    }
+
+    /// A send ended.
+    pub(super) fn sent(
+        &mut self,
+        shard: &mut Shard,
+        key: u32,
+        gather: Gather,
+        bytes: usize,
+        error: Option<io::Error>,
+    ) {
+        let peer = &mut self.peers[key as usize];
+        let socket = peer.socket;
+        if bytes < gather.bytes() {
+            peer.cut = Some((gather, bytes));
+            if let Some(error) = error.filter(|_| !matches!(peer.phase, Phase::Closing(_))) {
+                self.fail(shard, key, &error);
+            }
+            return;
+        }
+        let messages = peer.outbox.complete(&mut shard.arena, gather);
+        peer.stats.messages_out += u64::from(messages);
+        match peer.phase {
+            Phase::Handshaking(_) => return peer.flush(shard),
+            Phase::Ready => {}
+            // The ERROR command of a refused handshake is out.
+            Phase::Closing(_) if peer.hello.is_empty() => return self.close_conn(shard, key),
+            Phase::Closing(_) => return peer.flush(shard),
+            Phase::Gone => return,
+        }
+        let core = &mut self.sockets[socket as usize];
+        regain_credit(core, peer, key);
+        self.waiting.touch(core);
+        if !core.pending.is_empty() {
+            self.drain_pending(shard, socket);
+        }
+        let peer = &mut self.peers[key as usize];
+        peer.flush(shard);
+        if self.sockets[socket as usize].lingering {
+            self.finish_linger(shard, socket);
+        }
+    }
+}

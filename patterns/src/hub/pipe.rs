@@ -1,0 +1,170 @@
+//! A pipe to a socket of the same process: messages themselves, without a wire between.
+
+use std::{fmt, sync::Arc};
+
+use zring_engine::queue::{
+    notice::Notice,
+    spsc::{Consumer, Producer, channel},
+};
+
+use crate::{frame::Frame, message::Message};
+
+/// Bodies up to this length are copied into the queue: their memory then stays with the thread that it came from.
+pub(crate) const SMALL_BYTES_MAX: usize = 78;
+
+/// What travels.
+pub(crate) enum Parcel {
+    /// A message of one short frame; behind an empty one, if it is delimited (REQ, REP).
+    Small { len: u8, is_delimited: bool, bytes: [u8; SMALL_BYTES_MAX] },
+    /// Any other message.
+    Whole(Message),
+    /// An encoded command.
+    Command(Box<[u8]>),
+}
+
+impl Parcel {
+    /// A short body in place.
+    #[inline]
+    pub(crate) fn small(body: &[u8], is_delimited: bool) -> Option<Self> {
+        if body.len() > SMALL_BYTES_MAX {
+            return None;
+        }
+        let mut bytes = [0; SMALL_BYTES_MAX];
+        bytes[..body.len()].copy_from_slice(body);
+        Some(Self::Small { len: body.len() as u8, is_delimited, bytes })
+    }
+}
+
+/// The two directions, as one end has them.
+pub(crate) struct Queues {
+    out: Producer<Parcel>,
+    into: Consumer<Parcel>,
+}
+
+impl Queues {
+    /// Both ends.
+    pub(crate) fn pair() -> (Self, Self) {
+        let ((there, from_here), (here, from_there)) = (channel(), channel());
+        (Self { out: there, into: from_there }, Self { out: here, into: from_here })
+    }
+}
+
+/// One end of a pipe. Dropping it tells the other.
+pub(crate) struct Pipe {
+    // Dropped in this order: the other end is rung when the queues have been let go of.
+    queues: Queues,
+    there: Bell,
+    here: Arc<Notice>,
+    /// How many messages may be on their way.
+    room: u64,
+    /// Both ends belong to one hub.
+    pub(crate) is_local: bool,
+    /// This end's bell was left unanswered: its hub looks by itself.
+    pub(crate) is_polled: bool,
+}
+
+/// Rings when it goes.
+struct Bell(Arc<Notice>);
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        self.0.ring();
+    }
+}
+
+impl Pipe {
+    pub(crate) fn new(
+        queues: Queues,
+        here: Arc<Notice>,
+        there: Arc<Notice>,
+        room: u64,
+        is_local: bool,
+    ) -> Self {
+        Self { queues, there: Bell(there), here, room, is_local, is_polled: false }
+    }
+
+    /// Puts something in. The other end is to be told ([`Pipe::ring`]).
+    #[inline]
+    pub(crate) fn push(&mut self, parcel: Parcel) {
+        self.queues.out.push(parcel);
+    }
+
+    /// Puts a message in, behind the frames that are to stand in front of it.
+    pub(crate) fn push_message(&mut self, head: &[Frame], is_delimited: bool, message: &Message) {
+        let whole = if head.is_empty() && !is_delimited {
+            message.clone()
+        } else {
+            let delimiter = is_delimited.then(Frame::new);
+            let body = message.frames().cloned();
+            let frames = head.iter().cloned().chain(delimiter).chain(body);
+            Message::from_frames(frames).expect("a message has frames")
+        };
+        self.push(Parcel::Whole(whole));
+    }
+
+    /// Tells the other end that there is something.
+    #[inline]
+    pub(crate) fn ring(&self) {
+        self.there.0.ring();
+    }
+
+    /// What the other end's bell posts.
+    pub(crate) fn their_token(&self) -> u64 {
+        self.there.0.token()
+    }
+
+    /// What this end's bell posts.
+    pub(crate) fn token(&self) -> u64 {
+        self.here.token()
+    }
+
+    /// This end was rung and is about to look.
+    pub(crate) fn answer(&self) {
+        self.here.answer();
+    }
+
+    /// Whether one more message would be too many. If so, this end is rung when there is room.
+    #[inline]
+    pub(crate) fn is_full(&mut self) -> bool {
+        if self.queues.out.has_room(self.room) {
+            return false;
+        }
+        // At half its capacity: to be woken for each message taken would cost more than to wait a little longer.
+        let half = usize::try_from(self.room / 2).unwrap_or(usize::MAX / 4);
+        self.here.ask_for_room(self.queues.out.position().wrapping_sub(half));
+        !self.queues.out.has_room(self.room)
+    }
+
+    /// The oldest parcel, in its place.
+    #[inline]
+    pub(crate) fn peek(&self) -> Option<&Parcel> {
+        self.queues.into.peek()
+    }
+
+    #[inline]
+    pub(crate) fn pop(&mut self) -> Option<Parcel> {
+        self.queues.into.pop()
+    }
+
+    /// Something was taken out.
+    #[inline]
+    pub(crate) fn popped(&self) {
+        self.there.0.ring_for_room(self.queues.into.position());
+    }
+
+    #[inline]
+    pub(crate) fn has_parcel(&self) -> bool {
+        !self.queues.into.is_empty()
+    }
+
+    /// Whether the other end is gone and everything that it sent was taken.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.queues.into.is_closed()
+    }
+}
+
+impl fmt::Debug for Pipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pipe").field("is_local", &self.is_local).finish_non_exhaustive()
+    }
+}
