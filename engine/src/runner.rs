@@ -1,6 +1,10 @@
 //! The thread that turns a shared engine when nobody else does.
 
-use std::{io, thread::JoinHandle};
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    thread::JoinHandle,
+};
 
 use crate::{
     lead::{Lead, Turn},
@@ -61,7 +65,10 @@ impl Runner {
                 return;
             }
             drop(answer);
-            if let Err(error) = lead.run() {
+            // A panic has said so on stderr; those who wait have to hear of it all the same.
+            let ran = catch_unwind(AssertUnwindSafe(|| lead.run()));
+            let panicked = |_| Err(io::Error::other("the thread that turned the shard panicked"));
+            if let Err(error) = ran.unwrap_or_else(panicked) {
                 on_failure(&lead, error);
             }
         };

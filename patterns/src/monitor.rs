@@ -319,6 +319,8 @@ pub struct SocketStats {
     pub messages_malformed: u64,
     /// Messages that went to another peer when the connection they were queued for ended.
     pub messages_requeued: u64,
+    /// Messages that wait at the socket for a peer, at the moment.
+    pub messages_pending: u64,
     /// How often a send found a peer's queue full.
     pub stalls_out: u64,
     /// How often receiving from a peer was stopped because nobody took the messages.

@@ -145,7 +145,8 @@ impl<C: Home> Socket<C> {
         self.change(|Core { shard, hub, .. }, key| hub.bind(shard, key, endpoint))
     }
 
-    /// Stops listening at an endpoint. Connections accepted there live on.
+    /// Stops listening at an endpoint. Connections accepted there live on. In the background on io_uring a port is free
+    /// again only a moment later, when the Runner has let go of it.
     ///
     /// # Errors
     /// [`Error::UnknownEndpoint`] when the socket does not listen there, [`Error::Endpoint`].

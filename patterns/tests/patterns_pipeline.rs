@@ -94,12 +94,14 @@ fn either_end_may_come_first() {
         for number in 0..10_u8 {
             push.send(&[number][..]).expect("queued until then");
         }
+        assert_eq!(push.stats().messages_pending, 10);
         turn_for(&ctx, Duration::from_millis(50));
         let pull = open(&ctx, SocketType::Pull);
         pull.bind(&endpoint).expect("bind");
         for number in 0..10_u8 {
             assert_eq!(pull.recv_bytes().expect("a message"), [number]);
         }
+        assert_eq!(push.stats().messages_pending, 0);
     });
 }
 

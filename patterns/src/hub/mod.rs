@@ -510,6 +510,7 @@ impl Hub {
         let core = &self.sockets[socket as usize];
         let mut stats = core.stats;
         stats.peers = core.ready_peers as u64;
+        stats.messages_pending = core.pending.len() as u64;
         stats.events_lost = core.events.as_ref().map_or(0, EventQueue::lost);
         for (_, peer) in &self.peers {
             if peer.socket == socket {

@@ -1,0 +1,142 @@
+//! What a completion of the kernel's means.
+
+use std::{
+    io,
+    os::fd::{FromRawFd, OwnedFd, RawFd},
+};
+
+use io_uring::cqueue;
+
+use super::{ALARM, CANCEL, Kind, Uring, WAKE, outcome};
+use crate::{
+    buf::Pool,
+    driver::{Completion, OpId, Received, Token},
+};
+
+impl Uring {
+    pub(super) fn complete(
+        &mut self,
+        entry: &cqueue::Entry,
+        pool: &mut Pool,
+    ) -> Option<Completion> {
+        match entry.user_data() {
+            CANCEL | ALARM => return None,
+            WAKE => return Some(self.complete_wake(entry)),
+            _ => {}
+        }
+        let op = OpId(entry.user_data());
+        let Some(slot) = self.slots.find(op) else {
+            debug_assert!(false, "completion of an operation that has ended: {op:?}");
+            return None;
+        };
+        let token = slot.token;
+        match slot.kind {
+            Kind::Accept => Some(self.complete_accept(op, token, entry)),
+            Kind::Connect { .. } => self.complete_connect(op, token, entry.result()),
+            Kind::Receive => Some(self.complete_receive(op, token, entry, pool)),
+            Kind::Watched => unreachable!("never submitted"),
+            Kind::Direct { .. } => Some(self.complete_direct(op, entry.result())),
+            Kind::Send { .. } => self.complete_send(op, entry.result()),
+        }
+    }
+
+    fn complete_wake(&mut self, entry: &cqueue::Entry) -> Completion {
+        let _ = self.waker.park.drain();
+        if !cqueue::more(entry.flags()) {
+            self.arm_wake();
+        }
+        Completion::Woken
+    }
+
+    fn complete_accept(&mut self, op: OpId, token: Token, entry: &cqueue::Entry) -> Completion {
+        let more = cqueue::more(entry.flags());
+        if !more {
+            self.slots.remove(op);
+        }
+        // SAFETY: a successful accept hands over a fresh descriptor that nobody else owns.
+        let result = outcome(entry.result()).map(|fd| unsafe { OwnedFd::from_raw_fd(fd as RawFd) });
+        Completion::Accepted { token, result, more }
+    }
+
+    fn complete_receive(
+        &mut self,
+        op: OpId,
+        token: Token,
+        entry: &cqueue::Entry,
+        pool: &mut Pool,
+    ) -> Completion {
+        let mut more = cqueue::more(entry.flags());
+        // Without bytes no part of a shared buffer was consumed, whatever the flags say: several kernels
+        // forget F_BUF_MORE there and go on filling the buffer.
+        let uses_buffer = entry.result() > 0 || self.features.incremental.is_none();
+        let buffer = cqueue::buffer_select(entry.flags()).filter(|_| uses_buffer);
+        let chunk = buffer.map(|buffer| {
+            let bytes = entry.result().max(0) as u32;
+            pool.filled(buffer, bytes, cqueue::buffer_more(entry.flags()))
+        });
+        let received = match (chunk, entry.result()) {
+            (Some(chunk), 1..) => Received::Bytes(chunk),
+            (chunk, result) => {
+                if let Some(chunk) = chunk {
+                    pool.release(chunk);
+                }
+                match result {
+                    0 => Received::End,
+                    result if result == -libc::ENOBUFS => Received::NoBuffer,
+                    result => Received::Failed(io::Error::from_raw_os_error(-result)),
+                }
+            }
+        };
+        if !more {
+            let slot = self.slots.find(op).expect("checked by the caller");
+            let (fd, cancelled) = (slot.fd, slot.cancelled);
+            let again = self.features.multishot.is_none()
+                && !cancelled
+                && matches!(received, Received::Bytes(_));
+            if again {
+                let entry = self.receive_entry(fd);
+                self.push(entry.user_data(op.0));
+                more = true;
+            } else {
+                self.slots.remove(op);
+            }
+        }
+        Completion::Received { token, received, more }
+    }
+
+    fn complete_direct(&mut self, op: OpId, result: i32) -> Completion {
+        let slot = self.slots.remove(op);
+        let Kind::Direct { mut direct, room, message } = slot.kind else {
+            unreachable!("checked by the caller")
+        };
+        self.slots.give_message(message);
+        let result = outcome(result).map(|bytes| bytes as usize);
+        if let Ok(bytes) = result {
+            // SAFETY: the kernel filled the vector in order, and never more than it holds.
+            unsafe { direct.filled(room, bytes) };
+        }
+        Completion::ReceivedDirect { token: slot.token, direct, result }
+    }
+
+    fn complete_send(&mut self, op: OpId, result: i32) -> Option<Completion> {
+        let slot = self.slots.find(op).expect("checked by the caller");
+        let (token, cancelled) = (slot.token, slot.cancelled);
+        let Kind::Send { gather, sent, .. } = &mut slot.kind else {
+            unreachable!("checked by the caller")
+        };
+        *sent += result.max(0) as usize;
+        let (bytes, all) = (*sent, gather.bytes());
+        if result > 0 && bytes < all && !cancelled {
+            self.push_send(op);
+            return None;
+        }
+        let error = outcome(result).err();
+        let Kind::Send { gather, message, .. } = self.slots.remove(op).kind else {
+            unreachable!("checked above")
+        };
+        if let Some(message) = message {
+            self.slots.give_message(message);
+        }
+        Some(Completion::Sent { token, gather, bytes, error })
+    }
+}
