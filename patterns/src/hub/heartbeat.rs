@@ -23,6 +23,10 @@ impl Hub {
     /// A PING was answered: the answer goes out, and the TTL it asked for is watched from now on.
     pub(super) fn answer(&mut self, shard: &mut Shard, key: u32) {
         let peer = &mut self.peers[key as usize];
+        if !peer.is_ready() {
+            // The PING was decoded when its connection had ended: a timer would outlive the peer.
+            return;
+        }
         peer.flush(shard);
         peer.heartbeats = true;
         self.watch_heartbeat(shard, key);

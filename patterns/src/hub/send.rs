@@ -50,6 +50,7 @@ impl Outgoing<'_> {
         }
         for frame in head.frames {
             peer.outbox.append_frame(&mut shard.arena, true, frame);
+            peer.stats.bytes_out += frame.len() as u64;
         }
         if head.is_delimited {
             peer.outbox.append(&mut shard.arena, true, &[]);

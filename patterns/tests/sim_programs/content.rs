@@ -1,0 +1,94 @@
+//! Messages that show whether they arrived as they were sent.
+//!
+//! ```text
+//! first frame: [topic u8][0 u8][sender u16][number u32] and bytes that follow from these; further frames: only such bytes
+//! ```
+
+use std::{cell::RefCell, collections::BTreeMap};
+
+use zring::{Frame, Message};
+use zring_engine::sim::World;
+
+pub(crate) const HEADER_BYTES: usize = 8;
+
+/// What a message says about itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Tag {
+    pub(crate) topic: u8,
+    pub(crate) sender: u16,
+    pub(crate) number: u32,
+}
+
+/// The lengths of the frames of everything that was made.
+#[derive(Debug, Default)]
+pub(crate) struct Shapes(RefCell<BTreeMap<Tag, Vec<usize>>>);
+
+fn byte(tag: Tag, frame: usize, at: usize) -> u8 {
+    let word = u64::from(tag.number) << 32 ^ u64::from(tag.sender) << 16 ^ (frame as u64) << 8;
+    let word = (word ^ (at as u64 / 8) << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (word ^ word >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9).to_be_bytes()[at % 8]
+}
+
+fn header(tag: Tag) -> [u8; HEADER_BYTES] {
+    let mut header = [tag.topic, 0, 0, 0, 0, 0, 0, 0];
+    header[2..4].copy_from_slice(&tag.sender.to_be_bytes());
+    header[4..].copy_from_slice(&tag.number.to_be_bytes());
+    header
+}
+
+/// A number of bytes: small ones, those around the bounds of zring's ways of sending, and large ones.
+fn draw_len(world: &World, bytes_max: usize) -> usize {
+    let len = match world.below(8) {
+        0 => 0,
+        1 => 255 + world.below(4),
+        2 => 76 + world.below(6),
+        3 => 4094 + world.below(6),
+        4 => world.below(bytes_max as u64 + 1),
+        bits => world.below(1 << (2 * bits)),
+    };
+    (len as usize).min(bytes_max)
+}
+
+impl Shapes {
+    /// A new message of at most so many bytes, with one frame or several.
+    pub(crate) fn make(&self, world: &World, tag: Tag, bytes_max: usize) -> Message {
+        let count = if world.below(4) == 0 { 1 + world.below(5) } else { 1 };
+        let mut lens: Vec<usize> = (0..count).map(|_| draw_len(world, bytes_max)).collect();
+        lens[0] = lens[0].max(HEADER_BYTES);
+        let frames = lens.iter().enumerate().map(|(frame, &len)| {
+            let mut bytes: Vec<u8> = (0..len).map(|at| byte(tag, frame, at)).collect();
+            if frame == 0 {
+                bytes[..HEADER_BYTES].copy_from_slice(&header(tag));
+            }
+            Frame::from(bytes)
+        });
+        let message = Message::from_frames(frames).expect("one frame at least");
+        let is_new = self.0.borrow_mut().insert(tag, lens).is_none();
+        assert!(is_new, "{tag:?} was made before");
+        message
+    }
+
+    /// What an arrived message is.
+    ///
+    /// # Panics
+    /// When it is not as one that was made.
+    #[track_caller]
+    pub(crate) fn check(&self, message: &Message) -> Tag {
+        let body = message.body();
+        assert!(body.len() >= HEADER_BYTES, "a message of {} bytes arrived", body.len());
+        let sender = u16::from_be_bytes([body[2], body[3]]);
+        let number = u32::from_be_bytes([body[4], body[5], body[6], body[7]]);
+        let tag = Tag { topic: body[0], sender, number };
+        let shapes = self.0.borrow();
+        let lens = shapes.get(&tag).unwrap_or_else(|| panic!("{tag:?} arrived, never sent"));
+        let arrived: Vec<usize> = message.frames().map(Frame::len).collect();
+        assert_eq!(&arrived, lens, "{tag:?} has other frames");
+        for (frame, bytes) in message.frames().enumerate() {
+            let from = if frame == 0 { HEADER_BYTES } else { 0 };
+            let wrong = (from..bytes.len()).find(|&at| bytes.bytes()[at] != byte(tag, frame, at));
+            assert_eq!(wrong, None, "{tag:?} is corrupt in frame {frame}");
+        }
+        assert_eq!(&body[..HEADER_BYTES], &header(tag), "{tag:?} has a corrupt header");
+        tag
+    }
+}
