@@ -92,7 +92,14 @@ impl Frame {
         {
             return Self(Body::Lease(lease));
         }
-        Self::copy_from(&pool.bytes(chunk)[range])
+        Self::copy_received(&pool.bytes(chunk)[range])
+    }
+
+    /// As [`Frame::copy_from`]. Never inlined: the frame is then written in its place, where the inlined code builds it
+    /// in pieces that its move has to wait for, which costs more than all the rest of receiving a message.
+    #[inline(never)]
+    pub(crate) fn copy_received(bytes: &[u8]) -> Self {
+        Self::copy_from(bytes)
     }
 
     /// The body.

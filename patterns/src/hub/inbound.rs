@@ -257,9 +257,9 @@ impl Inbound {
                 let body = &bytes[..usize::from(*len)];
                 if *is_delimited {
                     self.parts.push(Frame::new());
-                    self.parts.push(Frame::copy_from(body));
+                    self.parts.push(Frame::copy_received(body));
                 } else if sink.single(body)? {
-                    self.push(Message::received(body.len(), || Frame::copy_from(body)));
+                    self.push(Message::received(body.len(), || Frame::copy_received(body)));
                 }
             }
             match pipe.pop() {
