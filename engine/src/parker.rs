@@ -323,12 +323,11 @@ mod tests {
     fn a_scheduler_replaces_sleeping() {
         let now_ns = Rc::new(Cell::new(0));
         let clock = Rc::clone(&now_ns);
-        let waker = Parker::current().waker();
         let hook = move |left_ns: Option<u64>| {
             let step_ns = left_ns.unwrap_or(7).min(400);
             clock.set(clock.get() + step_ns);
             if left_ns.is_none() && clock.get() >= 1_021 {
-                waker.wake_by_ref();
+                Parker::current().waker().wake();
             }
             step_ns
         };
