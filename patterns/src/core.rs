@@ -3,13 +3,15 @@
 use std::{io, task::Waker, time::Duration};
 
 use zring_engine::{
-    Parking, Shard, TurnWait, WaitStrategy,
+    Clock, Parking, Shard, TurnWait, WaitStrategy,
     lead::{Turn, Waiter, Woken},
 };
 
 use crate::{
+    config::Config,
     error::{Error, Refusal},
     hub::Hub,
+    inline::{POLLIN, POLLOUT},
     inproc::Inproc,
 };
 
@@ -33,9 +35,9 @@ const GLANCES: u32 = 16;
 /// How often a call looks before it sleeps, where what it waits for may come from another thread.
 const PATIENCE: u32 = 256;
 
-/// A duration as nanoseconds from now on the shard's clock; `None` stays without bound.
-pub(crate) fn deadline_ns(shard: &Shard, timeout: Option<Duration>) -> Option<u64> {
-    Some(shard.now_ns().saturating_add(duration_ns(timeout?)))
+/// When a duration from now is over; `None` stays without bound.
+pub(crate) fn deadline_ns(clock: Clock, timeout: Option<Duration>) -> Option<u64> {
+    Some(clock.now_ns().saturating_add(duration_ns(timeout?)))
 }
 
 /// A duration in nanoseconds, at most some centuries.
@@ -56,6 +58,27 @@ impl Core {
         }
     }
 
+    /// A core for several threads, on a shard of its own that the calling thread opens.
+    pub(crate) fn open_shared(config: Config) -> Result<Self, Error> {
+        let (inproc, drain_on_drop) = (config.inproc.clone(), config.drain_on_drop);
+        let shard = Shard::open(config.into_shared_engine())?;
+        let mut core = Self::new(shard, inproc, drain_on_drop);
+        core.hub.share();
+        Ok(core)
+    }
+
+    /// Whether a message can be received and sent at once, out of what is asked for: bits of `POLLIN` and `POLLOUT`.
+    pub(crate) fn readiness(&mut self, socket: u32, events: u8) -> u8 {
+        let mut ready = 0;
+        if events & POLLIN != 0 && self.hub.is_readable(&mut self.shard, socket) {
+            ready |= POLLIN;
+        }
+        if events & POLLOUT != 0 && self.hub.check_send(socket).is_ok() {
+            ready |= POLLOUT;
+        }
+        ready
+    }
+
     /// Waiting calls look for so long before they sleep.
     pub(crate) fn spin_for(&mut self, time: Duration) {
         self.spin_ns = duration_ns(time);
@@ -65,21 +88,6 @@ impl Core {
         self.hub.wants_turn = false;
         self.hub.wants_flush = false;
         Ok(self.shard.turn(&mut self.hub, wait)?)
-    }
-
-    /// A look of somebody who spins: at the mail each time, which costs nothing, and at the operating system only now
-    /// and then, unless nobody sends mail.
-    #[inline]
-    pub(crate) fn glance_at_all(&mut self) -> io::Result<usize> {
-        if self.hub.has_mail() {
-            return Ok(self.hub.handle_mail(&mut self.shard));
-        }
-        self.glances = self.glances.wrapping_add(1);
-        if self.hub.has_pipes() && !self.glances.is_multiple_of(GLANCES) {
-            return Ok(0);
-        }
-        self.flush();
-        self.shard.turn(&mut self.hub, TurnWait::No)
     }
 
     /// Submits what is queued and looks once for what the kernel has.
@@ -114,7 +122,7 @@ impl Core {
         timeout: Option<Duration>,
         mut attempt: impl FnMut(&mut Self) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        let deadline_ns = deadline_ns(&self.shard, timeout);
+        let deadline_ns = deadline_ns(self.shard.clock(), timeout);
         let mut patience = PATIENCE;
         let mut spin_until_ns = match self.spin_ns {
             0 => 0,
@@ -134,7 +142,7 @@ impl Core {
             let is_spinning = self.shard.config().wait == WaitStrategy::Spin;
             if self.hub.has_pipes() && (is_spinning || patience > 0) && !is_over {
                 patience = patience.saturating_sub(1);
-                self.glance_at_all().map_err(Error::from)?;
+                self.glance().map_err(Error::from)?;
                 std::hint::spin_loop();
                 continue;
             }
@@ -222,8 +230,18 @@ impl Turn for Core {
         self.shard.wants_turn() || self.hub.has_mail()
     }
 
+    /// Looks at the mail each time, which costs nothing, and at the operating system only now and then, unless nobody
+    /// sends mail.
+    #[inline]
     fn glance(&mut self) -> io::Result<usize> {
-        self.glance_at_all()
+        if self.hub.has_mail() {
+            return Ok(self.hub.handle_mail(&mut self.shard));
+        }
+        self.glances = self.glances.wrapping_add(1);
+        if self.hub.has_pipes() && !self.glances.is_multiple_of(GLANCES) {
+            return Ok(0);
+        }
+        Turn::turn(self)
     }
 
     fn settle(&mut self) -> io::Result<()> {

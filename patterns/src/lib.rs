@@ -1,8 +1,9 @@
-//! ZeroMQ's socket patterns and its wire protocol (ZMTP 3.1) on a thread-per-core io_uring engine.
+//! ZeroMQ's socket patterns and its wire protocol (ZMTP 3.1), on io_uring or readiness.
 //!
-//! Sockets are driven [`inline`], on the thread that uses them: a message goes from `send` to the kernel and from the
-//! kernel to `recv` without a thread in between, without a copy of large bodies, and without an allocation in the
-//! steady state. They talk to any ZeroMQ program.
+//! A [`Context`] is for ordinary programs: its sockets are driven in the background, for any thread, blocking or async.
+//! An [`inline::Context`] is for one thread that wants the lowest latency: a message goes from `send` to the kernel and
+//! from the kernel to `recv` without a thread in between and without an allocation in the steady state. Both do without
+//! a copy of large bodies, and talk to any ZeroMQ program.
 //!
 //! ```
 //! use zring::{SocketType, inline::Context};

@@ -284,9 +284,7 @@ impl Shard {
 
     /// Gives buffers back to the kernel and decides how long the driver may wait.
     fn prepare(&mut self, handler: &mut impl Handler, wait: TurnWait) -> Wait {
-        self.pool.collect();
-        self.provide();
-        self.relieve(handler);
+        self.restock(handler);
         let TurnWait::Until(until_ns) = wait else { return Wait::No };
         if !self.quiet.is_empty() {
             return Wait::No;
@@ -299,6 +297,13 @@ impl Shard {
         }
         let deadline_ns = self.earliest(until_ns);
         Wait::Park(deadline_ns.map(|at_ns| at_ns.saturating_sub(self.clock.now_ns())))
+    }
+
+    /// Collects what came back to the pool and hands it on to the driver and to whoever waits for it.
+    fn restock(&mut self, handler: &mut impl Handler) {
+        self.pool.collect();
+        self.provide();
+        self.relieve(handler);
     }
 
     fn earliest(&self, until_ns: Option<u64>) -> Option<u64> {
@@ -321,9 +326,7 @@ impl Shard {
         until_ns: Option<u64>,
     ) -> io::Result<Option<Parking>> {
         self.is_turning = true;
-        self.pool.collect();
-        self.provide();
-        self.relieve(handler);
+        self.restock(handler);
         self.is_turning = false;
         if !self.quiet.is_empty() || !handler.on_sleep() {
             return Ok(None);

@@ -7,13 +7,13 @@ use std::{
 };
 
 use zring_engine::{
-    Clock, Kind, Runner, RunnerConfig, Shard, ShardStats,
+    Clock, Kind, Runner, RunnerConfig, ShardStats,
     lead::{Held, Lead},
 };
 
 use crate::{
     config::Config,
-    core::{Attempt, Core, duration_ns},
+    core::{Attempt, Core, deadline_ns, duration_ns},
     error::{Error, Refusal},
     options::Options,
     socket::{Home, Socket, sealed},
@@ -162,11 +162,9 @@ impl Inner {
             return Ok(());
         }
         let runner = RunnerConfig { name: format!("zring-{number}"), ..config.runner(number) };
-        let (engine, idle) = (config.clone().into_shared_engine(), config.idle());
-        let (inproc, drain_on_drop) = (config.inproc.clone(), config.drain_on_drop);
+        let (shared, idle) = (config.clone(), config.idle());
         let open = move || -> Result<_, Error> {
-            let mut core = Core::new(Shard::open(engine)?, inproc, drain_on_drop);
-            core.hub.share();
+            let core = Core::open_shared(shared)?;
             let (waker, is_mobile) = (core.shard.waker(), core.shard.is_mobile());
             Ok(Arc::new(Lead::new(core, waker, is_mobile, idle)))
         };
@@ -228,8 +226,7 @@ impl sealed::Home for Context {
         timeout: Option<Duration>,
         attempt: impl FnMut(&mut Core) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        let until_ns =
-            timeout.map(|timeout| Clock::new().now_ns().saturating_add(duration_ns(timeout)));
+        let until_ns = deadline_ns(Clock::new(), timeout);
         match self.lead(place).wait(until_ns, &mut Attempt::new(socket, attempt)) {
             Ok(Some(done)) => done,
             Ok(None) => Err(Refusal::WouldBlock),

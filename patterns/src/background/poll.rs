@@ -9,7 +9,7 @@ use std::{
 use zring_engine::{Clock, Parker, lead::Waiter, sys::poll::PollSet};
 
 use crate::{
-    core::{Core, duration_ns},
+    core::{Core, deadline_ns},
     error::Error,
     inline::{POLLIN, POLLOUT},
     socket::Socket,
@@ -63,13 +63,7 @@ impl<'a> PollItem<'a> {
 
     fn check(&mut self, core: &mut Core, key: u32) -> Result<(), Error> {
         core.check()?;
-        self.ready = 0;
-        if self.events & POLLIN != 0 && core.hub.is_readable(&mut core.shard, key) {
-            self.ready |= POLLIN;
-        }
-        if self.events & POLLOUT != 0 && core.hub.check_send(key).is_ok() {
-            self.ready |= POLLOUT;
-        }
+        self.ready = core.readiness(key, self.events);
         Ok(())
     }
 }
@@ -98,7 +92,7 @@ impl<'a> PollItem<'a> {
 pub fn poll(items: &mut [PollItem<'_>], timeout: Option<Duration>) -> Result<usize, Error> {
     let Some(first) = items.first() else { return Ok(0) };
     let clock = Clock::new();
-    let until_ns = timeout.map(|timeout| clock.now_ns().saturating_add(duration_ns(timeout)));
+    let until_ns = deadline_ns(clock, timeout);
     if let Some(socket) = first.socket()
         && items.iter().all(|item| item.socket().is_some_and(|other| other.shares_shard(socket)))
     {

@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use zring_engine::{
-    Shard,
     lead::Lead,
     sim::{Turned, World, register},
 };
@@ -17,9 +16,7 @@ use crate::{
 /// Opens a shard that the world turns. Whether callers may lead, as on readiness, or only the turner does, as on
 /// io_uring, is the seed's choice.
 pub(super) fn open(config: &Config, world: &World) -> Result<Arc<Lead<Core>>, Error> {
-    let shard = Shard::open(config.clone().into_shared_engine())?;
-    let mut core = Core::new(shard, config.inproc.clone(), config.drain_on_drop);
-    core.hub.share();
+    let mut core = Core::open_shared(config.clone())?;
     core.hub.seed(world.below(u64::MAX));
     let waker = core.shard.waker();
     let lead = Arc::new(Lead::new(core, waker, world.below(2) == 0, config.idle()));

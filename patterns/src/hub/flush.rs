@@ -16,8 +16,8 @@ const BURST_SLICE_NS: u64 = 50_000;
 
 /// Sends at once when idle, together under backlog, on a shard whose users open no batch scopes.
 ///
-/// The first message goes out at once. One that follows closely begins a burst: from there on messages queue until a
-/// whole arena block is there, somebody waits, or the slice is over. A slice without messages ends the burst.
+/// The first message goes out at once. One that follows closely begins a burst: from there on messages queue until
+/// 32 KiB are there, somebody waits, or the slice is over. A slice without messages ends the burst.
 #[derive(Debug, Default)]
 pub(super) struct Burst {
     sent_ns: u64,

@@ -47,7 +47,7 @@ impl Context {
     /// A context with the default configuration: waiting calls park.
     ///
     /// # Errors
-    /// When the kernel refuses io_uring.
+    /// When the kernel refuses the driver.
     pub fn new() -> Result<Self, Error> {
         Self::with_config(Config::default())
     }
@@ -55,7 +55,7 @@ impl Context {
     /// A context with this configuration.
     ///
     /// # Errors
-    /// When the configuration is out of bounds, or the kernel refuses io_uring.
+    /// When the configuration is out of bounds, or the kernel refuses the driver.
     pub fn with_config(config: Config) -> Result<Self, Error> {
         let drain_on_drop = config.drain_on_drop;
         let (wait, inproc) = (config.wait, config.inproc.clone());

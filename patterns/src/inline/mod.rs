@@ -1,6 +1,6 @@
 //! Sockets driven inline, on the thread that made them: no I/O thread, no hop, no lock.
 //!
-//! A [`Context`] owns one engine (an io_uring). Its sockets make progress (handshakes, heartbeats,
+//! A [`Context`] owns one engine (an io_uring, where it is to be had). Its sockets make progress (handshakes, heartbeats,
 //! reconnects, sending what queued up) while a call on any of them, or [`Context::turn`], turns it; a thread that
 //! does something else for long keeps its peers waiting. Neither is `Send`: a program uses one context per
 //! thread and lets them talk over endpoints.

@@ -41,14 +41,7 @@ impl<'a> PollItem<'a> {
     }
 
     fn check(&mut self, core: &mut Core) -> bool {
-        let key = self.socket.key();
-        self.ready = 0;
-        if self.events & POLLIN != 0 && core.hub.is_readable(&mut core.shard, key) {
-            self.ready |= POLLIN;
-        }
-        if self.events & POLLOUT != 0 && core.hub.check_send(key).is_ok() {
-            self.ready |= POLLOUT;
-        }
+        self.ready = core.readiness(self.socket.key(), self.events);
         self.ready != 0
     }
 }
