@@ -136,7 +136,10 @@ impl Hub {
             let peer = &mut self.peers[key as usize];
             peer.is_dirty = false;
             if is_alone {
+                let socket = peer.socket;
                 self.queue_or_flush(shard, key, false);
+                // What went out at once has no completion that would give its room to those who wait.
+                self.drain_pending(shard, socket);
             } else {
                 peer.flush(shard);
                 self.wants_flush = true;

@@ -1,6 +1,7 @@
 //! Programs of many sockets in simulated worlds, drawn from a seed: everything that is promised is checked, whatever
 //! happens to the network.
 
+mod churn;
 mod closing;
 mod content;
 mod pipeline;
@@ -12,6 +13,7 @@ mod stage;
 use zring_engine::sim::{Faults, World, batch};
 
 use self::{
+    churn::Churn,
     pipeline::Pipeline,
     publish::Publish,
     request::Request,
@@ -43,11 +45,12 @@ fn draw(stage: &Stage) -> Vec<Box<dyn Scene>> {
         match kind {
             0 => Box::new(Pipeline::start(stage)),
             1 => Box::new(Publish::start(stage)),
+            2 => Box::new(Churn::start(stage)),
             _ => Box::new(Request::start(stage)),
         }
     };
     let count = if stage.below(3) == 0 { 2 } else { 1 };
-    (0..count).map(|_| scene(stage.below(3))).collect()
+    (0..count).map(|_| scene(stage.below(4))).collect()
 }
 
 /// The body blocks in one call after the other while tasks do what they do, until all is done or the time is over.
@@ -103,6 +106,12 @@ fn a_network_without_faults() {
 fn every_wait_ends_with_its_context() {
     let replay = format!("{REPLAY} every_wait");
     batch("ending", &replay, 0..100, &Faults::all(), closing::terminate);
+}
+
+#[test]
+fn a_reply_that_was_left_answers_nothing_else() {
+    let replay = format!("{REPLAY} that_was_left");
+    batch("a reply left", &replay, 0..20, &Faults::none(), request::leave_a_reply);
 }
 
 #[test]

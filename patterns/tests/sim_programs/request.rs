@@ -7,12 +7,12 @@ use std::{
 };
 
 use zring::{Error, Frame, Message, Options, SocketType};
-use zring_engine::sim::Task;
+use zring_engine::sim::{Task, World};
 
 use super::{
     Scene,
     content::Tag,
-    sock::{Caller, Sock},
+    sock::{Caller, Sock, at_once},
     stage::{MS, S, Stage},
 };
 
@@ -27,6 +27,8 @@ struct State {
     answered: Cell<u64>,
     replies: Cell<u64>,
     asking: Cell<usize>,
+    /// Askers go before they are answered, and servers take their time.
+    is_restless: bool,
     is_stopping: Cell<bool>,
 }
 
@@ -67,6 +69,7 @@ impl Request {
             answered: Cell::new(0),
             replies: Cell::new(0),
             asking: Cell::new(req_count),
+            is_restless: stage.below(2) == 0,
             is_stopping: Cell::new(false),
         });
         let world = stage.world();
@@ -142,6 +145,14 @@ async fn ask(state: Rc<State>, slot: Rc<RefCell<Rc<Sock>>>, at: usize, mode: Mod
             let outcome = sock.try_send(Message::from("too early"));
             assert!(is_out_of_step(&outcome), "a request before the reply");
         }
+        if state.is_restless && stage.below(3) == 0 {
+            stage.pause().await;
+            drop(sock);
+            // Whoever comes next may get the same place at the server.
+            restart(&state, &slot, at, mode).await;
+            (sender, is_idle) = (stage.sender(), true);
+            continue;
+        }
         is_idle = await_reply(&state, &sock, tag, mode).await;
         if !is_idle {
             stage.world().trace(&format!("{tag:?} is abandoned by {:?}", sock.stats()));
@@ -216,11 +227,52 @@ async fn serve(state: Rc<State>, sock: Rc<Sock>, at: usize) {
         if stage.below(3) == 0 {
             stage.pause().await;
         }
+        if state.is_restless && stage.below(3) == 0 {
+            let ns = stage.below(20 * MS);
+            stage.world().sleep(ns).await;
+        }
         let reply = reply_to(&request);
         stage.keep(request);
         state.send(&sock, reply).await;
         state.replies.set(state.replies.get() + 1);
     }
+}
+
+/// A reply that is there and that nobody takes is not the reply to the request that follows it.
+pub(crate) fn leave_a_reply(world: &World) {
+    let stage = Stage::new(world, true);
+    let mode = Mode { relaxed: true, correlate: true };
+    let asker = stage.shared(SocketType::Req, mode.options(&stage));
+    let server = stage.shared(SocketType::Rep, stage.options());
+    let endpoint = stage.endpoint();
+    at_once(server.bind(&stage, Caller::Body, &endpoint));
+    asker.connect(&endpoint);
+    let send = |sock: &Sock, message| {
+        let mut left = Some(message);
+        while let Some(message) = left.take() {
+            left = at_once(sock.send(&stage, Caller::Body, message)).expect("sent");
+        }
+    };
+    let receive = |sock: &Sock| loop {
+        let received = at_once(sock.recv(&stage, Caller::Body)).expect("received");
+        if let Some(message) = received {
+            return message;
+        }
+    };
+    for number in 0..2 {
+        let tag = Tag { topic: b'r', sender: 1, number };
+        send(&asker, stage.shapes().make(world, tag, 10_000));
+        let request = receive(&server);
+        assert_eq!(stage.shapes().check(&request), tag);
+        send(&server, reply_to(&request));
+        world.run_for(100 * MS);
+    }
+    let replied = stage.shapes().check(&request_of(&receive(&asker)));
+    assert_eq!((replied.number, asker.stats().messages_dropped), (1, 1));
+    for sock in [asker, server] {
+        assert_eq!(sock.close().unsent_messages, 0);
+    }
+    stage.end();
 }
 
 impl Scene for Request {

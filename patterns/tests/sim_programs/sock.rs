@@ -174,6 +174,14 @@ impl Sock {
         each!(self, socket => socket.connect(endpoint)).expect("connected");
     }
 
+    pub(crate) fn disconnect(&self, endpoint: &str) {
+        each!(self, socket => socket.disconnect(endpoint)).expect("disconnected");
+    }
+
+    pub(crate) fn unbind(&self, endpoint: &str) {
+        each!(self, socket => socket.unbind(endpoint)).expect("unbound");
+    }
+
     /// Binds, again and again while somebody who is about to go has the endpoint.
     pub(crate) async fn bind(&self, stage: &Stage, caller: Caller, endpoint: &str) {
         for _ in 0..10_000 {

@@ -298,8 +298,12 @@ impl Net {
 
     /// The socket's descriptor was closed.
     pub(crate) fn close(&mut self, id: SocketId) {
+        if !self.sockets.get(&id).is_none_or(Socket::is_idle) {
+            // What unwinds has failed already: a second panic would keep the first one's report from being seen.
+            assert!(std::thread::panicking(), "socket {id} was closed under an operation");
+            return;
+        }
         let Some(socket) = self.sockets.remove(&id) else { return };
-        assert!(socket.is_idle(), "socket {id} was closed under an operation");
         if let Some((fd, _)) = socket.name.filter(|(fd, _)| self.by_fd.get(fd) == Some(&id)) {
             self.by_fd.remove(&fd);
         }
