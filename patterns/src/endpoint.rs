@@ -189,6 +189,11 @@ impl ConnectTarget {
 }
 
 impl Endpoint {
+    /// Whether the text names a place in this process.
+    pub(crate) fn is_inproc(endpoint: &str) -> bool {
+        matches!(endpoint.parse(), Ok(Endpoint::Inproc(_)))
+    }
+
     /// What binding to this endpoint listens on. With `ipv6` the wildcard host is `[::]`, else `0.0.0.0`.
     pub fn bind_target(&self, ipv6: bool) -> BindTarget {
         let (host, port) = match self {

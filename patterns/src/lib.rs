@@ -34,6 +34,7 @@ mod inproc;
 mod message;
 mod monitor;
 mod options;
+mod parts;
 mod reconnect;
 #[doc(hidden)]
 pub mod route;

@@ -330,6 +330,26 @@ pub struct SocketStats {
 }
 
 impl SocketStats {
+    /// Adds those of another part of the socket.
+    pub(crate) fn merge(&mut self, part: &Self) {
+        self.peers += part.peers;
+        self.handshakes_done += part.handshakes_done;
+        self.handshakes_failed += part.handshakes_failed;
+        self.violations += part.violations;
+        self.retries += part.retries;
+        self.messages_in += part.messages_in;
+        self.messages_out += part.messages_out;
+        self.bytes_in += part.bytes_in;
+        self.bytes_out += part.bytes_out;
+        self.messages_dropped += part.messages_dropped;
+        self.messages_malformed += part.messages_malformed;
+        self.messages_requeued += part.messages_requeued;
+        self.messages_pending += part.messages_pending;
+        self.stalls_out += part.stalls_out;
+        self.stalls_in += part.stalls_in;
+        self.events_lost += part.events_lost;
+    }
+
     /// Adds one connection's traffic: of those that are up for a snapshot, of one that ended for good.
     pub fn add(&mut self, peer: &PeerStats) {
         self.messages_in += peer.messages_in;

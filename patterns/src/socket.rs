@@ -1,15 +1,23 @@
 //! Sockets: one implementation for every kind of context.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use zring_engine::Clock;
 
 use crate::{
     background::Context,
     core::Core,
+    endpoint::Endpoint,
     error::{Error, Refusal, SendError},
     frame::Frame,
     message::{Message, Sendable},
     monitor::{Event, EventQueue, PeerStats, SocketStats},
     options::{OptionError, Options},
+    parts::{Part, Parts},
     socket_type::SocketType,
 };
 
@@ -22,7 +30,7 @@ pub struct CloseReport {
 }
 
 pub(crate) mod sealed {
-    use super::{Core, Duration, Error, Refusal};
+    use super::{Clock, Core, Duration, Error, Refusal};
 
     /// How a socket gets at what it is made of.
     pub trait Home: Clone + std::fmt::Debug {
@@ -40,6 +48,12 @@ pub(crate) mod sealed {
 
         /// Looks once for what the operating system has.
         fn look(core: &mut Self::Guard<'_>) -> Result<(), Error>;
+
+        /// Whether a socket may have several parts.
+        const HAS_PARTS: bool;
+
+        /// Until when a call looks again and again before it sleeps, if it begins to wait now.
+        fn spin_until_ns(&self, clock: Clock) -> u64;
 
         /// Repeats an attempt until it succeeds, fails, or the time is up ([`Refusal::WouldBlock`]).
         fn wait_for<T>(
@@ -68,8 +82,10 @@ pub trait Home: sealed::Home {}
 /// is sent in parts ([`Socket::send_more`]). Once the context was terminated, calls answer [`Error::Terminated`].
 pub struct Socket<C: Home = Context> {
     context: C,
-    place: C::Place,
-    key: u32,
+    /// Its only part, or the first.
+    part: Part<C::Place>,
+    /// All of them, if there are several.
+    parts: Option<Box<Parts<C::Place>>>,
     closed: bool,
 }
 
@@ -77,50 +93,99 @@ macro_rules! options {
     ($($(#[$doc:meta])* $set:ident, $get:ident: $kind:ty;)*) => {$(
         $(#[$doc])*
         pub fn $set(&self, value: $kind) {
-            self.core().hub.sockets[self.key as usize].options.$get = value;
+            self.each(|core, key| core.hub.sockets[key as usize].options.$get = value.clone());
         }
         #[doc = concat!("The value of `", stringify!($get), "`; see [`Options`].")]
         #[must_use]
         pub fn $get(&self) -> $kind {
-            self.core().hub.sockets[self.key as usize].options.$get
+            self.core().hub.sockets[self.key() as usize].options.$get
         }
     )*};
 }
 
 impl<C: Home> Socket<C> {
     pub(crate) fn new(context: C, place: C::Place, key: u32) -> Self {
-        Self { context, place, key, closed: false }
+        Self { context, part: Part { place, key }, parts: None, closed: false }
     }
 
     #[inline]
     pub(crate) fn core(&self) -> C::Guard<'_> {
-        self.context.core(&self.place)
+        self.context.core(&self.part.place)
     }
 
+    #[inline]
     pub(crate) fn key(&self) -> u32 {
-        self.key
+        self.part.key
     }
 
     pub(crate) fn place(&self) -> &C::Place {
-        &self.place
+        &self.part.place
     }
 
+    /// Of parts that share what [`Parts`] says. The first is the one that listens.
+    pub(crate) fn in_parts(context: C, parts: Parts<C::Place>) -> Self
+    where
+        C::Place: Clone,
+    {
+        let part = parts.all()[0].clone();
+        Self { context, part, parts: Some(Box::new(parts)), closed: false }
+    }
+
+    /// All parts, if there are several.
+    pub(crate) fn apart(&self) -> Option<&Parts<C::Place>> {
+        self.parts.as_deref()
+    }
+
+    /// The parts, the first in front; mostly it is the only one.
+    pub(crate) fn parts(&self) -> &[Part<C::Place>] {
+        match &self.parts {
+            None => std::slice::from_ref(&self.part),
+            Some(parts) => parts.all(),
+        }
+    }
+
+    /// Does something to each part.
+    pub(crate) fn each(&self, mut action: impl FnMut(&mut Core, u32)) {
+        for part in self.parts() {
+            action(&mut self.context.core(&part.place), part.key);
+        }
+    }
+
+    /// As [`Socket::each`], as far as it succeeds.
+    fn try_each(
+        &self,
+        mut action: impl FnMut(&mut Core, u32) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        for part in self.parts() {
+            action(&mut self.context.core(&part.place), part.key)?;
+        }
+        Ok(())
+    }
+
+    /// Repeats an attempt, which is made with whatever it needs for a socket in one place, or in several.
     fn wait_for<T>(
         &self,
         timeout: Option<Duration>,
-        attempt: impl FnMut(&mut Core) -> Result<T, Refusal>,
+        mut attempt: impl FnMut(Option<&mut Core>) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        self.context.wait_for(&self.place, self.key, timeout, attempt)
+        match self.parts {
+            None => {
+                let Part { place, key } = &self.part;
+                self.context.wait_for(place, *key, timeout, |core| attempt(Some(core)))
+            }
+            Some(_) => self.wait_apart(timeout, || attempt(None)),
+        }
     }
 
-    /// Changes how the socket is connected, and begins at once to do so.
+    /// Changes how a part is connected, and begins at once to do so.
     fn change(
         &self,
+        part: &Part<C::Place>,
         change: impl FnOnce(&mut Core, u32) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let mut core = self.core();
+        let mut core = self.context.core(&part.place);
         core.check()?;
-        change(&mut core, self.key)?;
+        change(&mut core, part.key)?;
         C::look(&mut core)
     }
 
@@ -133,7 +198,7 @@ impl<C: Home> Socket<C> {
     /// The pattern it follows.
     #[must_use]
     pub fn socket_type(&self) -> SocketType {
-        self.core().hub.sockets[self.key as usize].socket_type
+        self.core().hub.sockets[self.key() as usize].socket_type
     }
 
     /// Listens at an endpoint: `tcp://127.0.0.1:5555`, `tcp://*:*` (port 0 or `*`: the system chooses),
@@ -142,7 +207,9 @@ impl<C: Home> Socket<C> {
     /// # Errors
     /// [`Error::Endpoint`] for a malformed one, [`Error::AddressInUse`], or [`Error::Io`].
     pub fn bind(&self, endpoint: &str) -> Result<(), Error> {
-        self.change(|Core { shard, hub, .. }, key| hub.bind(shard, key, endpoint))
+        self.change(&self.part, |Core { shard, hub, .. }, key| hub.bind(shard, key, endpoint))?;
+        self.parts.iter().for_each(|parts| parts.note_last(0));
+        Ok(())
     }
 
     /// Stops listening at an endpoint. Connections accepted there live on. In the background on io_uring a port is free
@@ -151,7 +218,7 @@ impl<C: Home> Socket<C> {
     /// # Errors
     /// [`Error::UnknownEndpoint`] when the socket does not listen there, [`Error::Endpoint`].
     pub fn unbind(&self, endpoint: &str) -> Result<(), Error> {
-        self.change(|Core { shard, hub, .. }, key| hub.unbind(shard, key, endpoint))
+        self.change(&self.part, |Core { shard, hub, .. }, key| hub.unbind(shard, key, endpoint))
     }
 
     /// Connects to an endpoint, now and again whenever the connection is lost. Returns at once; whether and
@@ -160,7 +227,13 @@ impl<C: Home> Socket<C> {
     /// # Errors
     /// [`Error::Endpoint`] for an endpoint that is malformed or has a wildcard.
     pub fn connect(&self, endpoint: &str) -> Result<(), Error> {
-        self.change(|Core { shard, hub, .. }, key| hub.connect(shard, key, endpoint))
+        let connect = |core: &mut Core, key| core.hub.connect(&mut core.shard, key, endpoint);
+        let Some(parts) = &self.parts else { return self.change(&self.part, connect) };
+        // What is in this process makes no connection that would be worth a place of its own.
+        let number = if Endpoint::is_inproc(endpoint) { 0 } else { parts.least_loaded() };
+        self.change(&parts.all()[number], connect)?;
+        parts.note_last(number);
+        Ok(())
     }
 
     /// Ends one connection made by [`Socket::connect`] and stops trying. What was queued for it goes to other
@@ -169,14 +242,24 @@ impl<C: Home> Socket<C> {
     /// # Errors
     /// [`Error::UnknownEndpoint`] when the socket is not connected there, [`Error::Endpoint`].
     pub fn disconnect(&self, endpoint: &str) -> Result<(), Error> {
-        self.change(|Core { shard, hub, .. }, key| hub.disconnect_endpoint(shard, key, endpoint))
+        let mut done = Ok(());
+        for part in self.parts() {
+            done = self.change(part, |Core { shard, hub, .. }, key| {
+                hub.disconnect_endpoint(shard, key, endpoint)
+            });
+            if !matches!(done, Err(Error::UnknownEndpoint(_))) {
+                break;
+            }
+        }
+        done
     }
 
     /// The endpoint of the last `bind` (with its real port or path) or `connect`.
     #[must_use]
     pub fn last_endpoint(&self) -> Option<String> {
-        let core = self.core();
-        core.hub.sockets[self.key as usize].last_endpoint.as_deref().map(str::to_owned)
+        let Part { place, key } = self.apart().map_or(&self.part, Parts::last);
+        let core = self.context.core(place);
+        core.hub.sockets[*key as usize].last_endpoint.as_deref().map(str::to_owned)
     }
 
     /// Sends one message, waiting up to `sndtimeo` for a peer with room. Outside of a batch scope it goes out
@@ -188,9 +271,7 @@ impl<C: Home> Socket<C> {
     #[inline]
     pub fn send<P: Sendable>(&self, payload: P) -> Result<(), SendError<P>> {
         let mut payload = Some(payload);
-        // The core is let go of before anything waits.
-        let sent = attempt_send::<C, P>(&mut self.core(), self.key, &mut payload);
-        match sent {
+        match self.attempt_send(&mut payload) {
             Ok(()) => Ok(()),
             Err(refusal) => self.send_waiting(refusal, payload),
         }
@@ -203,12 +284,22 @@ impl<C: Home> Socket<C> {
         mut payload: Option<P>,
     ) -> Result<(), SendError<P>> {
         let sent = match refusal {
-            Refusal::WouldBlock => self.wait_for(self.sndtimeo(), |core| {
-                attempt_send::<C, P>(core, self.key, &mut payload)
+            Refusal::WouldBlock => self.wait_for(self.sndtimeo(), |core| match core {
+                Some(core) => attempt_send::<C, P>(core, self.key(), &mut payload),
+                None => self.attempt_send(&mut payload),
             }),
             refusal => Err(refusal),
         };
         give_back(sent, payload)
+    }
+
+    /// One attempt, after which nothing is held.
+    #[inline]
+    pub(crate) fn attempt_send<P: Sendable>(&self, payload: &mut Option<P>) -> Result<(), Refusal> {
+        match &self.parts {
+            Some(parts) if C::HAS_PARTS => self.attempt_send_apart(parts, payload),
+            _ => attempt_send::<C, P>(&mut self.core(), self.key(), payload),
+        }
     }
 
     /// Sends one message if that is possible without waiting.
@@ -218,12 +309,11 @@ impl<C: Home> Socket<C> {
     #[inline]
     pub fn try_send<P: Sendable>(&self, payload: P) -> Result<(), SendError<P>> {
         let mut payload = Some(payload);
-        let mut core = self.core();
-        let sent = match attempt_send::<C, P>(&mut core, self.key, &mut payload) {
+        let sent = match self.attempt_send(&mut payload) {
             Ok(()) => return Ok(()),
-            Err(Refusal::WouldBlock) => C::look(&mut core)
-                .map_err(Refusal::from)
-                .and_then(|()| attempt_send::<C, P>(&mut core, self.key, &mut payload)),
+            Err(Refusal::WouldBlock) => {
+                self.look().map_err(Refusal::from).and_then(|()| self.attempt_send(&mut payload))
+            }
             refused => refused,
         };
         give_back(sent, payload)
@@ -235,7 +325,12 @@ impl<C: Home> Socket<C> {
     /// # Errors
     /// [`Error::Unsupported`] on a socket that only receives.
     pub fn send_more(&self, frame: impl Into<Frame>) -> Result<(), Error> {
-        self.core().hub.send_more(self.key, frame.into())
+        let Some(parts) = &self.parts else {
+            return self.core().hub.send_more(self.key(), frame.into());
+        };
+        self.core().hub.check_sends(self.key())?;
+        parts.keep_partial(frame.into());
+        Ok(())
     }
 
     /// Sends a multipart message, whole or not at all.
@@ -257,8 +352,7 @@ impl<C: Home> Socket<C> {
     /// [`Error::Unsupported`], [`Error::Io`].
     #[inline]
     pub fn recv(&self) -> Result<Message, Error> {
-        let received = attempt_recv(&mut self.core(), self.key);
-        match received {
+        match self.attempt_recv() {
             Ok(message) => Ok(message),
             Err(refusal) => self.recv_waiting(refusal),
         }
@@ -267,7 +361,20 @@ impl<C: Home> Socket<C> {
     #[cold]
     fn recv_waiting(&self, refusal: Refusal) -> Result<Message, Error> {
         let Refusal::WouldBlock = refusal else { return Err(refusal.into()) };
-        Ok(self.wait_for(self.rcvtimeo(), |core| attempt_recv(core, self.key))?)
+        let received = self.wait_for(self.rcvtimeo(), |core| match core {
+            Some(core) => attempt_recv(core, self.key()),
+            None => self.attempt_recv(),
+        });
+        Ok(received?)
+    }
+
+    /// One attempt, after which nothing is held.
+    #[inline]
+    pub(crate) fn attempt_recv(&self) -> Result<Message, Refusal> {
+        match &self.parts {
+            Some(parts) if C::HAS_PARTS => self.attempt_recv_apart(parts),
+            _ => attempt_recv(&mut self.core(), self.key()),
+        }
     }
 
     /// Receives one message if one is there.
@@ -276,12 +383,11 @@ impl<C: Home> Socket<C> {
     /// As [`Socket::recv`].
     #[inline]
     pub fn try_recv(&self) -> Result<Message, Error> {
-        let mut core = self.core();
-        match attempt_recv(&mut core, self.key) {
+        match self.attempt_recv() {
             Ok(message) => Ok(message),
             Err(Refusal::WouldBlock) => {
-                C::look(&mut core)?;
-                Ok(attempt_recv(&mut core, self.key)?)
+                self.look()?;
+                Ok(self.attempt_recv()?)
             }
             Err(refusal) => Err(refusal.into()),
         }
@@ -318,11 +424,12 @@ impl<C: Home> Socket<C> {
     /// # Errors
     /// [`Error::Unsupported`] on other types, [`Error::SubscriptionTooLong`] beyond 64 KiB.
     pub fn subscribe(&self, prefix: impl AsRef<[u8]>) -> Result<(), Error> {
-        let mut core = self.core();
-        core.check()?;
-        let Core { shard, hub, .. } = &mut *core;
-        hub.subscribe(shard, self.key, prefix.as_ref())?;
-        C::settle(&mut core)
+        self.try_each(|core, key| {
+            core.check()?;
+            let Core { shard, hub, .. } = core;
+            hub.subscribe(shard, key, prefix.as_ref())?;
+            C::settle(core)
+        })
     }
 
     /// SUB: takes one subscription back; one that was never made is ignored.
@@ -330,11 +437,12 @@ impl<C: Home> Socket<C> {
     /// # Errors
     /// [`Error::Unsupported`] on other types.
     pub fn unsubscribe(&self, prefix: impl AsRef<[u8]>) -> Result<(), Error> {
-        let mut core = self.core();
-        core.check()?;
-        let Core { shard, hub, .. } = &mut *core;
-        hub.unsubscribe(shard, self.key, prefix.as_ref())?;
-        C::settle(&mut core)
+        self.try_each(|core, key| {
+            core.check()?;
+            let Core { shard, hub, .. } = core;
+            hub.unsubscribe(shard, key, prefix.as_ref())?;
+            C::settle(core)
+        })
     }
 
     /// Waits until `count` peers have shaken hands, so that nothing is sent too early or goes to fewer peers
@@ -343,8 +451,8 @@ impl<C: Home> Socket<C> {
     /// # Errors
     /// [`Error::TooFew`] when the time is up.
     pub fn wait_for_peers(&self, count: usize, timeout: Option<Duration>) -> Result<(), Error> {
-        self.wait_for_count(count, timeout, |core| {
-            Ok(core.hub.sockets[self.key as usize].ready_peers)
+        self.wait_for_count(count, timeout, |core, key| {
+            Ok(core.hub.sockets[key as usize].ready_peers)
         })
     }
 
@@ -360,27 +468,36 @@ impl<C: Home> Socket<C> {
         timeout: Option<Duration>,
     ) -> Result<(), Error> {
         let topic = topic.as_ref();
-        self.wait_for_count(count, timeout, |core| core.hub.subscribers(self.key, topic))
+        self.wait_for_count(count, timeout, |core, key| core.hub.subscribers(key, topic))
     }
 
     fn wait_for_count(
         &self,
         wanted: usize,
         timeout: Option<Duration>,
-        count: impl Fn(&mut Core) -> Result<usize, Error>,
+        count: impl Fn(&mut Core, u32) -> Result<usize, Error>,
     ) -> Result<(), Error> {
-        let attempt = |core: &mut Core| {
-            core.check()?;
-            count(core)
+        let sum = || {
+            let mut sum = 0;
+            self.try_each(|core, key| {
+                core.check()?;
+                sum += count(core, key)?;
+                Ok(())
+            })?;
+            Ok::<_, Error>(sum)
         };
-        let reached = self.wait_for(timeout, |core| match attempt(core)? {
-            there if there >= wanted => Ok(()),
-            _ => Err(Refusal::WouldBlock),
+        let reached = self.wait_for(timeout, |core| {
+            let there = match core {
+                Some(core) => {
+                    core.check()?;
+                    count(core, self.key())?
+                }
+                None => sum()?,
+            };
+            if there >= wanted { Ok(()) } else { Err(Refusal::WouldBlock) }
         });
         match reached {
-            Err(Refusal::WouldBlock) => {
-                Err(Error::TooFew { there: count(&mut self.core())?, wanted })
-            }
+            Err(Refusal::WouldBlock) => Err(Error::TooFew { there: sum()?, wanted }),
             reached => Ok(reached?),
         }
     }
@@ -388,27 +505,33 @@ impl<C: Home> Socket<C> {
     /// Starts to record events, up to `capacity` not yet taken; more are counted as lost
     /// ([`SocketStats::events_lost`]). 0 stops.
     pub fn monitor(&self, capacity: usize) {
-        let mut core = self.core();
-        let socket = &mut core.hub.sockets[self.key as usize];
-        socket.events = (capacity > 0).then(|| EventQueue::new(capacity));
+        let events = (capacity > 0).then(|| Arc::new(Mutex::new(EventQueue::new(capacity))));
+        self.each(|core, key| core.hub.sockets[key as usize].events.clone_from(&events));
     }
 
     /// The oldest event not yet taken. Never waits.
     #[must_use]
     pub fn next_event(&self) -> Option<Event> {
-        self.core().hub.sockets[self.key as usize].events.as_mut()?.pop()
+        let events = self.core().hub.sockets[self.key() as usize].events.clone()?;
+        events.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 
     /// Counters over all connections, ended ones included.
     #[must_use]
     pub fn stats(&self) -> SocketStats {
-        self.core().hub.stats(self.key)
+        let mut stats = self.core().hub.stats(self.key());
+        for part in &self.parts()[1..] {
+            stats.merge(&self.context.core(&part.place).hub.stats(part.key));
+        }
+        stats
     }
 
     /// Counters of each connection that is up.
     #[must_use]
     pub fn peers(&self) -> Vec<PeerStats> {
-        self.core().hub.peer_stats(self.key)
+        let mut peers = Vec::new();
+        self.each(|core, key| peers.append(&mut core.hub.peer_stats(key)));
+        peers
     }
 
     options! {
@@ -453,7 +576,10 @@ impl<C: Home> Socket<C> {
     /// # Errors
     /// [`OptionError`] when it is longer than 255 bytes or begins with a zero byte.
     pub fn set_routing_id(&self, id: impl AsRef<[u8]>) -> Result<(), OptionError> {
-        self.core().hub.sockets[self.key as usize].options.set_routing_id(id.as_ref())
+        let mut options = self.options();
+        options.set_routing_id(id.as_ref())?;
+        self.each(|core, key| core.hub.sockets[key as usize].options = options.clone());
+        Ok(())
     }
 
     /// How long the peer may hear nothing from us, told with each PING (`ZMQ_HEARTBEAT_TTL`).
@@ -461,22 +587,26 @@ impl<C: Home> Socket<C> {
     /// # Errors
     /// [`OptionError`] beyond 6,553.5 s.
     pub fn set_heartbeat_ttl(&self, ttl: Option<Duration>) -> Result<(), OptionError> {
-        self.core().hub.sockets[self.key as usize].options.set_heartbeat_ttl(ttl)
+        let mut options = self.options();
+        options.set_heartbeat_ttl(ttl)?;
+        self.each(|core, key| core.hub.sockets[key as usize].options = options.clone());
+        Ok(())
     }
 
     /// All options at once.
     #[must_use]
     pub fn options(&self) -> Options {
-        self.core().hub.sockets[self.key as usize].options.clone()
+        self.core().hub.sockets[self.key() as usize].options.clone()
     }
 
     /// Replaces all options; like single ones they apply to connections made afterwards.
     ///
     /// # Errors
     /// [`Error::Option`] for a value out of its bounds.
+    #[expect(clippy::needless_pass_by_value, reason = "each part keeps its own")]
     pub fn set_options(&self, options: Options) -> Result<(), Error> {
         options.validate()?;
-        self.core().hub.sockets[self.key as usize].options = options;
+        self.each(|core, key| core.hub.sockets[key as usize].options = options.clone());
         Ok(())
     }
 
@@ -485,16 +615,23 @@ impl<C: Home> Socket<C> {
     #[allow(clippy::must_use_candidate, reason = "often called for its effect alone")]
     pub fn close(mut self) -> CloseReport {
         self.closed = true;
-        let key = self.key;
-        self.core().close(key);
-        let gone = self.wait_for(None, |core| match core.hub.reap_socket(key) {
-            Some(unsent) => Ok(unsent),
-            // It goes on without us.
-            None if core.is_terminated => Ok(core.hub.unsent(key)),
-            None => Err(Refusal::WouldBlock),
-        });
+        self.each(Core::close);
+        let unsent_messages = self.parts().iter().map(|part| self.wait_until_gone(part)).sum();
+        CloseReport { unsent_messages }
+    }
+
+    /// Waits until a closed part has nothing left; returns how many messages it gave up.
+    fn wait_until_gone(&self, Part { place, key }: &Part<C::Place>) -> u64 {
+        let key = *key;
+        let gone =
+            self.context.wait_for(place, key, None, |core| match core.hub.reap_socket(key) {
+                Some(unsent) => Ok(unsent),
+                // It goes on without us.
+                None if core.is_terminated => Ok(core.hub.unsent(key)),
+                None => Err(Refusal::WouldBlock),
+            });
         // Only a refusing kernel ends this early; then nothing can be sent any more anyway.
-        CloseReport { unsent_messages: gone.unwrap_or_default() }
+        gone.unwrap_or_default()
     }
 }
 
@@ -541,15 +678,16 @@ impl<C: Home> Drop for Socket<C> {
             return;
         }
         // A handle is never dropped inside a call on its context, so it gets at it.
-        let mut core = self.core();
-        core.close(self.key);
-        let _ = C::look(&mut core);
-        core.hub.reap_socket(self.key);
+        self.each(Core::close);
+        let _ = self.look();
+        self.each(|core, key| {
+            core.hub.reap_socket(key);
+        });
     }
 }
 
 impl<C: Home> fmt::Debug for Socket<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Socket").field("key", &self.key).finish_non_exhaustive()
+        f.debug_struct("Socket").field("key", &self.part.key).finish_non_exhaustive()
     }
 }

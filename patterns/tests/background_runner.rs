@@ -12,6 +12,11 @@ use zring::{Config, Context, Error, Scheduling, Socket, SocketType};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// These tests say by themselves how many shards there are.
+fn ways() -> Vec<Way> {
+    Way::background().into_iter().filter(|&way| way != Way::Spread).collect()
+}
+
 /// These tests look at the threads of the whole process, so they run one by one.
 static ALONE: Mutex<()> = Mutex::new(());
 
@@ -109,7 +114,7 @@ fn time_to_drop(ctx: Context, socket: Socket) -> Duration {
 #[test]
 fn runners_are_named_and_end_with_their_context() {
     let _alone = alone();
-    in_ways(Way::background(), LIMIT, |way| {
+    in_ways(ways(), LIMIT, |way| {
         are_gone();
         let ctx = way.background_with(Config { shards: 3, ..way.config() });
         let names: Vec<String> = runners().into_iter().map(|task| task.name).collect();
@@ -126,7 +131,7 @@ fn runners_are_named_and_end_with_their_context() {
 #[test]
 fn many_contexts_leave_nothing_behind() {
     let _alone = alone();
-    in_ways(Way::background(), LIMIT, |way| {
+    in_ways(ways(), LIMIT, |way| {
         let fds = || std::fs::read_dir("/proc/self/fd").expect("/proc/self/fd").count();
         let before = fds();
         for _ in 0..20 {
@@ -144,7 +149,7 @@ fn many_contexts_leave_nothing_behind() {
 #[test]
 fn runners_are_bound_to_their_cores() {
     let _alone = alone();
-    in_ways(Way::background(), LIMIT, |way| {
+    in_ways(ways(), LIMIT, |way| {
         let cores = cores();
         let (first, last) = (cores[0], *cores.last().expect("one core at least"));
         let config = Config { shards: 3, runner_cores: vec![last, first], ..way.config() };
@@ -157,7 +162,7 @@ fn runners_are_bound_to_their_cores() {
 #[test]
 fn runners_are_as_nice_as_they_are_told() {
     let _alone = alone();
-    in_ways(Way::background(), LIMIT, |way| {
+    in_ways(ways(), LIMIT, |way| {
         let config = Config { runner_scheduling: Scheduling::Nice(19), ..way.config() };
         let _ctx = way.background_with(config);
         assert_eq!(runners().iter().map(|task| task.nice).collect::<Vec<_>>(), [19]);
@@ -167,7 +172,7 @@ fn runners_are_as_nice_as_they_are_told() {
 #[test]
 fn a_configuration_out_of_bounds_is_refused_and_starts_nothing() {
     let _alone = alone();
-    in_ways(Way::background(), LIMIT, |way| {
+    in_ways(ways(), LIMIT, |way| {
         for shards in [0, Config::SHARDS_MAX + 1, usize::MAX] {
             let refused = Context::with_config(Config { shards, ..way.config() });
             assert!(
@@ -196,7 +201,7 @@ fn a_configuration_out_of_bounds_is_refused_and_starts_nothing() {
 #[test]
 fn a_dropped_context_sends_what_its_closed_sockets_have() {
     let _alone = alone();
-    in_ways(Way::background(), LIMIT, |way| {
+    in_ways(ways(), LIMIT, |way| {
         let receiving = way.background_context();
         let pull = open(&receiving, SocketType::Pull);
         let endpoint = bind(&pull);
@@ -223,7 +228,7 @@ fn a_dropped_context_sends_what_its_closed_sockets_have() {
 #[test]
 fn a_dropped_context_drains_no_longer_than_it_may() {
     let _alone = alone();
-    in_ways(Way::background(), LIMIT, |way| {
+    in_ways(ways(), LIMIT, |way| {
         let drain_on_drop = Duration::from_millis(300);
         let ctx = way.background_with(Config { drain_on_drop, ..way.config() });
         let push = with_five_unsent(&ctx, None);
@@ -236,7 +241,7 @@ fn a_dropped_context_drains_no_longer_than_it_may() {
 #[test]
 fn a_dropped_context_waits_no_longer_than_its_sockets_linger() {
     let _alone = alone();
-    in_ways(Way::background(), LIMIT, |way| {
+    in_ways(ways(), LIMIT, |way| {
         for linger in [Duration::ZERO, Duration::from_millis(300)] {
             let ctx = way.background_with(Config { drain_on_drop: PATIENCE, ..way.config() });
             let push = with_five_unsent(&ctx, Some(linger));
@@ -250,7 +255,7 @@ fn a_dropped_context_waits_no_longer_than_its_sockets_linger() {
 #[test]
 fn a_message_in_flight_survives_the_end_of_its_context() {
     let _alone = alone();
-    in_ways(Way::background(), LIMIT, |way| {
+    in_ways(ways(), LIMIT, |way| {
         let ctx = way.background_context();
         let pull = open(&ctx, SocketType::Pull);
         let push = open(&ctx, SocketType::Push);

@@ -258,7 +258,7 @@ fn a_disconnect_at_every_byte_of_a_message() {
 #[test]
 fn an_unknown_command_is_no_fault() {
     let _alone = ALONE.lock();
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let victim = Victim::new(way, SocketType::Pull);
         let mut raw = victim.intruder("PUSH");
         turning(&victim.ctx, || {

@@ -182,7 +182,7 @@ fn a_peer_that_only_connects() {
 /// A peer that leaves after each possible number of bytes, over both transports.
 #[test]
 fn a_disconnect_at_every_byte_of_the_handshake() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let victim = Victim::new(way);
         let handshake = [greeting(1), ready("PUSH")].concat();
         for endpoint in &victim.endpoints {
@@ -201,7 +201,7 @@ fn a_disconnect_at_every_byte_of_the_handshake() {
 /// The handshake arrives one byte at a time, then everything in one piece: both are fine.
 #[test]
 fn fragmentation_is_no_fault() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let victim = Victim::new(way);
         let all = [greeting(1), ready("PUSH"), frame(0, b"hello"), frame(0, &[5; 300])].concat();
         let pieces = [1, 2, 7, 64, all.len()];

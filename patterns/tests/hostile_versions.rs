@@ -13,7 +13,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// A peer that greets with `bytes`: it is turned away, and told and counted as such.
 fn is_turned_away(bytes: &'static [u8]) {
-    in_ways(Way::four(), LIMIT, move |way| {
+    in_ways(Way::all(), LIMIT, move |way| {
         let ctx = way.context();
         let pull = open(&ctx, SocketType::Pull);
         pull.set_handshake_ivl(Some(Duration::from_millis(500)));
@@ -42,7 +42,7 @@ fn zmtp_2_is_turned_away() {
 
 #[test]
 fn a_later_version_is_spoken_to_as_ours() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let pull = open(&ctx, SocketType::Pull);
         let endpoint = bind_tcp(&pull);
@@ -62,7 +62,7 @@ fn a_later_version_is_spoken_to_as_ours() {
 
 #[test]
 fn a_3_0_subscriber_subscribes_by_message() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let publisher = open(&ctx, SocketType::Pub);
         publisher.monitor(100);
@@ -95,7 +95,7 @@ type Said = (u8, &'static [u8]);
 
 /// Our SUB says `wanted` to a publisher of version 3.`minor` when it subscribes and unsubscribes.
 fn says_subscribing(minor: u8, wanted: [Said; 2]) {
-    in_ways(Way::four(), LIMIT, move |way| {
+    in_ways(Way::all(), LIMIT, move |way| {
         let ctx = way.context();
         let sub = open(&ctx, SocketType::Sub);
         sub.monitor(100);

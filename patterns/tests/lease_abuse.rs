@@ -174,7 +174,7 @@ fn drops_in_any_order() {
 
 #[test]
 fn a_message_received_is_sent_on_after_its_context_is_gone() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let first = way.context();
         let pull = open(&first, SocketType::Pull);
         let sender = sender(way, bind_tcp(&pull), 100);

@@ -61,8 +61,12 @@ fn it_is_found_out_and_told_to_those_who_insist() {
 #[test]
 fn all_patterns_work() {
     without_uring("all_patterns_work", || {
-        assert_eq!(Way::four(), [Way::Ready, Way::BackgroundReady], "only what can be had");
-        in_ways(Way::four(), LIMIT, |way| {
+        assert_eq!(
+            Way::all(),
+            [Way::Ready, Way::BackgroundReady, Way::Spread],
+            "only what can be had"
+        );
+        in_ways(Way::all(), LIMIT, |way| {
             let (ctx, sizes) = (way.context(), plan("sizes"));
             let (pull, push) = pair(&ctx, SocketType::Pull, SocketType::Push);
             let (rep, req) = pair(&ctx, SocketType::Rep, SocketType::Req);

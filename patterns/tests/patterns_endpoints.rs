@@ -17,7 +17,7 @@ fn passes_a_message(from: &Socket, to: &Socket) {
 
 #[test]
 fn port_zero_becomes_a_real_port() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         for wild in ["tcp://127.0.0.1:0", "tcp://127.0.0.1:*", "tcp://*:*", "tcp://0.0.0.0:0"] {
             let (pull, push) = (open(&ctx, SocketType::Pull), open(&ctx, SocketType::Push));
@@ -35,7 +35,7 @@ fn port_zero_becomes_a_real_port() {
 
 #[test]
 fn names_are_resolved() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let (pull, push) = (open(&ctx, SocketType::Pull), open(&ctx, SocketType::Push));
         push.connect(&bind_tcp(&pull).replace("127.0.0.1", "localhost")).expect("connect");
@@ -49,7 +49,7 @@ fn ipv6_loopback_works_where_it_exists() {
         println!("skipped: this machine has no IPv6 loopback address");
         return;
     }
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let (pull, push) = (open(&ctx, SocketType::Pull), open(&ctx, SocketType::Push));
         pull.bind("tcp://[::1]:0").expect("bind");
@@ -60,7 +60,7 @@ fn ipv6_loopback_works_where_it_exists() {
 
 #[test]
 fn unix_sockets_by_path_and_by_abstract_name() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let (ctx, dir) = (way.context(), scratch());
         let path = format!("ipc://{}/s", dir.path().display());
         let name = format!("ipc://@zring-test-{}", std::process::id());
@@ -76,7 +76,7 @@ fn unix_sockets_by_path_and_by_abstract_name() {
 
 #[test]
 fn a_path_left_behind_is_bound_again() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let (ctx, dir) = (way.context(), scratch());
         let path = dir.path().join("stale");
         drop(std::os::unix::net::UnixListener::bind(&path).expect("a stale socket"));
@@ -90,7 +90,7 @@ fn a_path_left_behind_is_bound_again() {
 
 #[test]
 fn a_wrong_endpoint_is_refused_at_once() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let pull = open(&ctx, SocketType::Pull);
         let wrong = [
@@ -127,7 +127,7 @@ fn a_wrong_endpoint_is_refused_at_once() {
 
 #[test]
 fn a_path_too_long_for_a_unix_socket_is_refused() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let pull = open(&ctx, SocketType::Pull);
         let endpoint = format!("ipc:///tmp/{}", "x".repeat(120));
@@ -138,7 +138,7 @@ fn a_path_too_long_for_a_unix_socket_is_refused() {
 
 #[test]
 fn an_address_in_use_is_named() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let (ctx, dir) = (way.context(), scratch());
         let (first, second) = (open(&ctx, SocketType::Pull), open(&ctx, SocketType::Pull));
         let tcp = bind_tcp(&first);
@@ -157,7 +157,7 @@ fn an_address_in_use_is_named() {
 
 #[test]
 fn an_address_that_is_not_ours_or_a_missing_folder_is_an_error() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let pull = open(&ctx, SocketType::Pull);
         pull.bind("tcp://192.0.2.1:5").expect_err("TEST-NET is nobody's");
@@ -167,7 +167,7 @@ fn an_address_that_is_not_ours_or_a_missing_folder_is_an_error() {
 
 #[test]
 fn unknown_endpoints_cannot_be_taken_back() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let (pull, push) = (open(&ctx, SocketType::Pull), open(&ctx, SocketType::Push));
         let endpoint = bind_tcp(&pull);
@@ -186,7 +186,7 @@ fn unknown_endpoints_cannot_be_taken_back() {
 
 #[test]
 fn operations_of_other_types_are_refused() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         for kind in [SocketType::Pull, SocketType::Sub] {
             let refused = open(&ctx, kind).send("x").expect_err("it only receives");

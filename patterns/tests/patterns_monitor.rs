@@ -13,7 +13,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 #[test]
 fn the_life_of_a_connection_is_told_in_order() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let pull = open(&ctx, SocketType::Pull);
         pull.monitor(100);
@@ -44,7 +44,7 @@ fn the_life_of_a_connection_is_told_in_order() {
 
 #[test]
 fn reconnects_back_off() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let push = open(&ctx, SocketType::Push);
         push.monitor(1000);
@@ -63,7 +63,7 @@ fn reconnects_back_off() {
 
 #[test]
 fn a_full_monitor_drops_events_and_nothing_else() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let pull = open(&ctx, SocketType::Pull);
         pull.monitor(2);
@@ -80,7 +80,7 @@ fn a_full_monitor_drops_events_and_nothing_else() {
 
 #[test]
 fn messages_are_counted_by_socket_and_by_peer() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let pull = open(&ctx, SocketType::Pull);
         let endpoint = bind_tcp(&pull);

@@ -53,7 +53,7 @@ fn fill(ctx: &Context, push: &Socket, bytes: usize) -> usize {
 
 #[test]
 fn work_is_shared_out_evenly() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let push = open(&ctx, SocketType::Push);
         let endpoint = bind_tcp(&push);
@@ -85,7 +85,7 @@ fn work_is_shared_out_evenly() {
 
 #[test]
 fn either_end_may_come_first() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let (ctx, dir) = (way.context(), scratch());
         let endpoint = format!("ipc://{}/late", dir.path().display());
         let push = open(&ctx, SocketType::Push);
@@ -133,7 +133,7 @@ fn a_pull_takes_from_all_and_keeps_the_order_of_each() {
 
 #[test]
 fn several_endpoints_on_one_socket() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let (ctx, dir) = (way.context(), scratch());
         let pull = open(&ctx, SocketType::Pull);
         let tcp = bind_tcp(&pull);
@@ -167,7 +167,7 @@ fn several_endpoints_on_one_socket() {
 
 #[test]
 fn the_high_water_mark_refuses_and_returns_the_message() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let (push, mut raw) = stalled(&ctx, 10);
         let taken = fill(&ctx, &push, 64 << 10);
@@ -189,7 +189,7 @@ fn the_high_water_mark_refuses_and_returns_the_message() {
 
 #[test]
 fn without_peers_a_bound_push_refuses() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let push = open(&ctx, SocketType::Push);
         bind_tcp(&push);
@@ -219,7 +219,7 @@ fn a_pull_that_is_not_read_pushes_back_and_loses_nothing() {
 
 #[test]
 fn multipart_messages_arrive_whole() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let pull = open(&ctx, SocketType::Pull);
         let endpoint = bind_tcp(&pull);
@@ -256,7 +256,7 @@ fn multipart_messages_arrive_whole() {
 
 #[test]
 fn half_a_multipart_message_is_never_sent() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let (pull, push) = pair(&ctx, SocketType::Pull, SocketType::Push);
         push.send("whole").expect("send");

@@ -34,7 +34,7 @@ fn a_prefix_decides_what_arrives() {
 
 #[test]
 fn the_empty_prefix_takes_everything() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let (publisher, sub) = pair(&ctx, SocketType::Pub, SocketType::Sub);
         sub.subscribe(b"").expect("subscribe");
@@ -48,7 +48,7 @@ fn the_empty_prefix_takes_everything() {
 
 #[test]
 fn subscriptions_are_counted() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let (publisher, sub) = pair(&ctx, SocketType::Pub, SocketType::Sub);
         sub.subscribe(b"a").expect("subscribe");
@@ -69,7 +69,7 @@ fn subscriptions_are_counted() {
 
 #[test]
 fn waiting_for_subscribers_has_an_end() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let publisher = open(&ctx, SocketType::Pub);
         let endpoint = bind_tcp(&publisher);
@@ -97,7 +97,7 @@ fn waiting_for_subscribers_has_an_end() {
 
 #[test]
 fn without_subscribers_messages_go_nowhere() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let publisher = open(&ctx, SocketType::Pub);
         publisher.set_sndhwm(1);
@@ -116,7 +116,7 @@ fn without_subscribers_messages_go_nowhere() {
 
 #[test]
 fn a_sub_listens_to_all_its_publishers_fairly() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let sub = open(&ctx, SocketType::Sub);
         sub.subscribe(b"").expect("subscribe");
@@ -146,7 +146,7 @@ fn a_sub_listens_to_all_its_publishers_fairly() {
 
 #[test]
 fn a_pub_sends_nobody_what_he_did_not_ask_for() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let publisher = open(&ctx, SocketType::Pub);
         let endpoint = bind_tcp(&publisher);
@@ -167,7 +167,7 @@ fn a_pub_sends_nobody_what_he_did_not_ask_for() {
 
 #[test]
 fn a_sub_filters_what_a_careless_publisher_sends() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let sub = open(&ctx, SocketType::Sub);
         sub.subscribe(b"want").expect("subscribe");
@@ -188,7 +188,7 @@ fn a_sub_filters_what_a_careless_publisher_sends() {
 
 #[test]
 fn subscriptions_are_told_again_after_a_reconnect() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let sub = open(&ctx, SocketType::Sub);
         sub.set_reconnect_ivl(Duration::from_millis(10));
@@ -210,7 +210,7 @@ fn subscriptions_are_told_again_after_a_reconnect() {
 #[test]
 fn a_slow_subscriber_stalls_nobody_and_its_losses_are_counted() {
     const MESSAGES: u64 = 20_000;
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let publisher = open(&ctx, SocketType::Pub);
         publisher.set_sndhwm(500);
@@ -249,7 +249,7 @@ fn a_slow_subscriber_stalls_nobody_and_its_losses_are_counted() {
 
 #[test]
 fn a_subscription_on_a_live_connection_takes_effect() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let (publisher, sub) = pair(&ctx, SocketType::Pub, SocketType::Sub);
         let mut heard = BTreeMap::new();

@@ -13,7 +13,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
 fn the_lockstep_is_enforced_at_both_ends() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let (rep, req) = pair(&ctx, SocketType::Rep, SocketType::Req);
         assert!(matches!(req.recv(), Err(Error::State { .. })), "REQ receives before it asks");
@@ -41,7 +41,7 @@ fn the_lockstep_is_enforced_at_both_ends() {
 
 #[test]
 fn a_refused_request_comes_back() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let (_rep, req) = pair(&ctx, SocketType::Rep, SocketType::Req);
         req.set_linger(Some(Duration::ZERO));
@@ -69,7 +69,7 @@ fn requests_and_replies_keep_their_frames() {
 
 #[test]
 fn each_reply_goes_to_the_peer_that_asked() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let rep = open(&ctx, SocketType::Rep);
         let endpoint = bind_tcp(&rep);
@@ -94,7 +94,7 @@ fn each_reply_goes_to_the_peer_that_asked() {
 
 #[test]
 fn every_asking_thread_gets_its_turn() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let rep = open(&ctx, SocketType::Rep);
         let endpoint = bind_tcp(&rep);
@@ -130,7 +130,7 @@ fn every_asking_thread_gets_its_turn() {
 
 #[test]
 fn a_req_asks_its_peers_in_turn() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let (first, second) = (open(&ctx, SocketType::Rep), open(&ctx, SocketType::Rep));
         let req = open(&ctx, SocketType::Req);
@@ -156,7 +156,7 @@ fn a_req_asks_its_peers_in_turn() {
 
 #[test]
 fn a_reply_to_a_peer_that_left_is_no_error() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let rep = open(&ctx, SocketType::Rep);
         rep.monitor(100);
@@ -181,7 +181,7 @@ fn a_reply_to_a_peer_that_left_is_no_error() {
 
 #[test]
 fn a_req_without_peers_waits_no_longer_than_its_time() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let req = open(&ctx, SocketType::Req);
         req.set_sndtimeo(Some(Duration::from_millis(50)));

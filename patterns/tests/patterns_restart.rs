@@ -124,7 +124,7 @@ fn a_connecting_push_goes_on_when_its_worker_is_back() {
 
 #[test]
 fn another_worker_takes_over_what_a_dead_one_had_queued() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let push = pusher(&ctx);
         let endpoint = bind_tcp(&push);
@@ -155,7 +155,7 @@ fn another_worker_takes_over_what_a_dead_one_had_queued() {
 
 #[test]
 fn a_killed_libzmq_worker_is_replaced() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let push = pusher(&ctx);
         let endpoint = bind_tcp(&push);

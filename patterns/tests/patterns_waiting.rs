@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::either::poll;
-use common::{Context, PATIENCE, Socket, Way, bind_tcp, in_ways, open, pair, turn_for};
+use common::{Context, PATIENCE, Socket, Way, bind_tcp, in_ways, open, pair, turn_for, turn_until};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use zring::inline::{POLLIN, POLLOUT};
 use zring::{Config, Error, SocketType, Wait};
@@ -38,7 +38,7 @@ fn assert_about(took: Duration, wanted: Duration) {
 
 #[test]
 fn receives_wait_as_long_as_they_are_told() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         for wait in [Wait::Park, Wait::SpinThenPark(SHORT / 2), Wait::Spin] {
             let ctx = way.context_with(Config { wait, ..way.config() });
             let (pull, push) = pair(&ctx, SocketType::Pull, SocketType::Push);
@@ -58,7 +58,7 @@ fn receives_wait_as_long_as_they_are_told() {
 
 #[test]
 fn a_parked_receiver_wakes_for_a_message_of_another_thread() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         for wait in [Wait::Park, Wait::SpinThenPark(SHORT / 2), Wait::Spin] {
             let ctx = way.context_with(Config { wait, ..way.config() });
             let pull = open(&ctx, SocketType::Pull);
@@ -82,7 +82,7 @@ fn a_parked_receiver_wakes_for_a_message_of_another_thread() {
 
 #[test]
 fn poll_reports_who_is_ready() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let (first, to_first) = pair(&ctx, SocketType::Pull, SocketType::Push);
         let (second, to_second) = pair(&ctx, SocketType::Pull, SocketType::Push);
@@ -175,7 +175,7 @@ fn with_five_unsent(ctx: &Context, linger: Option<Duration>) -> Socket {
 
 #[test]
 fn close_waits_no_longer_than_linger_and_tells_what_is_lost() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         for linger in [Duration::ZERO, SHORT] {
             let push = with_five_unsent(&ctx, Some(linger));
@@ -187,9 +187,35 @@ fn close_waits_no_longer_than_linger_and_tells_what_is_lost() {
 }
 
 #[test]
+fn a_bound_socket_tells_what_a_lost_peer_has_left() {
+    in_ways(Way::all(), LIMIT, |way| {
+        for linger in [None, Some(PATIENCE)] {
+            let ctx = way.context();
+            let push = open(&ctx, SocketType::Push);
+            push.set_linger(linger);
+            let mut options = push.options();
+            (options.sndbuf, options.sndhwm) = (Some(4096), 10);
+            push.set_options(options).expect("options");
+            let pull = open(&ctx, SocketType::Pull);
+            pull.set_rcvhwm(1);
+            pull.connect(&bind_tcp(&push)).expect("connect");
+            push.wait_for_peers(1, Some(PATIENCE)).expect("a peer");
+            let body = vec![1; 60_000];
+            while push.try_send(&body).is_ok() {}
+            drop(pull);
+            turn_until(&ctx, "the end of the peer", || push.stats().peers == 0);
+            turn_until(&ctx, "what it has left", || push.stats().messages_pending > 0);
+            let left = push.stats().messages_pending;
+            // Nobody can come any more: there is nothing to wait for.
+            assert_eq!(push.close().unsent_messages, left);
+        }
+    });
+}
+
+#[test]
 fn close_with_linger_delivers_everything() {
     const MESSAGES: u32 = 5000;
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         for linger in [None, Some(PATIENCE)] {
             let ctx = way.context();
             let pull = open(&ctx, SocketType::Pull);
@@ -216,7 +242,7 @@ fn close_with_linger_delivers_everything() {
 
 #[test]
 fn a_dropped_context_drains_for_a_bounded_time() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let push = with_five_unsent(&ctx, Some(SHORT));
         let ((), took) = timed(|| {
@@ -229,7 +255,7 @@ fn a_dropped_context_drains_for_a_bounded_time() {
 
 #[test]
 fn the_last_messages_of_a_dropped_socket_arrive() {
-    in_ways(Way::four(), LIMIT, |way| {
+    in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let pull = open(&ctx, SocketType::Pull);
         let endpoint = bind_tcp(&pull);

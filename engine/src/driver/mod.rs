@@ -268,6 +268,9 @@ pub trait Driver {
         net::connect_socket(family, options)
     }
 
+    /// A socket that another driver has accepted is this one's from here on.
+    fn adopt(&mut self, _fd: &OwnedFd) {}
+
     /// Closes a descriptor that no operation is under way on.
     fn close(&mut self, fd: OwnedFd) {
         drop(fd);

@@ -208,6 +208,10 @@ impl Driver for Native {
         each_driver!(self, driver => driver.has_queued())
     }
 
+    fn adopt(&mut self, fd: &OwnedFd) {
+        each_driver!(self, driver => driver.adopt(fd));
+    }
+
     fn close(&mut self, fd: OwnedFd) {
         each_driver!(self, driver => driver.close(fd));
     }

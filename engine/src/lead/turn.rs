@@ -135,8 +135,8 @@ pub enum Idle {
 }
 
 impl Idle {
-    /// When spinning ends that begins now.
-    pub(super) fn spin_until_ns(self, now_ns: impl FnOnce() -> u64) -> u64 {
+    /// Until when somebody who begins to wait now looks again and again: 0, a time, or `u64::MAX` for ever.
+    pub fn spin_until_ns(self, now_ns: impl FnOnce() -> u64) -> u64 {
         match self {
             Self::Spin => u64::MAX,
             Self::SpinThenPark(ns) => now_ns().saturating_add(ns),

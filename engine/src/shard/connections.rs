@@ -57,6 +57,22 @@ impl Shard {
         self.close(id);
     }
 
+    /// Gives up a connection of which nothing was asked yet, as in [`crate::Handler::on_accepted`]: its descriptor, for
+    /// another shard to [`Shard::adopt`]. `None` when the id is stale or something is under way.
+    pub fn give_up(&mut self, id: ConnId) -> Option<OwnedFd> {
+        let conn = self.find(id)?;
+        if conn.closing || conn.listener || !conn.is_quiet() {
+            return None;
+        }
+        Some(self.conns.remove(id.index()).fd)
+    }
+
+    /// Takes over a connected socket, as one that was accepted here. Nothing is received until asked for.
+    pub fn adopt(&mut self, fd: OwnedFd) -> ConnId {
+        self.driver.adopt(&fd);
+        self.insert(fd, false)
+    }
+
     /// Listens on a TCP address; port 0 lets the system choose. Returns the address it really has.
     ///
     /// # Errors

@@ -2,12 +2,12 @@
 
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd, RawFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
     task::{Wake, Waker},
     time::Duration,
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
 use super::eventfd::EventFd;
 use crate::sync::Arc;
@@ -23,6 +23,19 @@ impl Wake for Signal {
         // A counter that is full is readable already.
         let _ = self.0.signal();
     }
+}
+
+/// A descriptor that polls readable while one of these does. Each counts until everybody has closed it.
+///
+/// # Errors
+/// When the kernel refuses an epoll descriptor, or one of these cannot be polled.
+pub fn readable_with(fds: impl IntoIterator<Item = impl AsFd>) -> io::Result<OwnedFd> {
+    let poller = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    for fd in fds {
+        let data = epoll::EventData::new_u64(0);
+        epoll::add(&poller, fd, data, epoll::EventFlags::IN)?;
+    }
+    Ok(poller)
 }
 
 /// A set of descriptors to wait on with `poll(2)`, and a waker that ends the wait.

@@ -93,6 +93,7 @@ contract! {
     setup::a_full_backlog_is_waited_for,
     setup::a_closed_listener_is_gone,
     setup::accepting_resumes_after_a_failure,
+    setup::an_accepted_connection_moves_to_another_shard,
     setup::more_operations_than_the_queue_holds,
     stream::every_size_both_ways,
     stream::leases_are_sent_on,

@@ -33,6 +33,46 @@ pub(crate) fn connections_are_accepted(case: &Case) {
     world.turn_until("all closes", |world| all.iter().all(|&conn| world.side(conn).closed));
 }
 
+pub(crate) fn an_accepted_connection_moves_to_another_shard(case: &Case) {
+    let (mut here, mut there) = (World::new(case), World::new(case));
+    let (listener, address) = here.listen();
+    for round in 0..3 {
+        let far = here.connect(&address);
+        let accepted = here.take_accepted();
+        // What is sent before anybody receives waits in the socket.
+        here.turn_until("a connect", |world| world.side(far).connected == Some(Ok(())));
+        here.send_bytes(far, b"early ");
+        here.turn_until("a send", |world| world.side(far).sent.len() == 1);
+        let fd = here.shard.give_up(accepted).expect("nothing was asked of it yet");
+        assert!(here.shard.give_up(accepted).is_none(), "it is gone");
+        assert!(here.shard.fd(accepted).is_none());
+        let adopted = there.shard.adopt(fd);
+        there.recorder.adopt(adopted);
+        there.shard.receive_ring(adopted);
+        assert!(there.shard.give_up(adopted).is_none(), "something is under way");
+        assert_eq!(there.receive(adopted, 6), b"early ");
+        here.send_bytes(far, b"late");
+        here.turn_until("both sends", |world| world.side(far).sent.len() == 2);
+        assert_eq!(there.receive(adopted, 4), b"late");
+        there.send_bytes(adopted, b"back");
+        there.turn_until("a send", |world| world.side(adopted).sent.len() == 1);
+        here.shard.receive_ring(far);
+        assert_eq!(here.receive(far, 4), b"back");
+        there.close(adopted);
+        here.turn_until("the end", |world| world.side(far).end_kinds() == [End::Closed]);
+        here.close(far);
+        assert_eq!((here.shard.in_flight(), there.shard.in_flight()), (1, 0), "round {round}");
+    }
+    // A listener is none, and neither is what is being closed.
+    let far = here.connect(&address);
+    let accepted = here.take_accepted();
+    here.shard.close(accepted);
+    assert!(here.shard.give_up(accepted).is_none());
+    here.turn_until("a close", |world| world.side(accepted).closed);
+    here.close(far);
+    here.shard.close_listener(listener);
+}
+
 pub(crate) fn a_refused_connect_is_reported(case: &Case) {
     let mut world = World::new(case);
     let address = case.dead_address();

@@ -8,14 +8,16 @@ use std::{
 
 use zring_engine::{
     Clock, Kind, Runner, RunnerConfig, ShardStats,
-    lead::{Held, Lead},
+    lead::{Held, Idle, Lead},
 };
 
 use crate::{
     config::Config,
     core::{Attempt, Core, deadline_ns, duration_ns},
     error::{Error, Refusal},
+    hub::spread::{Membership, Spread},
     options::Options,
+    parts::{Part, Parts},
     socket::{Home, Socket, sealed},
     socket_type::SocketType,
 };
@@ -28,8 +30,10 @@ use crate::{
 /// that what it waits for comes without a hop through another thread; on io_uring the Runner alone does
 /// ([`Config::driver`]).
 ///
-/// A socket lives on one shard, and the next socket on the next shard. One shard is right for most programs
-/// ([`Config::shards`]).
+/// With several shards ([`Config::shards`]) a socket's connections are spread over them, each new one to the shard that
+/// has the fewest of this socket: their input, output, encoding and decoding are the work of so many Runners. A REQ
+/// socket, which has one message under way, stays on one shard, and so does one of [`Context::socket_on`]. One shard is
+/// right for most programs: only there a call that waits does its own input and output.
 ///
 /// Dropping the last handle sends what closed sockets still have queued, for at most [`Config::drain_on_drop`].
 /// [`Context::terminate`] ends every call that waits.
@@ -65,6 +69,7 @@ struct Inner {
     /// Sockets opened so far.
     opened: Mutex<usize>,
     driver: Kind,
+    idle: Idle,
     drain_on_drop: Duration,
 }
 
@@ -91,6 +96,7 @@ impl Context {
             runners: Vec::new(),
             opened: Mutex::new(0),
             driver: Kind::Uring,
+            idle: config.idle(),
             drain_on_drop: config.drain_on_drop,
         };
         for number in 0..config.shards {
@@ -103,6 +109,12 @@ impl Context {
     #[must_use]
     pub fn driver(&self) -> Kind {
         self.inner.driver
+    }
+
+    /// How many shards it has ([`Config::shards`]).
+    #[must_use]
+    pub fn shards(&self) -> usize {
+        self.inner.shards.len()
     }
 
     /// A socket with default options.
@@ -119,16 +131,78 @@ impl Context {
     /// As [`Context::socket`], or [`Error::Option`] for a value out of its bounds.
     pub fn socket_with(&self, socket_type: SocketType, options: Options) -> Result<Socket, Error> {
         options.validate()?;
-        let place = {
+        let first = {
             let mut opened = self.inner.opened.lock().unwrap_or_else(PoisonError::into_inner);
             *opened += 1;
             (*opened - 1) % self.inner.shards.len()
         };
+        if self.inner.shards.len() == 1 || socket_type == SocketType::Req {
+            let part = self.open(first, socket_type, options)?;
+            return Ok(Socket::new(self.clone(), part.place, part.key));
+        }
+        self.open_parts(first, socket_type, &options)
+    }
+
+    /// A socket whose connections all belong to one shard, counted from 0: for programs that give each of their threads
+    /// a shard, or that want the calls of this socket to do its input and output.
+    ///
+    /// # Errors
+    /// As [`Context::socket_with`], or [`Error::Engine`] when there is no such shard.
+    pub fn socket_on(
+        &self,
+        shard: usize,
+        socket_type: SocketType,
+        options: Options,
+    ) -> Result<Socket, Error> {
+        options.validate()?;
+        if shard >= self.inner.shards.len() {
+            return Err(zring_engine::Error::Config("shard").into());
+        }
+        let part = self.open(shard, socket_type, options)?;
+        Ok(Socket::new(self.clone(), part.place, part.key))
+    }
+
+    fn open(
+        &self,
+        place: usize,
+        socket_type: SocketType,
+        options: Options,
+    ) -> Result<Part<usize>, Error> {
         let mut core = self.inner.shards[place].hold();
         core.check()?;
         let key = core.hub.open_socket(socket_type, options)?;
-        drop(core);
-        Ok(Socket::new(self.clone(), place, key))
+        Ok(Part { place, key })
+    }
+
+    /// A part on each shard, beginning with one of them.
+    fn open_parts(
+        &self,
+        first: usize,
+        socket_type: SocketType,
+        options: &Options,
+    ) -> Result<Socket, Error> {
+        let count = self.inner.shards.len();
+        let mut places = (first..first + count).map(|place| place % count);
+        let mut parts = Vec::with_capacity(count);
+        let opened = places.try_for_each(|place| {
+            parts.push(self.open(place, socket_type, options.clone())?);
+            Ok(())
+        });
+        let part_place = |part: &Part<usize>| {
+            let Core { shard, hub, .. } = &mut *self.inner.shards[part.place].hold();
+            hub.part_place(shard, part.key)
+        };
+        let spread = Arc::new(Spread::new(parts.iter().map(part_place).collect()));
+        for (number, Part { place, key }) in parts.iter().enumerate() {
+            let member = Membership { spread: spread.clone(), part: number };
+            self.inner.shards[*place].hold().hub.join(*key, member);
+        }
+        if parts.is_empty() {
+            return opened.and(Err(Error::Terminated));
+        }
+        // Dropped, it closes what was opened.
+        let socket = Socket::in_parts(self.clone(), Parts::new(socket_type, parts, spread));
+        opened.map(|()| socket)
     }
 
     /// Ends every call that waits, on any thread, and every later one, with [`Error::Terminated`] (as
@@ -203,6 +277,7 @@ impl Drop for Inner {
 impl sealed::Home for Context {
     type Place = usize;
     type Guard<'a> = Held<'a, Core>;
+    const HAS_PARTS: bool = true;
 
     #[inline]
     fn core<'a>(&'a self, &place: &'a usize) -> Held<'a, Core> {
@@ -217,6 +292,15 @@ impl sealed::Home for Context {
 
     fn look(core: &mut Held<'_, Core>) -> Result<(), Error> {
         Ok(core.look()?)
+    }
+
+    fn spin_until_ns(&self, clock: Clock) -> u64 {
+        match self.inner.driver {
+            // Who spins would keep the world from going on.
+            #[cfg(feature = "sim")]
+            Kind::Sim => 0,
+            _ => self.inner.idle.spin_until_ns(|| clock.now_ns()),
+        }
     }
 
     fn wait_for<T>(

@@ -2,6 +2,8 @@
 
 use std::os::fd::OwnedFd;
 
+use zring_engine::sys::poll::readable_with;
+
 use crate::{error::Error, socket::Socket};
 
 impl Socket {
@@ -12,7 +14,13 @@ impl Socket {
     /// # Errors
     /// When the operating system refuses an eventfd.
     pub fn event_fd(&self) -> Result<OwnedFd, Error> {
-        let mut core = self.core();
-        Ok(core.hub.event_fd(self.key())?)
+        let mut descriptors = Vec::new();
+        self.each(|core, key| descriptors.push(core.hub.event_fd(key)));
+        let mut descriptors = descriptors.into_iter().collect::<Result<Vec<_>, _>>()?;
+        match descriptors.pop() {
+            Some(only) if descriptors.is_empty() => Ok(only),
+            // A poller is readable while one of those it watches is.
+            last => Ok(readable_with(descriptors.iter().chain(&last))?),
+        }
     }
 }

@@ -15,6 +15,7 @@ use crate::{
     core::Core,
     error::{Error, Refusal, SendError},
     message::{Message, Sendable},
+    parts::Listing,
     socket::{Socket, attempt_recv, attempt_send},
 };
 
@@ -22,26 +23,31 @@ use crate::{
 struct Wait<'a> {
     socket: &'a Socket,
     number: Option<u64>,
+    /// Its places, where the socket has several parts.
+    listing: Listing,
 }
 
 impl<'a> Wait<'a> {
     fn new(socket: &'a Socket) -> Self {
-        Self { socket, number: None }
+        Self { socket, number: None, listing: Listing::default() }
     }
 
     /// Makes one attempt, and has the task woken if that came too early.
     fn poll<T>(
         &mut self,
         task: &Task<'_>,
-        mut attempt: impl FnMut(&mut Core, u32) -> Result<T, Refusal>,
+        mut attempt: impl FnMut(Option<&mut Core>) -> Result<T, Refusal>,
     ) -> Poll<Result<T, Refusal>> {
+        if self.socket.apart().is_some() {
+            return self.poll_apart(task, || attempt(None));
+        }
         let key = self.socket.key();
         let mut core = self.socket.core();
         if let Some(number) = self.number.take() {
             core.hub.delist(key, number);
         }
         loop {
-            match attempt(&mut core, key) {
+            match attempt(Some(&mut core)) {
                 Err(Refusal::WouldBlock) if core.flush() => {}
                 Err(Refusal::WouldBlock) => {
                     self.number = Some(core.hub.enlist(key, task.waker().clone()));
@@ -51,6 +57,32 @@ impl<'a> Wait<'a> {
             }
         }
     }
+
+    fn poll_apart<T>(
+        &mut self,
+        task: &Task<'_>,
+        mut attempt: impl FnMut() -> Result<T, Refusal>,
+    ) -> Poll<Result<T, Refusal>> {
+        let mut done = attempt();
+        if matches!(done, Err(Refusal::WouldBlock)) {
+            self.listing.enlist(self.socket, task.waker());
+            // What came before anybody was to be told shows now.
+            done = attempt();
+            if matches!(done, Err(Refusal::WouldBlock)) {
+                return Poll::Pending;
+            }
+        }
+        self.listing.delist(self.socket);
+        Poll::Ready(done)
+    }
+
+    fn poll_recv(&mut self, task: &Task<'_>) -> Poll<Result<Message, Refusal>> {
+        let socket = self.socket;
+        self.poll(task, |core| match core {
+            Some(core) => attempt_recv(core, socket.key()),
+            None => socket.attempt_recv(),
+        })
+    }
 }
 
 impl Drop for Wait<'_> {
@@ -58,6 +90,7 @@ impl Drop for Wait<'_> {
         if let Some(number) = self.number {
             self.socket.core().hub.delist(self.socket.key(), number);
         }
+        self.listing.delist(self.socket);
     }
 }
 
@@ -71,7 +104,7 @@ impl Future for RecvFuture<'_> {
     type Output = Result<Message, Error>;
 
     fn poll(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Self::Output> {
-        self.wait.poll(task, attempt_recv).map_err(Error::from)
+        self.wait.poll_recv(task).map_err(Error::from)
     }
 }
 
@@ -97,7 +130,11 @@ fn poll_send<P: Sendable>(
     payload: &mut Option<P>,
     task: &Task<'_>,
 ) -> Poll<Result<(), Refusal>> {
-    wait.poll(task, |core, key| attempt_send::<Context, P>(core, key, payload))
+    let socket = wait.socket;
+    wait.poll(task, |core| match core {
+        Some(core) => attempt_send::<Context, P>(core, socket.key(), payload),
+        None => socket.attempt_send(payload),
+    })
 }
 
 impl<P: Sendable> Future for SendFuture<'_, P> {
@@ -127,7 +164,7 @@ impl Stream for Messages<'_> {
         if self.has_ended {
             return Poll::Ready(None);
         }
-        let received = ready!(self.wait.poll(task, attempt_recv)).map_err(Error::from);
+        let received = ready!(self.wait.poll_recv(task)).map_err(Error::from);
         self.has_ended = received.is_err();
         Poll::Ready(Some(received))
     }
@@ -184,8 +221,7 @@ impl<P: Sendable> Sink<P> for Outgoing<'_, P> {
         self.item = Some(item);
         let this = &mut *self;
         let (socket, item) = (this.wait.socket, &mut this.item);
-        let sent = attempt_send::<Context, P>(&mut socket.core(), socket.key(), item);
-        match sent {
+        match socket.attempt_send(item) {
             Ok(()) => {
                 this.item = None;
                 Ok(())

@@ -12,6 +12,7 @@ use crate::{
     core::{Core, deadline_ns},
     error::Error,
     inline::{POLLIN, POLLOUT},
+    parts::Listing,
     socket::Socket,
 };
 
@@ -169,7 +170,7 @@ fn poll_apart(
     let parker = Parker::current();
     let waker = if set.is_empty() { parker.waker() } else { set.waker()? };
     loop {
-        let mut enlisted = Vec::new();
+        let mut enlisted: Vec<(usize, Listing)> = Vec::new();
         let looked = look(items, &waker, &mut enlisted);
         let is_over = until_ns.is_some_and(|at_ns| clock.now_ns() >= at_ns);
         let ready = looked.as_ref().map_or(0, |()| count_ready(items));
@@ -183,9 +184,9 @@ fn poll_apart(
             }
             Ok(())
         };
-        for (at, number) in enlisted {
+        for (at, mut listing) in enlisted {
             if let What::Socket(socket) = &items[at].what {
-                socket.core().hub.delist(socket.key(), number);
+                listing.delist(socket);
             }
         }
         looked?;
@@ -202,17 +203,17 @@ fn poll_apart(
 fn look(
     items: &mut [PollItem<'_>],
     waker: &Waker,
-    enlisted: &mut Vec<(usize, u64)>,
+    enlisted: &mut Vec<(usize, Listing)>,
 ) -> Result<(), Error> {
     for (at, item) in items.iter_mut().enumerate() {
         let Some(socket) = item.socket() else { continue };
-        let mut core = socket.core();
-        item.check(&mut core, socket.key())?;
-        if item.ready == 0 && core.flush() {
-            item.check(&mut core, socket.key())?;
-        }
+        item.ready = socket.readiness(item.events)?;
         if item.ready == 0 {
-            enlisted.push((at, core.hub.enlist(socket.key(), waker.clone())));
+            let mut listing = Listing::default();
+            listing.enlist(socket, waker);
+            enlisted.push((at, listing));
+            // What came before anybody was to be told shows now.
+            item.ready = socket.readiness(item.events)?;
         }
     }
     Ok(())
@@ -228,6 +229,11 @@ fn take_fds(items: &mut [PollItem<'_>], set: &PollSet) {
 
 impl Socket {
     fn shares_shard(&self, other: &Self) -> bool {
-        std::ptr::eq(self.context().lead(*self.place()), other.context().lead(*other.place()))
+        let is_together = self.apart().is_none() && other.apart().is_none();
+        is_together
+            && std::ptr::eq(
+                self.context().lead(*self.place()),
+                other.context().lead(*other.place()),
+            )
     }
 }

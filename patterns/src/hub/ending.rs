@@ -23,6 +23,7 @@ impl Hub {
         for key in std::mem::take(&mut core.listeners).into_values() {
             self.close_listener(shard, key);
         }
+        self.refuse_arrivals(shard, socket);
         if let Some(linger) = linger {
             let linger_ns = u64::try_from(linger.as_nanos()).unwrap_or(u64::MAX);
             if linger_ns == 0 {
@@ -37,10 +38,14 @@ impl Hub {
 
     /// Messages of the socket whose send has not completed.
     pub(crate) fn unsent(&self, socket: u32) -> u64 {
-        let queued = self.peers_of(socket).map(|(_, peer)| u64::from(peer.outbox.messages()));
-        let core = &self.sockets[socket as usize];
-        let counts = !matches!(core.pattern, Pattern::Sub(_));
-        queued.filter(|_| counts).sum::<u64>() + core.pending.len() as u64
+        self.queued_for_peers(socket) + self.sockets[socket as usize].pending.reported()
+    }
+
+    fn queued_for_peers(&self, socket: u32) -> u64 {
+        if matches!(self.sockets[socket as usize].pattern, Pattern::Sub(_)) {
+            return 0;
+        }
+        self.peers_of(socket).map(|(_, peer)| u64::from(peer.outbox.messages())).sum()
     }
 
     fn peers_of(&self, socket: u32) -> impl Iterator<Item = (u32, &Peer)> {
@@ -52,25 +57,48 @@ impl Hub {
     /// they are.
     pub(super) fn finish_linger(&mut self, shard: &mut Shard, socket: u32) {
         let Some(core) = self.sockets.get(socket as usize) else { return };
-        if !core.lingering || self.unsent(socket) > 0 {
+        if !core.lingering {
             return;
         }
-        self.end_socket(shard, socket);
+        let is_clear = self.queued_for_peers(socket) == 0;
+        core.note_clear(is_clear);
+        if !is_clear {
+            return;
+        }
+        if !core.pending.is_empty() {
+            if core.expects_peers() || self.peers_of(socket).next().is_some() {
+                return;
+            }
+            self.give_up_pending(socket);
+        }
+        // What another part loses may still go out by this one.
+        if self.sockets[socket as usize].are_parts_clear() {
+            self.end_socket(shard, socket);
+        }
     }
 
     pub(super) fn linger_expired(&mut self, shard: &mut Shard, socket: u32) {
-        let unsent = self.unsent(socket);
+        self.sockets[socket as usize].linger_timer = None;
+        self.give_up_pending(socket);
+        let queued = self.queued_for_peers(socket);
         let core = &mut self.sockets[socket as usize];
-        core.linger_timer = None;
-        core.unsent += unsent;
-        core.stats.messages_dropped += core.pending.len() as u64;
-        core.pending.clear();
+        core.unsent += queued;
         core.gave_up = true;
+        core.note_clear(true);
         self.end_socket(shard, socket);
     }
 
+    fn give_up_pending(&mut self, socket: u32) {
+        let core = &mut self.sockets[socket as usize];
+        let dropped = core.pending.clear() as u64;
+        core.unsent += dropped;
+        core.stats.messages_dropped += dropped;
+    }
+
     fn end_socket(&mut self, shard: &mut Shard, socket: u32) {
-        if let Some(timer) = self.sockets[socket as usize].linger_timer.take() {
+        let core = &mut self.sockets[socket as usize];
+        core.ended = true;
+        if let Some(timer) = core.linger_timer.take() {
             shard.cancel_timer(timer);
         }
         for key in self.sockets[socket as usize].connectors.clone() {
@@ -88,8 +116,8 @@ impl Hub {
     /// Whether a closed socket has nothing left; then it is removed. Returns messages given up.
     pub(crate) fn reap_socket(&mut self, socket: u32) -> Option<u64> {
         let core = &self.sockets[socket as usize];
-        if !core.lingering || !core.connectors.is_empty() || self.peers_of(socket).next().is_some()
-        {
+        // One without connections may still wait for somebody who takes its messages.
+        if !core.ended || !core.connectors.is_empty() || self.peers_of(socket).next().is_some() {
             return None;
         }
         Some(self.sockets.remove(socket as usize).unsent)
@@ -112,7 +140,7 @@ impl Hub {
             return;
         }
         let core = &mut self.sockets[peer.socket as usize];
-        core.ready_peers -= 1;
+        core.note_ready(false);
         core.stats.violations += u64::from(matches!(
             why,
             DisconnectReason::Violation(_)
@@ -174,12 +202,15 @@ impl Hub {
         };
         core.emit(&peer.stats.endpoint, Some(peer.stats.connection), kind);
         peer.connector = None;
+        if connector.is_none() && peer.conn.is_some() {
+            core.note_load(false);
+        }
         self.remove_if_done(shard, key);
         if let Some(connector) = connector {
             self.retry(shard, connector);
         }
         self.drain_pending(shard, socket);
-        self.finish_linger(shard, socket);
+        self.tell_lingering(socket);
         self.touch(socket);
     }
 
@@ -212,9 +243,7 @@ fn requeue(core: &mut SocketCore, key: u32, unsent: Vec<crate::message::Message>
             _ => return false,
         }
     }
-    for message in unsent.into_iter().rev() {
-        core.pending.push_front(message);
-    }
+    core.pending.push_all_front(unsent);
     true
 }
 

@@ -1,6 +1,9 @@
 //! Pipes between sockets of one process: how they come to be, are rung, and end.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{Ordering, fence},
+};
 
 use zring_engine::{
     Shard,
@@ -14,6 +17,7 @@ use super::{
     Connector, Hub, Link, Listener, ListenerKind,
     peer::{Peer, Phase},
     pipe::{Pipe, Queues},
+    spread::Place,
 };
 use crate::{
     error::Error,
@@ -31,6 +35,8 @@ enum Kind {
     Peer,
     Connector,
     Listener,
+    /// One part of a socket that is spread over shards.
+    Part,
 }
 
 const SERIAL_MASK: u32 = (1 << 30) - 1;
@@ -40,6 +46,7 @@ fn token(kind: Kind, serial: u32, key: u32) -> u64 {
         Kind::Peer => 0,
         Kind::Connector => 1,
         Kind::Listener => 2,
+        Kind::Part => 3,
     };
     kind << 62 | u64::from(serial & SERIAL_MASK) << 32 | u64::from(key)
 }
@@ -48,7 +55,8 @@ fn kind(token: u64) -> Kind {
     match token >> 62 {
         0 => Kind::Peer,
         1 => Kind::Connector,
-        _ => Kind::Listener,
+        2 => Kind::Listener,
+        _ => Kind::Part,
     }
 }
 
@@ -93,6 +101,17 @@ pub(super) struct Offer {
     bound: Arc<Bound>,
 }
 
+/// Whoever has accepted it in the meantime learns that nobody is there any more.
+impl Drop for Offer {
+    fn drop(&mut self) {
+        if self.queues.take().is_some() {
+            // Either it shows here that the offer was accepted, or there that the pipe has ended.
+            fence(Ordering::SeqCst);
+            self.acceptance.get().into_iter().for_each(|there| there.ring());
+        }
+    }
+}
+
 impl std::fmt::Debug for Offer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Offer").finish_non_exhaustive()
@@ -125,10 +144,16 @@ impl Hub {
         !self.ended.is_empty() || self.mail.as_ref().is_some_and(|mail| !mail.mailbox.is_empty())
     }
 
-    /// Whether other threads may leave word.
+    /// Whether messages may come from other threads.
     #[inline]
     pub(crate) fn has_pipes(&self) -> bool {
-        self.mail.is_some()
+        self.expects_pipes
+    }
+
+    /// How the other parts reach a socket that is to be one of several.
+    pub(crate) fn part_place(&mut self, shard: &Shard, socket: u32) -> Place {
+        let token = token(Kind::Part, self.next_serial(), socket);
+        Place::new(self.mail(shard).postbox.clone(), token)
     }
 
     /// Before a sleep: from now on mail wakes the shard. `false`: there is some already.
@@ -211,6 +236,7 @@ impl Hub {
         match kind(token) {
             Kind::Peer => self.peer_rung(shard, key, token),
             Kind::Listener => self.accept_arrivals(shard, key, token),
+            Kind::Part => self.part_rung(shard, key, token),
             Kind::Connector => {
                 let Some(connector) = self.connectors.get(key as usize) else { return };
                 match &connector.link {
@@ -306,6 +332,7 @@ impl Hub {
         name: &Arc<str>,
         endpoint: Arc<str>,
     ) -> Result<u32, Error> {
+        self.expects_pipes = true;
         let introduction = self.introduce(socket);
         let key = self.listeners.vacant_key() as u32;
         let token = token(Kind::Listener, self.next_serial(), key);
@@ -340,6 +367,7 @@ impl Hub {
             // From here on the other end knows whom to ring. What it posts waits until this peer is there, and one in
             // the same hub is told by the peer itself.
             let _ = acceptance.set(here);
+            fence(Ordering::SeqCst);
             notice.ring();
             self.start_pipe(shard, socket, None, endpoint.clone(), pipe, &introduction, kind);
         }
@@ -351,6 +379,7 @@ impl Hub {
 
     /// Offers a pipe to whoever is bound to the name, or waits for somebody to be.
     pub(super) fn connect_inproc(&mut self, shard: &mut Shard, key: u32, name: &Arc<str>) {
+        self.expects_pipes = true;
         let token = token(Kind::Connector, self.next_serial(), key);
         let postbox = self.mail(shard).postbox.clone();
         let socket = self.connectors[key as usize].socket;

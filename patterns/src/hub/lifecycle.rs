@@ -157,6 +157,7 @@ impl Hub {
     ) -> Result<(), Error> {
         let parsed: Endpoint = endpoint.parse()?;
         let target = parsed.connect_target()?;
+        let is_stream = target.inproc_name().is_none();
         let core = &mut self.sockets[socket as usize];
         let endpoint: Arc<str> = parsed.to_string().into();
         let backoff = Backoff::new(core.options.reconnect_ivl, core.options.reconnect_ivl_max);
@@ -164,7 +165,9 @@ impl Hub {
         let connector =
             Connector { socket, endpoint, target, backoff, link: Link::Up, stopped: false };
         let key = self.connectors.insert(connector) as u32;
-        self.sockets[socket as usize].connectors.push(key);
+        let core = &mut self.sockets[socket as usize];
+        core.connectors.push(key);
+        core.note_connector(true, is_stream);
         // Messages may wait for it.
         self.touch(socket);
         self.try_connect(shard, key);
@@ -221,6 +224,7 @@ impl Hub {
         let connector = self.connectors.remove(key as usize);
         let core = &mut self.sockets[connector.socket as usize];
         core.connectors.retain(|&other| other != key);
+        core.note_connector(false, connector.target.inproc_name().is_none());
         core.emit(&connector.endpoint, None, EventKind::Closed);
         self.waiting.touch(core);
     }
@@ -331,7 +335,7 @@ impl Hub {
             Ok(()) => {
                 let (socket, endpoint) = (connector.socket, connector.endpoint.clone());
                 let core = &mut self.sockets[socket as usize];
-                core.emit(&endpoint, Some(conn.to_u64()), EventKind::Connected);
+                core.emit(&endpoint, Some(core.number_of(conn)), EventKind::Connected);
                 self.start_peer(shard, socket, conn, Some(key), endpoint);
             }
             Err(error) => {
@@ -370,6 +374,20 @@ impl Hub {
         let Listener { socket, endpoint, kind } = &self.listeners[key as usize];
         let is_tcp = matches!(kind, ListenerKind::Stream { is_tcp: true, .. });
         let (socket, endpoint) = (*socket, endpoint.clone());
+        if !self.pass_on(shard, socket, conn, is_tcp, &endpoint) {
+            self.begin_accepted(shard, socket, conn, is_tcp, endpoint);
+        }
+    }
+
+    /// An accepted connection is to be this socket's.
+    pub(super) fn begin_accepted(
+        &mut self,
+        shard: &mut Shard,
+        socket: u32,
+        conn: ConnId,
+        is_tcp: bool,
+        endpoint: Arc<str>,
+    ) {
         let core = &mut self.sockets[socket as usize];
         let mut peer_name = String::new();
         if let Some(fd) = shard.fd(conn) {
@@ -380,7 +398,7 @@ impl Hub {
                 net::peer_name(fd).map_or_else(|gone| gone.to_string(), |it| it.to_string());
         }
         let kind = EventKind::Accepted { peer: peer_name.into() };
-        core.emit(&endpoint, Some(conn.to_u64()), kind);
+        core.emit(&endpoint, Some(core.number_of(conn)), kind);
         self.start_peer(shard, socket, conn, None, endpoint);
     }
 
@@ -399,7 +417,8 @@ impl Hub {
             routing_id: core.options.routing_id().to_vec(),
         });
         let phase = Phase::Handshaking(Box::new(handshake));
-        let mut peer = Peer::new(socket, connector, phase, conn.to_u64(), endpoint, &core.options);
+        let number = core.number_of(conn);
+        let mut peer = Peer::new(socket, connector, phase, number, endpoint, &core.options);
         peer.conn = Some(conn);
         let deadline_ns = core.options.handshake_ivl_ns().map(|ivl_ns| shard.now_ns() + ivl_ns);
         if let Phase::Handshaking(handshake) = &mut peer.phase {
@@ -446,7 +465,7 @@ impl Hub {
         }
         let core = &mut self.sockets[peer.socket as usize];
         core.emit(&peer.stats.endpoint, Some(peer.stats.connection), kind);
-        core.ready_peers += 1;
+        core.note_ready(true);
         core.stats.handshakes_done += 1;
         let pipe = PipeId(key);
         match &core.pattern {

@@ -13,6 +13,7 @@ pub(crate) mod pipe;
 mod receive;
 mod send;
 pub(crate) mod socket;
+pub(crate) mod spread;
 mod subscribe;
 mod waiting;
 
@@ -43,9 +44,7 @@ use crate::{
     endpoint::ConnectTarget,
     error::Error,
     inproc::{Bound, Inproc},
-    monitor::{
-        DisconnectReason, EventKind, EventQueue, HandshakeFault, IoFault, PeerStats, SocketStats,
-    },
+    monitor::{DisconnectReason, EventKind, HandshakeFault, IoFault, PeerStats, SocketStats},
     options::Options,
     reconnect::Backoff,
     route::PipeId,
@@ -191,6 +190,8 @@ pub(crate) struct Hub {
     serial: u32,
     /// How many pipes there were.
     pipes: u64,
+    /// There are pipes, or there may be at any time.
+    expects_pipes: bool,
 }
 
 impl Hub {
@@ -203,6 +204,7 @@ impl Hub {
             unanswered: Vec::new(),
             serial: 0,
             pipes: 0,
+            expects_pipes: false,
             sockets: Slab::new(),
             peers: Slab::new(),
             listeners: Slab::new(),
@@ -510,8 +512,8 @@ impl Hub {
         let core = &self.sockets[socket as usize];
         let mut stats = core.stats;
         stats.peers = core.ready_peers as u64;
-        stats.messages_pending = core.pending.len() as u64;
-        stats.events_lost = core.events.as_ref().map_or(0, EventQueue::lost);
+        stats.messages_pending = core.pending.reported();
+        stats.events_lost = core.events_lost();
         for (_, peer) in &self.peers {
             if peer.socket == socket {
                 stats.add(&peer.snapshot());

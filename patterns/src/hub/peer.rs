@@ -1,6 +1,6 @@
 //! One peer of one socket: the wire state of its connection and both directions of its pipe.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 use zring_engine::{ConnId, Gather, Segment, Shard, TimerId};
 
@@ -195,6 +195,3 @@ impl Peer {
         PeerStats { messages_queued: u64::from(self.outbox.messages()), ..self.stats.clone() }
     }
 }
-
-/// Messages that wait for a pipe, in the order they were sent.
-pub(crate) type Pending = VecDeque<crate::message::Message>;

@@ -144,12 +144,24 @@ impl Hub {
 
     /// Keeps a frame until the message it begins is sent.
     pub(crate) fn send_more(&mut self, socket: u32, frame: Frame) -> Result<(), Error> {
-        let core = &mut self.sockets[socket as usize];
-        if matches!(core.pattern, Pattern::Pull | Pattern::Sub(_)) {
-            return Err(core.cannot_send());
-        }
-        core.partial.push(frame);
+        self.check_sends(socket)?;
+        self.sockets[socket as usize].partial.push(frame);
         Ok(())
+    }
+
+    /// Whether sockets of its type send at all.
+    pub(crate) fn check_sends(&self, socket: u32) -> Result<(), Error> {
+        let core = &self.sockets[socket as usize];
+        match core.pattern {
+            Pattern::Pull | Pattern::Sub(_) => Err(core.cannot_send()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a peer has room now, and nothing waits for that already.
+    pub(crate) fn has_room(&self, socket: u32) -> bool {
+        let core = &self.sockets[socket as usize];
+        core.pending.is_empty() && core.sending.current().is_some()
     }
 
     /// Whether a message could be sent now; [`Error::WouldBlock`] if it would have to wait.
@@ -172,8 +184,8 @@ impl Hub {
     }
 
     fn check_room(&self, core: &SocketCore) -> Result<(), Error> {
-        let has_pipe = core.pending.is_empty() && core.sending.current().is_some();
-        if has_pipe || core.pending.len() < core.pending_max() {
+        let has_room = core.pending.is_empty() && core.sending.current().is_some();
+        if has_room || core.pending.len() < core.pending_max() {
             return Ok(());
         }
         Err(Error::WouldBlock)
@@ -276,6 +288,7 @@ impl Hub {
         outgoing: &Outgoing<'_>,
     ) -> Result<(), Refusal> {
         self.check_send(socket)?;
+        self.discard_reply(socket);
         let core = &mut self.sockets[socket as usize];
         let correlate = core.options.req_correlate;
         let Pattern::Req { request, id } = &mut core.pattern else {
@@ -284,8 +297,7 @@ impl Hub {
         *id = id.wrapping_add(1);
         let id = id.to_be_bytes();
         // A request that still waits for a peer is given up for the newer one (relaxed).
-        core.stats.messages_dropped += core.pending.len() as u64;
-        core.pending.clear();
+        core.stats.messages_dropped += core.pending.clear() as u64;
         let Some(PipeId(key)) = core.sending.current() else {
             *request = Request::Waiting { peer: None };
             let delimiter = std::iter::once(Frame::new());
@@ -294,7 +306,9 @@ impl Hub {
                 Outgoing::Bytes(bytes) => vec![Frame::from(*bytes)],
                 Outgoing::Message(message) => message.frames().cloned().collect(),
             };
-            core.pending.extend(Message::from_frames(head.chain(body)));
+            if let Some(message) = Message::from_frames(head.chain(body)) {
+                core.pending.push_back(message);
+            }
             return Ok(());
         };
         *request = Request::Waiting { peer: Some(key) };
@@ -305,6 +319,19 @@ impl Hub {
         spend_credit(core, peer, key);
         self.queued(shard, key);
         Ok(())
+    }
+
+    /// A reply that nobody took is given up for a newer request (relaxed), whose reply it would pass for.
+    fn discard_reply(&mut self, socket: u32) {
+        let core = &self.sockets[socket as usize];
+        if !matches!(core.pattern, Pattern::Req { request: Request::Replied, .. }) {
+            return;
+        }
+        for (_, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.socket == socket) {
+            while peer.inbound.pop().is_some() {
+                peer.stats.messages_dropped += 1;
+            }
+        }
     }
 
     fn reply(
@@ -367,6 +394,9 @@ impl Hub {
         }
         touched.clear();
         self.matched = touched;
+        if has_moved && self.sockets[socket as usize].pending.is_empty() {
+            self.tell_lingering(socket);
+        }
         has_moved && !self.sockets[socket as usize].pending.is_empty()
     }
 }

@@ -1,10 +1,14 @@
 //! A socket's own state: its options, its pattern, its routes and what waits for a peer.
 
-use std::{collections::BTreeMap, sync::Arc, task::Waker};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    task::Waker,
+};
 
 use zring_engine::{TimerId, sys::eventfd::EventFd};
 
-use super::peer::Pending;
+use super::spread::{Membership, Pending};
 use crate::{
     frame::Frame,
     monitor::{Event, EventKind, EventQueue, SocketStats},
@@ -58,6 +62,9 @@ impl Pattern {
     }
 }
 
+/// The events of a socket, of all its parts if it has several.
+pub(crate) type Events = Arc<Mutex<EventQueue>>;
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct SocketCore {
@@ -72,6 +79,8 @@ pub(crate) struct SocketCore {
     pub(crate) receiving: FairQueue,
     /// Messages for whichever peer has room first.
     pub(crate) pending: Pending,
+    /// Its place, if it is one part of several.
+    pub(crate) member: Option<Membership>,
     /// Frames of a message that is being sent part by part.
     pub(crate) partial: Vec<Frame>,
     /// Keys of listeners and connectors by endpoint, in canonical form.
@@ -79,12 +88,14 @@ pub(crate) struct SocketCore {
     pub(crate) connectors: Vec<u32>,
     pub(crate) last_endpoint: Option<Arc<str>>,
     pub(crate) ready_peers: usize,
-    pub(crate) events: Option<EventQueue>,
+    pub(crate) events: Option<Events>,
     /// What ended connections did; live ones are added for a snapshot.
     pub(crate) stats: SocketStats,
     /// Closed by the user; goes when everything is sent or its time is up.
     pub(crate) lingering: bool,
     pub(crate) linger_timer: Option<TimerId>,
+    /// It lingers no more: its connections are being closed.
+    pub(crate) ended: bool,
     /// Its linger time is up: nothing is requeued any more.
     pub(crate) gave_up: bool,
     /// Messages that were given up when it went.
@@ -107,6 +118,7 @@ impl SocketCore {
             sending: LoadBalance::new(),
             receiving: FairQueue::new(),
             pending: Pending::new(),
+            member: None,
             partial: Vec::new(),
             listeners: BTreeMap::new(),
             connectors: Vec::new(),
@@ -116,6 +128,7 @@ impl SocketCore {
             stats: SocketStats::default(),
             lingering: false,
             linger_timer: None,
+            ended: false,
             gave_up: false,
             unsent: 0,
             has_pipes: false,
@@ -137,17 +150,29 @@ impl SocketCore {
     /// How many messages may wait without a peer: as many as the pipes of connections that are on
     /// their way would hold. A bound socket without peers has none.
     pub(crate) fn pending_max(&self) -> usize {
-        if self.ready_peers > 0 || self.connectors.is_empty() {
+        let connectors = self.all_connectors();
+        if self.all_ready_peers() > 0 || connectors == 0 {
             return 0;
         }
         match self.options.sndhwm {
             0 => usize::MAX,
-            hwm => self.connectors.len().saturating_mul(hwm as usize),
+            hwm => connectors.saturating_mul(hwm as usize),
+        }
+    }
+
+    pub(super) fn events_lost(&self) -> u64 {
+        match &self.events {
+            // Of several parts the first does for all.
+            Some(events) if self.member.as_ref().is_none_or(|member| member.part == 0) => {
+                events.lock().unwrap_or_else(PoisonError::into_inner).lost()
+            }
+            _ => 0,
         }
     }
 
     pub(crate) fn emit(&mut self, endpoint: &Arc<str>, connection: Option<u64>, kind: EventKind) {
-        if let Some(events) = &mut self.events {
+        if let Some(events) = &self.events {
+            let mut events = events.lock().unwrap_or_else(PoisonError::into_inner);
             events.push(Event { endpoint: endpoint.clone(), connection, kind });
         }
     }

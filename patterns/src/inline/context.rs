@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use zring_engine::{Kind as DriverKind, Shard, ShardStats, TurnWait};
+use zring_engine::{Clock, Kind as DriverKind, Shard, ShardStats, TurnWait};
 
 use super::Socket;
 use crate::{
@@ -136,6 +136,7 @@ impl Context {
 impl sealed::Home for Context {
     type Place = ();
     type Guard<'a> = RefMut<'a, Core>;
+    const HAS_PARTS: bool = false;
 
     #[inline]
     fn core<'a>(&'a self, (): &'a ()) -> RefMut<'a, Core> {
@@ -149,6 +150,11 @@ impl sealed::Home for Context {
 
     fn look(core: &mut Self::Guard<'_>) -> Result<(), Error> {
         core.look()
+    }
+
+    fn spin_until_ns(&self, _clock: Clock) -> u64 {
+        // Its core knows that.
+        0
     }
 
     fn wait_for<T>(

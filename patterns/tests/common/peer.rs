@@ -198,17 +198,17 @@ impl Case {
             .collect()
     }
 
-    /// Each of the four ways with every transport and either end bound; the receive paths of
+    /// Each of all ways with every transport and either end bound; the receive paths of
     /// io_uring take turns. All of them with `ZRING_TEST_FULL=1`.
     pub(crate) fn every() -> Vec<Case> {
-        let four = Way::four().len();
+        let all = Way::all().len();
         Case::all(ENDS.into_iter().enumerate().flat_map(|(at, ends)| {
-            let ways = if is_full() { Way::every() } else { Way::rotated(at * four, four) };
+            let ways = if is_full() { Way::every() } else { Way::rotated(at * all, all) };
             ways.into_iter().map(move |way| (ends, way))
         }))
     }
 
-    /// Each of the four ways once, and each transport with either end bound once, in another
+    /// Each of all ways once, and each transport with either end bound once, in another
     /// combination for each test: for what the cross product would not test better.
     pub(crate) fn rotated() -> Vec<Case> {
         if is_full() {
@@ -218,13 +218,13 @@ impl Case {
         Case::all(ENDS.into_iter().zip(Way::rotated(offset, ENDS.len())))
     }
 
-    /// Each of the four ways once, each transport with one end bound.
+    /// Each of all ways once, each transport with one end bound.
     pub(crate) fn per_transport() -> Vec<Case> {
         let ends = [(Transport::Tcp, Binds::Ours), (Transport::Ipc, Binds::Theirs)];
-        let four = Way::four();
+        let all = Way::all();
         // Both drivers meet both transports.
         let shift = |at: usize| ends[(at + at / 2) % 2];
-        Case::all(four.into_iter().enumerate().map(|(at, way)| (shift(at), way)))
+        Case::all(all.into_iter().enumerate().map(|(at, way)| (shift(at), way)))
     }
 
     /// A context driven in this case's way.

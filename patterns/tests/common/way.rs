@@ -18,6 +18,8 @@ pub(crate) enum Way {
     BackgroundUring,
     /// In the background, on readiness.
     BackgroundReady,
+    /// In the background, on readiness, the connections of each socket spread over two shards.
+    Spread,
 }
 
 /// The kernel features hidden from the probe, one list for each receive path: everything
@@ -25,18 +27,19 @@ pub(crate) enum Way {
 const MASKS: [&str; 4] = ["", "inc", "inc,multishot", "ringfd"];
 
 impl Way {
-    /// Each kind of context on each driver.
-    pub(crate) fn four() -> Vec<Way> {
-        possible([Way::Uring(""), Way::Ready, Way::BackgroundUring, Way::BackgroundReady])
+    /// Each kind of context on each driver, and with several shards.
+    pub(crate) fn all() -> Vec<Way> {
+        let inline = [Way::Uring(""), Way::Ready];
+        possible(inline.into_iter().chain(Way::background()))
     }
 
-    /// As [`four`](Self::four), with every receive path of io_uring.
+    /// As [`all`](Self::all), with every receive path of io_uring.
     pub(crate) fn every() -> Vec<Way> {
         let inline = MASKS.into_iter().map(Way::Uring);
-        possible(inline.chain([Way::Ready, Way::BackgroundUring, Way::BackgroundReady]))
+        possible(inline.chain([Way::Ready]).chain(Way::background()))
     }
 
-    /// The inline ones of [`four`](Self::four): for what only inline contexts have.
+    /// The inline ones of [`all`](Self::all): for what only inline contexts have.
     pub(crate) fn inline() -> Vec<Way> {
         possible([Way::Uring(""), Way::Ready])
     }
@@ -46,16 +49,16 @@ impl Way {
         possible(MASKS.into_iter().map(Way::Uring).chain([Way::Ready]))
     }
 
-    /// The other ones of [`four`](Self::four).
+    /// The other ones of [`all`](Self::all).
     pub(crate) fn background() -> Vec<Way> {
-        possible([Way::BackgroundUring, Way::BackgroundReady])
+        possible([Way::BackgroundUring, Way::BackgroundReady, Way::Spread])
     }
 
-    /// `count` ways that go through the four, and through the masks, beginning at `offset`.
+    /// `count` ways that go through all, and through the masks, beginning at `offset`.
     pub(crate) fn rotated(offset: usize, count: usize) -> Vec<Way> {
-        let four = Way::four();
-        let turn = |at: usize| match four[at % four.len()] {
-            Way::Uring(_) => Way::Uring(MASKS[at / four.len() % MASKS.len()]),
+        let all = Way::all();
+        let turn = |at: usize| match all[at % all.len()] {
+            Way::Uring(_) => Way::Uring(MASKS[at / all.len() % MASKS.len()]),
             way => way,
         };
         (offset..offset + count).map(turn).collect()
@@ -70,7 +73,7 @@ impl Way {
     pub(crate) fn driver(self) -> DriverKind {
         match self {
             Way::Uring(_) | Way::BackgroundUring => DriverKind::Uring,
-            Way::Ready | Way::BackgroundReady => DriverKind::Ready,
+            Way::Ready | Way::BackgroundReady | Way::Spread => DriverKind::Ready,
         }
     }
 
@@ -92,6 +95,7 @@ impl Way {
             }
             Way::BackgroundUring => Config { driver: Driver::Uring, ..config },
             Way::Ready | Way::BackgroundReady => Config { driver: Driver::Ready, ..config },
+            Way::Spread => Config { driver: Driver::Ready, shards: 2, ..config },
         }
     }
 
@@ -131,6 +135,7 @@ impl fmt::Debug for Way {
             Way::Ready => f.write_str("inline/ready"),
             Way::BackgroundUring => f.write_str("background/uring"),
             Way::BackgroundReady => f.write_str("background/ready"),
+            Way::Spread => f.write_str("background/ready, two shards"),
         }
     }
 }

@@ -195,6 +195,15 @@ impl Driver for Sim {
         Ok(fd)
     }
 
+    fn adopt(&mut self, fd: &OwnedFd) {
+        let mut net = lock(&self.net);
+        let id = Self::socket(&net, fd.as_raw_fd());
+        for desk in &mut net.desks {
+            desk.sockets.remove(&id);
+        }
+        net.desks[self.index].sockets.insert(id);
+    }
+
     fn close(&mut self, fd: OwnedFd) {
         let mut net = lock(&self.net);
         let id = Self::socket(&net, fd.as_raw_fd());
