@@ -1,9 +1,12 @@
-//! What lies between two threads: [`spsc`] carries values from one to another, a [`mailbox`] tells one thread
-//! where to look. Neither ever blocks, and both are unbounded: whoever fills them keeps account.
+//! What lies between two threads: [`spsc`] carries values from one to another, short ones as [`parcel`]s, a
+//! [`mailbox`] tells one thread where to look. Neither ever blocks, and both are unbounded: whoever fills them keeps account.
 
 pub mod mailbox;
 pub mod notice;
+pub mod parcel;
 pub mod spsc;
+#[cfg(all(test, loom))]
+mod spsc_loom;
 
 /// Two lines: the adjacent-line prefetcher fetches them in pairs.
 #[derive(Debug)]

@@ -34,10 +34,11 @@ struct Slot<T> {
 
 impl<T> Slot<T> {
     #[inline]
-    fn fill(&self, value: T, position: usize) {
+    fn fill(&self, position: usize, write: impl FnOnce(&mut MaybeUninit<T>) -> &mut T) {
         self.value.with_mut(|at| {
             // SAFETY: only the producer calls this, for a slot that it has not stamped yet: the consumer stays away.
-            unsafe { (*at).write(value) };
+            let value = write(unsafe { &mut *at });
+            assert!(ptr::eq(value, at.cast()), "another value than the one in the slot");
         });
         // Release: whoever sees the stamp sees the value.
         self.stamp.store(position.wrapping_add(1), Ordering::Release);
@@ -129,20 +130,28 @@ impl<T> Cursor<T> {
         is_full.then_some((slot, segment))
     }
 
-    /// Takes the next value out. `retire` gets the segment that was left for it.
+    /// Takes the next value out: `read` gets it, once, to read or to drop it. `retire` gets the segment that was left
+    /// for it.
     #[inline]
-    fn take(&mut self, shared: &Shared<T>, retire: impl FnOnce(*mut Segment<T>)) -> Option<T> {
+    fn take<R>(
+        &mut self,
+        shared: &Shared<T>,
+        read: impl FnOnce(*mut T) -> R,
+        retire: impl FnOnce(*mut Segment<T>),
+    ) -> Option<R> {
         let (slot, segment) = self.next_full(shared)?;
-        // SAFETY: it is full, and the position moves on, so that nobody reads it a second time.
-        let value = slot.value.with(|value| unsafe { (*value).assume_init_read() });
+        let slot = ptr::from_ref(slot);
+        // Before it is read: dropping a value may panic.
         self.position = self.position.wrapping_add(1);
         shared.taken.position.store(self.position, Ordering::Relaxed);
         let left = std::mem::replace(&mut self.segment, segment);
         if left != segment {
             shared.taken.segment.store(segment, Ordering::Relaxed);
-            if !left.is_null() {
-                retire(left);
-            }
+        }
+        // SAFETY: its segment stays until it is retired.
+        let value = unsafe { &*slot }.value.with_mut(|value| read(value.cast()));
+        if left != segment && !left.is_null() {
+            retire(left);
         }
         Some(value)
     }
@@ -162,7 +171,8 @@ impl<T> Drop for Shared<T> {
                 Segment::free(segment);
             }
         };
-        while rest.take(self, free).is_some() {}
+        // SAFETY: the value is there and is dropped once.
+        while rest.take(self, |value| unsafe { value.drop_in_place() }, free).is_some() {}
         // SAFETY: nothing is left in it, hence nothing behind it, and nobody knows the spares any more.
         unsafe {
             Segment::free(rest.segment);
@@ -220,23 +230,29 @@ pub fn channel<T>() -> (Producer<T>, Consumer<T>) {
 }
 
 /// How many slots ahead of the value just put in the next one's memory is asked for.
-const AHEAD: usize = 2;
+const AHEAD: usize = if cfg!(loom) { 1 } else { 8 };
 
 /// Asks for memory that the consumer's core has, before it is written: the locked instructions of whoever pushes would
 /// otherwise wait for each slot to come over.
 #[inline]
 fn fetch_to_write<T>(slot: &Slot<T>) {
-    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    #[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
     {
-        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-        let at = std::ptr::from_ref(slot).cast::<i8>();
+        let at = std::ptr::from_ref(slot).cast::<u8>();
+        // By name: the intrinsic for it asks for a line to read, which does not help, unless the whole program is built
+        // for processors that are sure to know this instruction. Those that do not take it for one that does nothing.
         // SAFETY: a prefetch touches nothing that a program can see, and the addresses lie in the slot.
         unsafe {
-            _mm_prefetch::<_MM_HINT_ET0>(at);
-            _mm_prefetch::<_MM_HINT_ET0>(at.add(size_of::<Slot<T>>() - 1));
+            std::arch::asm!(
+                "prefetchw [{first}]",
+                "prefetchw [{last}]",
+                first = in(reg) at,
+                last = in(reg) at.add(size_of::<Slot<T>>() - 1),
+                options(nostack, preserves_flags, readonly)
+            );
         }
     }
-    #[cfg(not(all(target_arch = "x86_64", not(loom))))]
+    #[cfg(not(all(target_arch = "x86_64", not(loom), not(miri))))]
     let _ = slot;
 }
 
@@ -244,20 +260,35 @@ impl<T> Producer<T> {
     /// Puts a value in. It is dropped with the queue if the consumer is gone.
     #[inline]
     pub fn push(&mut self, value: T) {
-        let position = self.position;
-        self.position = position.wrapping_add(1);
-        if position.is_multiple_of(SLOTS) {
-            return self.push_segment(value, position);
-        }
-        // SAFETY: the last segment stays until one is linked behind it.
-        let slots = unsafe { &(*self.tail).slots };
-        slots[position % SLOTS].fill(value, position);
-        fetch_to_write(&slots[(position + AHEAD) % SLOTS]);
+        self.push_with(|slot| slot.write(value));
     }
 
-    /// Links one more segment, with `value` in its first slot.
+    /// As [`Producer::push`], for a value that is made in its place: `write` returns what it has written there.
+    ///
+    /// # Panics
+    /// When that is something else; the queue is as before.
+    #[inline]
+    pub fn push_with(&mut self, write: impl FnOnce(&mut MaybeUninit<T>) -> &mut T) {
+        let position = self.position;
+        if position.is_multiple_of(SLOTS) {
+            self.push_segment(position, write);
+        } else {
+            // SAFETY: the last segment stays until one is linked behind it.
+            let slots = unsafe { &(*self.tail).slots };
+            let at = position % SLOTS;
+            if let Some(slot) = slots.get(at + AHEAD) {
+                fetch_to_write(slot);
+            } else {
+                self.fetch_next(at + AHEAD - SLOTS);
+            }
+            slots[at].fill(position, write);
+        }
+        self.position = position.wrapping_add(1);
+    }
+
+    /// Links one more segment, with a value in its first slot.
     #[cold]
-    fn push_segment(&mut self, value: T, position: usize) {
+    fn push_segment(&mut self, position: usize, write: impl FnOnce(&mut MaybeUninit<T>) -> &mut T) {
         let new = self.take_spare().unwrap_or_else(Segment::allocate);
         // SAFETY: nobody else knows it yet.
         let segment = unsafe { &*new };
@@ -266,7 +297,7 @@ impl<T> Producer<T> {
             // Positions come round: no stamp may be as old as that.
             segment.slots.iter().for_each(|slot| slot.stamp.store(position, Ordering::Relaxed));
         }
-        segment.slots[0].fill(value, position);
+        segment.slots[0].fill(position, write);
         let last = std::mem::replace(&mut self.tail, new);
         let link = if last.is_null() {
             &self.shared.given.first
@@ -277,11 +308,28 @@ impl<T> Producer<T> {
         link.store(new, Ordering::Release);
     }
 
-    fn take_spare(&mut self) -> Option<*mut Segment<T>> {
+    /// Asks for a slot of the segment that comes after this one, if it is one that was used before.
+    #[inline]
+    fn fetch_next(&mut self, at: usize) {
+        if at == 0 {
+            self.look_for_spares();
+        }
+        // SAFETY: spares that were taken are known here alone.
+        if let Some(next) = unsafe { self.spare.as_ref() } {
+            fetch_to_write(&next.slots[at]);
+        }
+    }
+
+    #[cold]
+    fn look_for_spares(&mut self) {
         if self.spare.is_null() {
             // Acquire: the consumer's reads and its links between spares come before.
             self.spare = self.shared.taken.spare.swap(ptr::null_mut(), Ordering::Acquire);
         }
+    }
+
+    fn take_spare(&mut self) -> Option<*mut Segment<T>> {
+        self.look_for_spares();
         let spare = self.spare;
         // SAFETY: a spare that was taken is known here alone.
         self.spare = unsafe { spare.as_ref() }?.next.load(Ordering::Relaxed);
@@ -325,8 +373,21 @@ impl<T> Consumer<T> {
     /// Takes the oldest value out. `None` when there is none at the moment.
     #[inline]
     pub fn pop(&mut self) -> Option<T> {
+        // SAFETY: the value is there and is read once.
+        self.take(|value| unsafe { value.read() })
+    }
+
+    /// Drops the oldest value, if there is one.
+    #[inline]
+    pub fn skip(&mut self) {
+        // SAFETY: the value is there and is dropped once.
+        self.take(|value| unsafe { value.drop_in_place() });
+    }
+
+    #[inline]
+    fn take<R>(&mut self, read: impl FnOnce(*mut T) -> R) -> Option<R> {
         let Self { shared, cursor, spares } = self;
-        cursor.take(shared, |left| give_back(&shared.taken.spare, spares, left))
+        cursor.take(shared, read, |left| give_back(&shared.taken.spare, spares, left))
     }
 
     /// How many values were taken out so far (it wraps around).
@@ -469,6 +530,29 @@ mod tests {
     }
 
     #[test]
+    #[should_panic(expected = "another value")]
+    fn a_value_elsewhere_is_not_taken_for_the_one_in_the_slot() {
+        let (mut producer, _consumer) = channel::<u64>();
+        producer.push(1);
+        producer.push_with(|slot| {
+            slot.write(2);
+            Box::leak(Box::new(3))
+        });
+    }
+
+    #[test]
+    fn a_skipped_value_is_dropped_and_the_next_is_next() {
+        let count = Arc::new(AtomicUsize::new(0));
+        let (mut producer, mut consumer) = channel();
+        consumer.skip();
+        (0..130).for_each(|_| producer.push(Counted(Arc::clone(&count))));
+        (0..129).for_each(|_| consumer.skip());
+        assert_eq!(count.load(Ordering::Relaxed), 129);
+        assert!(consumer.pop().is_some() && consumer.is_empty());
+        assert_eq!(count.load(Ordering::Relaxed), 130);
+    }
+
+    #[test]
     fn what_is_left_is_dropped_once() {
         let count = Arc::new(AtomicUsize::new(0));
         let dropped = || count.load(Ordering::Relaxed);
@@ -521,99 +605,5 @@ mod tests {
         assert!(!consumer.is_closed());
         assert_eq!(consumer.pop(), Some(1));
         assert!(consumer.is_closed());
-    }
-}
-
-#[cfg(all(test, loom))]
-mod loom_tests {
-    use loom::{sync::Arc, thread};
-
-    use super::*;
-
-    /// Pops until the queue is closed; all values from `next` on, in order.
-    fn pop_all(consumer: &mut Consumer<Arc<usize>>, mut next: usize) -> usize {
-        while !consumer.is_closed() {
-            match consumer.pop() {
-                Some(value) => {
-                    assert_eq!(*value, next);
-                    next += 1;
-                }
-                None => thread::yield_now(),
-            }
-        }
-        next
-    }
-
-    #[test]
-    fn values_arrive_once_and_in_order_and_the_end_is_seen() {
-        loom::model(|| {
-            let (mut producer, mut consumer) = channel();
-            let other = thread::spawn(move || {
-                (0..5).for_each(|value| producer.push(Arc::new(value)));
-            });
-            assert_eq!(pop_all(&mut consumer, 0), 5);
-            other.join().unwrap();
-        });
-    }
-
-    /// Segments come back while the producer asks for one: into an empty list of spares, and onto one.
-    #[test]
-    fn segments_are_used_again() {
-        for (pushed, popped, more) in [(4, 2, 3), (6, 4, 3)] {
-            loom::model(move || {
-                let (mut producer, mut consumer) = channel();
-                (0..pushed).for_each(|value| producer.push(Arc::new(value)));
-                (0..popped).for_each(|value| assert_eq!(*consumer.pop().unwrap(), value));
-                let other = thread::spawn(move || {
-                    (pushed..pushed + more).for_each(|value| producer.push(Arc::new(value)));
-                });
-                assert_eq!(pop_all(&mut consumer, popped), pushed + more);
-                other.join().unwrap();
-            });
-        }
-    }
-
-    /// The model fails if a value is leaked; the count if one is dropped twice.
-    #[test]
-    fn what_is_left_is_dropped_once() {
-        for popped in 0..2 {
-            loom::model(move || {
-                let value = Arc::new(());
-                let (mut producer, mut consumer) = channel();
-                let other = thread::spawn({
-                    let value = Arc::clone(&value);
-                    move || {
-                        for _ in 0..3 {
-                            producer.push(Arc::clone(&value));
-                        }
-                        producer.is_closed()
-                    }
-                });
-                let taken = (0..popped).filter_map(|_| consumer.pop()).count();
-                assert!(taken <= popped);
-                drop(consumer);
-                other.join().unwrap();
-                assert_eq!(Arc::strong_count(&value), 1);
-            });
-        }
-    }
-
-    /// Room that was seen is there, and becomes visible.
-    #[test]
-    fn room_comes_back() {
-        loom::model(|| {
-            let (mut producer, mut consumer) = channel();
-            producer.push(Arc::new(0));
-            let other = thread::spawn(move || {
-                for value in 1..3 {
-                    while !producer.has_room(1) {
-                        thread::yield_now();
-                    }
-                    producer.push(Arc::new(value));
-                }
-            });
-            assert_eq!(pop_all(&mut consumer, 0), 3);
-            other.join().unwrap();
-        });
     }
 }
