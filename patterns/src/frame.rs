@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-use zring_engine::{Chunk, Lease, Pool, Shared};
+use zring_engine::{Chunk, Lease, Pool, Shared, queue::parcel::SHORT_BYTES_MAX};
 
 /// Bodies up to this length are kept inside the frame: copying them is cheaper than counting a lease.
-pub const INLINE_BYTES_MAX: usize = 40;
+pub const INLINE_BYTES_MAX: usize = SHORT_BYTES_MAX;
 
 /// One part of a [`Message`](crate::Message): an immutable body in memory of its own kind.
 ///
-/// At most 48 bytes itself. A body lies in the frame (up to [`INLINE_BYTES_MAX`] bytes), in the
+/// At most 80 bytes itself. A body lies in the frame (up to [`INLINE_BYTES_MAX`] bytes), in the
 /// receive ring (leased), in shared heap memory, or in static memory. A clone copies inline bodies and
 /// shares the others. `Send` and `Sync`: a leased body may be dropped on any thread, also after its socket
 /// and context are gone.
@@ -29,18 +29,19 @@ pub(crate) enum Body {
     Static(&'static [u8]),
 }
 
-type Words = [u64; INLINE_BYTES_MAX / 8];
+pub(crate) type Words = [u64; INLINE_BYTES_MAX / 8];
 
 #[inline]
-fn inline_bytes(words: &Words, len: u8) -> &[u8] {
+pub(crate) fn inline_bytes(words: &Words, len: u8) -> &[u8] {
     &bytemuck::bytes_of(words)[..usize::from(len)]
 }
 
+#[inline]
 fn inline_bytes_mut(words: &mut Words, len: u8) -> &mut [u8] {
     &mut bytemuck::bytes_of_mut(words)[..usize::from(len)]
 }
 
-const _: () = assert!(size_of::<Frame>() <= 48);
+const _: () = assert!(size_of::<Frame>() <= 80);
 
 impl Frame {
     /// An empty frame.
@@ -100,6 +101,38 @@ impl Frame {
     #[inline(never)]
     pub(crate) fn copy_received(bytes: &[u8]) -> Self {
         Self::copy_from(bytes)
+    }
+
+    /// A body that lies in such words already.
+    #[inline]
+    pub(crate) fn from_words(len: u8, words: &Words) -> Self {
+        Self(Body::Inline { len, words: *words })
+    }
+
+    /// Makes this one, whose body is inline, as [`Frame::from_words`] would, without a move.
+    #[inline(always)]
+    pub(crate) fn set_words(&mut self, len: u8, words: &Words) {
+        match &mut self.0 {
+            Body::Inline { len: old_len, words: old_words } => {
+                *old_len = len;
+                *old_words = *words;
+            }
+            _ => *self = Self::from_words(len, words),
+        }
+    }
+
+    /// Lets go of the body. What is left is an empty inline one, into which the next can be copied as it lies.
+    #[inline]
+    pub(crate) fn clear(&mut self) {
+        match &mut self.0 {
+            Body::Inline { len, .. } => *len = 0,
+            _ => *self = Self::vacant(),
+        }
+    }
+
+    /// As [`Frame::clear`] leaves it.
+    pub(crate) fn vacant() -> Self {
+        Self(Body::Inline { len: 0, words: Words::default() })
     }
 
     /// The body.

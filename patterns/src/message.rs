@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use crate::frame::Frame;
+use crate::frame::{Frame, Words};
 
 /// How many empty nodes a thread keeps for reuse.
 const NODES_MAX: usize = 1024;
@@ -18,16 +18,54 @@ thread_local! {
 
 /// What a message holds. Comes from, and goes back to, a small stock of its thread, so that messages
 /// allocate nothing in the steady state.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Node {
+    /// Of a node in the stock it is an empty inline one.
     first: Frame,
-    rest: Vec<Frame>,
-    envelope: Vec<Frame>,
     /// Of all bodies; the envelope does not count.
     bytes: usize,
+    /// What most messages do not have. Once made it stays with the node.
+    more: Option<Box<More>>,
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self { first: Frame::vacant(), bytes: 0, more: None }
+    }
+}
+
+#[derive(Debug, Default)]
+struct More {
+    rest: Vec<Frame>,
+    envelope: Vec<Frame>,
+}
+
+impl More {
+    fn clear(&mut self) {
+        for frames in [&mut self.rest, &mut self.envelope] {
+            if !frames.is_empty() {
+                frames.clear();
+                frames.shrink_to(CHAIN_FRAMES_MAX);
+            }
+        }
+    }
 }
 
 impl Node {
+    /// The frames behind the first.
+    #[inline]
+    fn rest(&self) -> &[Frame] {
+        self.more.as_ref().map_or(&[], |more| &more.rest)
+    }
+
+    fn envelope(&self) -> &[Frame] {
+        self.more.as_ref().map_or(&[], |more| &more.envelope)
+    }
+
+    fn more_mut(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
+    }
+
     #[inline]
     fn from_stock() -> Box<Self> {
         let stock = NODES.try_with(|nodes| nodes.borrow_mut().pop());
@@ -36,14 +74,9 @@ impl Node {
 
     #[inline]
     fn into_stock(mut self: Box<Self>) {
-        self.first = Frame::new();
-        if !self.rest.is_empty() {
-            self.rest.clear();
-            self.rest.shrink_to(CHAIN_FRAMES_MAX);
-        }
-        if !self.envelope.is_empty() {
-            self.envelope.clear();
-            self.envelope.shrink_to(CHAIN_FRAMES_MAX);
+        self.first.clear();
+        if let Some(more) = &mut self.more {
+            more.clear();
         }
         // While the thread ends its stock may be gone already; then the node is simply freed.
         let _ = NODES.try_with(|nodes| {
@@ -87,8 +120,13 @@ impl Message {
         let mut frames = frames.into_iter().map(Into::into);
         let mut node = Node::from_stock();
         node.first = frames.next()?;
-        node.rest.extend(frames);
-        node.bytes = node.first.len() + node.rest.iter().map(Frame::len).sum::<usize>();
+        node.bytes = node.first.len();
+        if let Some(second) = frames.next() {
+            let rest = &mut node.more_mut().rest;
+            rest.push(second);
+            rest.extend(frames);
+            node.bytes += node.rest().iter().map(Frame::len).sum::<usize>();
+        }
         Some(Self(Some(node)))
     }
 
@@ -106,8 +144,17 @@ impl Message {
     pub(crate) fn received(bytes: usize, frame: impl FnOnce() -> Frame) -> Self {
         let mut node = Node::from_stock();
         node.bytes = bytes;
-        // A node from the stock holds an empty static frame, which has nothing to drop.
+        // A node from the stock holds an empty inline frame, which has nothing to drop.
         std::mem::forget(std::mem::replace(&mut node.first, frame()));
+        Self(Some(node))
+    }
+
+    /// As [`Message::received`], for a body that lies as it will in the frame.
+    #[inline(always)]
+    pub(crate) fn received_words(len: u8, words: &Words) -> Self {
+        let mut node = Node::from_stock();
+        node.bytes = len.into();
+        node.first.set_words(len, words);
         Self(Some(node))
     }
 
@@ -137,7 +184,7 @@ impl Message {
     #[must_use]
     #[inline]
     pub fn frame_count(&self) -> usize {
-        1 + self.node().rest.len()
+        1 + self.node().rest().len()
     }
 
     /// The body of frame `index`, counted from 0.
@@ -149,16 +196,18 @@ impl Message {
     /// All frames in order.
     pub fn frames(&self) -> impl Iterator<Item = &Frame> {
         let node = self.node();
-        std::iter::once(&node.first).chain(&node.rest)
+        std::iter::once(&node.first).chain(node.rest())
     }
 
     /// All frames in order, by value.
     #[must_use]
     pub fn into_frames(mut self) -> Vec<Frame> {
         let node = self.node_mut();
-        let mut frames = Vec::with_capacity(1 + node.rest.len());
+        let mut frames = Vec::with_capacity(1 + node.rest().len());
         frames.push(std::mem::take(&mut node.first));
-        frames.append(&mut node.rest);
+        if let Some(more) = &mut node.more {
+            frames.append(&mut more.rest);
+        }
         node.bytes = 0;
         frames
     }
@@ -182,22 +231,36 @@ impl Message {
         self.len() == 0
     }
 
+    #[inline]
     pub(crate) fn is_single(&self) -> bool {
-        self.node().rest.is_empty()
+        self.node().rest().is_empty()
     }
 
-    /// REP's way back: the routing frames in front of the delimiter.
-    pub(crate) fn envelope_mut(&mut self) -> &mut Vec<Frame> {
-        &mut self.node_mut().envelope
+    /// Keeps REP's way back: the routing frames in front of the delimiter.
+    pub(crate) fn add_envelope(&mut self, mut frames: impl Iterator<Item = Frame>) {
+        if let Some(first) = frames.next() {
+            let envelope = &mut self.node_mut().more_mut().envelope;
+            envelope.push(first);
+            envelope.extend(frames);
+        }
+    }
+
+    /// What [`Message::add_envelope`] has kept.
+    pub(crate) fn take_envelope(&mut self) -> Vec<Frame> {
+        let more = &mut self.node_mut().more;
+        more.as_mut().map_or(Vec::new(), |more| std::mem::take(&mut more.envelope))
     }
 }
 
 impl Clone for Message {
     fn clone(&self) -> Self {
         let mut node = Node::from_stock();
+        let (rest, envelope) = (self.node().rest(), self.node().envelope());
         node.first = self.node().first.clone();
-        node.rest.extend_from_slice(&self.node().rest);
-        node.envelope.extend_from_slice(&self.node().envelope);
+        if !rest.is_empty() || !envelope.is_empty() {
+            node.more_mut().rest.extend_from_slice(rest);
+            node.more_mut().envelope.extend_from_slice(envelope);
+        }
         node.bytes = self.node().bytes;
         Self(Some(node))
     }

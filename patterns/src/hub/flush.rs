@@ -41,7 +41,7 @@ impl Hub {
     #[inline]
     pub(super) fn queued(&mut self, shard: &mut Shard, key: u32) {
         if self.peers[key as usize].pipe.is_some() {
-            return self.ring(shard, key);
+            return self.ring_or_wait(shard, key);
         }
         let batching = self.is_batching(shard);
         let peer = &self.peers[key as usize];
@@ -49,6 +49,30 @@ impl Hub {
             return;
         }
         self.queue_or_flush(shard, key, batching);
+    }
+
+    /// Something was put into a pipe. Whoever looks there by himself sees it at once; the bell is for one who sleeps.
+    /// Inside a batch scope it rings for the first message and then once in a while.
+    #[inline(always)]
+    pub(super) fn ring_or_wait(&mut self, shard: &mut Shard, key: u32) {
+        let peer = &mut self.peers[key as usize];
+        let Some(pipe) = &mut peer.pipe else { return };
+        if self.batches > 0 && peer.is_dirty && !pipe.is_overdue() {
+            return;
+        }
+        if self.batches > 0 || pipe.is_local {
+            return self.ring_in_scope(shard, key);
+        }
+        pipe.ring();
+    }
+
+    #[inline(never)]
+    fn ring_in_scope(&mut self, shard: &mut Shard, key: u32) {
+        let peer = &mut self.peers[key as usize];
+        if self.batches > 0 && !std::mem::replace(&mut peer.is_dirty, true) {
+            self.dirty.push(key);
+        }
+        self.ring(shard, key);
     }
 
     #[inline(never)]
@@ -141,6 +165,10 @@ impl Hub {
                 // What went out at once has no completion that would give its room to those who wait.
                 self.drain_pending(shard, socket);
             } else {
+                if peer.pipe.is_some() {
+                    self.ring(shard, key);
+                    continue;
+                }
                 peer.flush(shard);
                 self.wants_flush = true;
             }

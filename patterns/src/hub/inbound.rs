@@ -2,14 +2,14 @@
 
 use std::{collections::VecDeque, ops::Range};
 
-use zring_engine::{Buffers, Chunk, Direct, Pool, SharedMut};
+use zring_engine::{Buffers, Chunk, Direct, Pool, SharedMut, queue::parcel::Short};
 
 use super::{
     SUBSCRIPTION_BYTES_MAX,
-    pipe::{Parcel, Pipe},
+    pipe::{Freight, Pipe},
 };
 use crate::{
-    frame::{Body, Frame, INLINE_BYTES_MAX},
+    frame::{Body, Frame, INLINE_BYTES_MAX, inline_bytes},
     message::Message,
     monitor::DisconnectReason,
     options::Options,
@@ -253,29 +253,42 @@ impl Inbound {
         while !self.is_full() {
             // A short body is copied from where it lies: to move it out first would cost more than all the rest.
             let Some(parcel) = pipe.peek() else { break };
-            if let Parcel::Small { len, is_delimited, bytes } = parcel {
-                let body = &bytes[..usize::from(*len)];
-                if *is_delimited {
-                    self.parts.push(Frame::new());
-                    self.parts.push(Frame::copy_received(body));
-                } else if sink.single(body)? {
-                    self.push(Message::received(body.len(), || Frame::copy_received(body)));
-                }
+            let Some(Short { mark, len, words }) = parcel.short() else {
+                self.handle_freight(pipe, sink)?;
+                continue;
+            };
+            if mark {
+                self.parts.push(Frame::new());
+                self.parts.push(Frame::from_words(len, words));
+                pipe.skip();
+                self.finish_parts(sink)?;
+                continue;
             }
-            match pipe.pop() {
-                Some(Parcel::Whole(message)) if message.is_single() => {
-                    if sink.single(message.body())? {
-                        self.push(message);
-                    }
-                }
-                Some(Parcel::Whole(message)) => {
-                    self.parts.extend(message.into_frames());
-                    self.finish_parts(sink)?;
-                }
-                Some(Parcel::Command(encoded)) => self.decode_bytes(&encoded, &mut 0, sink)?,
-                Some(Parcel::Small { is_delimited: true, .. }) => self.finish_parts(sink)?,
-                Some(Parcel::Small { .. }) | None => {}
+            if sink.single(inline_bytes(words, len))? {
+                self.push(Message::received_words(len, words));
             }
+            pipe.skip();
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn handle_freight(
+        &mut self,
+        pipe: &mut Pipe,
+        sink: &mut impl Sink,
+    ) -> Result<(), DisconnectReason> {
+        let message = match pipe.pop() {
+            Some(Freight::Message(message)) => message,
+            Some(Freight::Command(encoded)) => return self.decode_bytes(&encoded, &mut 0, sink),
+            None => return Ok(()),
+        };
+        if !message.is_single() {
+            self.parts.extend(message.into_frames());
+            return self.finish_parts(sink);
+        }
+        if sink.single(message.body())? {
+            self.push(message);
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use zring_engine::{ConnId, Gather, Segment, Shard, TimerId};
 use super::{
     inbound::Inbound,
     outbox::Outbox,
-    pipe::{Parcel, Pipe},
+    pipe::{Freight, Pipe},
 };
 use crate::{
     monitor::{DisconnectReason, HandshakeFault, PeerStats},
@@ -123,7 +123,7 @@ impl Peer {
     /// Appends an encoded command. Only between messages.
     pub(crate) fn append_command(&mut self, shard: &mut Shard, encoded: &[u8]) {
         match &mut self.pipe {
-            Some(pipe) => pipe.push(Parcel::Command(encoded.into())),
+            Some(pipe) => pipe.push(Freight::Command(encoded.into())),
             None => self.outbox.append_command(&mut shard.arena, encoded),
         }
     }

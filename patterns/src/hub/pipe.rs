@@ -4,41 +4,24 @@ use std::{fmt, sync::Arc};
 
 use zring_engine::queue::{
     notice::Notice,
+    parcel::{Parcel, SHORT_BYTES_MAX},
     spsc::{Consumer, Producer, channel},
 };
 
 use crate::{frame::Frame, message::Message};
 
-/// Bodies up to this length are copied into the queue: their memory then stays with the thread that it came from.
-pub(crate) const SMALL_BYTES_MAX: usize = 78;
-
-/// What travels.
-pub(crate) enum Parcel {
-    /// A message of one short frame; behind an empty one, if it is delimited (REQ, REP).
-    Small { len: u8, is_delimited: bool, bytes: [u8; SMALL_BYTES_MAX] },
-    /// Any other message.
-    Whole(Message),
+/// What travels, unless it is a message of one frame with a short body. That lies in the queue, as short bytes: its
+/// memory then stays with the thread that it came from. It is marked when an empty frame stands in front (REQ, REP).
+pub(crate) enum Freight {
+    Message(Message),
     /// An encoded command.
     Command(Box<[u8]>),
 }
 
-impl Parcel {
-    /// A short body in place.
-    #[inline]
-    pub(crate) fn small(body: &[u8], is_delimited: bool) -> Option<Self> {
-        if body.len() > SMALL_BYTES_MAX {
-            return None;
-        }
-        let mut bytes = [0; SMALL_BYTES_MAX];
-        bytes[..body.len()].copy_from_slice(body);
-        Some(Self::Small { len: body.len() as u8, is_delimited, bytes })
-    }
-}
-
 /// The two directions, as one end has them.
 pub(crate) struct Queues {
-    out: Producer<Parcel>,
-    into: Consumer<Parcel>,
+    out: Producer<Parcel<Freight>>,
+    into: Consumer<Parcel<Freight>>,
 }
 
 impl Queues {
@@ -61,7 +44,12 @@ pub(crate) struct Pipe {
     pub(crate) is_local: bool,
     /// This end's bell was left unanswered: its hub looks by itself.
     pub(crate) is_polled: bool,
+    /// Messages put in since the other end was rung.
+    unrung: u32,
 }
+
+/// Inside a batch scope the bell rings once for so many messages.
+const UNRUNG_MAX: u32 = 64;
 
 /// Rings when it goes.
 struct Bell(Arc<Notice>);
@@ -80,16 +68,27 @@ impl Pipe {
         room: u64,
         is_local: bool,
     ) -> Self {
-        Self { queues, there: Bell(there), here, room, is_local, is_polled: false }
+        Self { queues, there: Bell(there), here, room, is_local, is_polled: false, unrung: 0 }
     }
 
     /// Puts something in. The other end is to be told ([`Pipe::ring`]).
     #[inline]
-    pub(crate) fn push(&mut self, parcel: Parcel) {
-        self.queues.out.push(parcel);
+    pub(crate) fn push(&mut self, freight: Freight) {
+        self.queues.out.push(Parcel::value(freight));
+    }
+
+    /// Puts a message of one frame in, if its body is short. As [`Pipe::push`].
+    #[inline(always)]
+    pub(crate) fn push_small(&mut self, body: &[u8], is_delimited: bool) -> bool {
+        let is_short = body.len() <= SHORT_BYTES_MAX;
+        if is_short {
+            self.queues.out.push_with(|slot| Parcel::write_short(slot, is_delimited, body));
+        }
+        is_short
     }
 
     /// Puts a message in, behind the frames that are to stand in front of it.
+    #[inline(never)]
     pub(crate) fn push_message(&mut self, head: &[Frame], is_delimited: bool, message: &Message) {
         let whole = if head.is_empty() && !is_delimited {
             message.clone()
@@ -99,13 +98,24 @@ impl Pipe {
             let frames = head.iter().cloned().chain(delimiter).chain(body);
             Message::from_frames(frames).expect("a message has frames")
         };
-        self.push(Parcel::Whole(whole));
+        self.push(Freight::Message(whole));
     }
 
     /// Tells the other end that there is something.
     #[inline]
     pub(crate) fn ring(&self) {
         self.there.0.ring();
+    }
+
+    /// One more message is there that nobody was told of. Whether it is time to ring.
+    #[inline]
+    pub(crate) fn is_overdue(&mut self) -> bool {
+        self.unrung += 1;
+        let is_overdue = self.unrung >= UNRUNG_MAX || self.is_local;
+        if is_overdue {
+            self.unrung = 0;
+        }
+        is_overdue
     }
 
     /// What the other end's bell posts.
@@ -123,6 +133,12 @@ impl Pipe {
         self.here.answer();
     }
 
+    /// Whether one more message would not be too many.
+    #[inline]
+    pub(crate) fn has_room(&mut self) -> bool {
+        self.queues.out.has_room(self.room)
+    }
+
     /// Whether one more message would be too many. If so, this end is rung when there is room.
     #[inline]
     pub(crate) fn is_full(&mut self) -> bool {
@@ -137,13 +153,19 @@ impl Pipe {
 
     /// The oldest parcel, in its place.
     #[inline]
-    pub(crate) fn peek(&self) -> Option<&Parcel> {
+    pub(crate) fn peek(&self) -> Option<&Parcel<Freight>> {
         self.queues.into.peek()
     }
 
+    /// Takes the oldest parcel, unless it is a short message, which is left out.
+    pub(crate) fn pop(&mut self) -> Option<Freight> {
+        self.queues.into.pop()?.into_value()
+    }
+
+    /// Drops the oldest parcel.
     #[inline]
-    pub(crate) fn pop(&mut self) -> Option<Parcel> {
-        self.queues.into.pop()
+    pub(crate) fn skip(&mut self) {
+        self.queues.into.skip();
     }
 
     /// Something was taken out.

@@ -85,7 +85,7 @@ impl Delivery<'_> {
         let Some(mut message) = Message::from_frames(frames.drain(delimiter + 1..)) else {
             return self.malformed();
         };
-        message.envelope_mut().extend(frames.drain(..delimiter));
+        message.add_envelope(frames.drain(..delimiter));
         Some(message)
     }
 
@@ -249,7 +249,7 @@ impl Hub {
             Pattern::Req { request, .. } => *request = Request::Idle,
             Pattern::Rep(service) => {
                 let connection = peer.stats.connection;
-                let envelope = std::mem::take(message.envelope_mut());
+                let envelope = message.take_envelope();
                 *service = Service::Serving { connection, peer: key, envelope };
             }
             _ => {}

@@ -6,12 +6,11 @@ use super::{
     Hub,
     outbox::REFERENCE_BYTES_MIN,
     peer::Peer,
-    pipe::{Parcel, SMALL_BYTES_MAX},
     socket::{Pattern, Request, Service, SocketCore},
 };
 use crate::{
     error::{Error, Refusal},
-    frame::Frame,
+    frame::{Frame, INLINE_BYTES_MAX},
     message::{Message, Sendable},
     route::PipeId,
     socket_type::SocketType,
@@ -78,11 +77,8 @@ impl Outgoing<'_> {
             Self::Message(message) => message.is_single().then(|| message.body()),
         };
         let small = single.filter(|_| head.frames.is_empty());
-        let bytes = match small.and_then(|body| Parcel::small(body, head.is_delimited)) {
-            Some(parcel) => {
-                pipe.push(parcel);
-                small.map_or(0, <[u8]>::len)
-            }
+        let bytes = match small.filter(|body| pipe.push_small(body, head.is_delimited)) {
+            Some(body) => body.len(),
             None => {
                 let copied;
                 let message = match self {
@@ -114,7 +110,7 @@ impl Hub {
         if let Some(body) = payload.as_ref().and_then(Sendable::single_body) {
             // An owned body worth referencing is not copied, and neither is one that ends a longer message.
             let core = &self.sockets[socket as usize];
-            let owned_max = if core.has_pipes { SMALL_BYTES_MAX } else { REFERENCE_BYTES_MIN - 1 };
+            let owned_max = if core.has_pipes { INLINE_BYTES_MAX } else { REFERENCE_BYTES_MIN - 1 };
             let copies_max = if P::IS_BORROWED { COPY_BYTES_MAX } else { owned_max };
             if body.len() <= copies_max && core.partial.is_empty() {
                 return self.route(shard, socket, &Outgoing::Bytes(body));
@@ -238,6 +234,19 @@ impl Hub {
             return self.push_pending(socket, outgoing);
         };
         let peer = &mut self.peers[key as usize];
+        if let (Some(pipe), Outgoing::Bytes(body)) = (&mut peer.pipe, outgoing)
+            && pipe.push_small(body, false)
+        {
+            peer.stats.bytes_out += body.len() as u64;
+            peer.stats.messages_out += 1;
+            if pipe.has_room() {
+                core.sending.advance();
+            } else {
+                spend_credit(core, peer, key);
+            }
+            self.ring_or_wait(shard, key);
+            return Ok(());
+        }
         outgoing.append_to(peer, shard, Head::default());
         spend_credit(core, peer, key);
         self.queued(shard, key);
