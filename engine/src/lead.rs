@@ -497,14 +497,19 @@ impl<'a, T: Turn> Held<'a, T> {
     }
 
     fn pause(&mut self) -> bool {
+        self.rest(PAUSES);
+        true
+    }
+
+    /// Spins for so many pauses of the processor, while others may use the engine.
+    pub fn rest(&mut self, pauses: u32) {
         self.released(|| {
             #[cfg(feature = "sim")]
             if crate::parker::spin_scheduled() {
                 return;
             }
-            (0..PAUSES).for_each(|_| model::hint::spin_loop());
+            (0..pauses).for_each(|_| model::hint::spin_loop());
         });
-        true
     }
 
     /// Waits for the operating system, in the lead.

@@ -85,13 +85,15 @@ impl Error {
 #[derive(Debug)]
 pub enum Refusal {
     WouldBlock,
+    /// A receiver that is faster than its sender ought to look again after so many pauses of the processor.
+    Rest(u32),
     Failed(Box<Error>),
 }
 
 impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::WouldBlock => Self::WouldBlock,
+            Refusal::WouldBlock | Refusal::Rest(_) => Self::WouldBlock,
             Refusal::Failed(error) => *error,
         }
     }

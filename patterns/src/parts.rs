@@ -243,7 +243,7 @@ impl<C: Home> Socket<C> {
         let mut serving = lock(&parts.serving);
         if let Some(part) = *serving {
             let part = &parts.all[part];
-            return attempt_recv(&mut self.context().core(&part.place), part.key);
+            return attempt_recv(&mut self.context().core(&part.place), part.key, false);
         }
         let (message, part) = self.attempt_take(parts)?;
         *serving = Some(part);
@@ -255,7 +255,7 @@ impl<C: Home> Socket<C> {
         for _ in 0..parts.all.len() {
             let part = &parts.all[turn.part];
             let mut core = self.context().core(&part.place);
-            match attempt_recv(&mut core, part.key) {
+            match attempt_recv(&mut core, part.key, false) {
                 Ok(message) => {
                     let ready_peers = core.hub.sockets[part.key as usize].ready_peers;
                     parts.set_turn(turn.next(ready_peers, parts.all.len()));

@@ -55,6 +55,9 @@ pub(crate) mod sealed {
         /// Until when a call looks again and again before it sleeps, if it begins to wait now.
         fn spin_until_ns(&self, clock: Clock) -> u64;
 
+        /// Spins for so many pauses of the processor; others may use the core meanwhile, where there are others.
+        fn rest(core: &mut Self::Guard<'_>, pauses: u32);
+
         /// Repeats an attempt until it succeeds, fails, or the time is up ([`Refusal::WouldBlock`]).
         fn wait_for<T>(
             &self,
@@ -352,28 +355,36 @@ impl<C: Home> Socket<C> {
     /// [`Error::Unsupported`], [`Error::Io`].
     #[inline]
     pub fn recv(&self) -> Result<Message, Error> {
-        match self.attempt_recv() {
+        match self.attempt_recv(true) {
             Ok(message) => Ok(message),
             Err(refusal) => self.recv_waiting(refusal),
         }
     }
 
-    #[cold]
-    fn recv_waiting(&self, refusal: Refusal) -> Result<Message, Error> {
+    #[inline(never)]
+    fn recv_waiting(&self, mut refusal: Refusal) -> Result<Message, Error> {
+        if let Refusal::Rest(pauses) = refusal {
+            let mut core = self.core();
+            C::rest(&mut core, pauses);
+            match attempt_recv(&mut core, self.key(), false) {
+                Ok(message) => return Ok(message),
+                Err(other) => refusal = other,
+            }
+        }
         let Refusal::WouldBlock = refusal else { return Err(refusal.into()) };
         let received = self.wait_for(self.rcvtimeo(), |core| match core {
-            Some(core) => attempt_recv(core, self.key()),
-            None => self.attempt_recv(),
+            Some(core) => attempt_recv(core, self.key(), false),
+            None => self.attempt_recv(false),
         });
         Ok(received?)
     }
 
     /// One attempt, after which nothing is held.
     #[inline]
-    pub(crate) fn attempt_recv(&self) -> Result<Message, Refusal> {
+    pub(crate) fn attempt_recv(&self, may_rest: bool) -> Result<Message, Refusal> {
         match &self.parts {
             Some(parts) if C::HAS_PARTS => self.attempt_recv_apart(parts),
-            _ => attempt_recv(&mut self.core(), self.key()),
+            _ => attempt_recv(&mut self.core(), self.key(), may_rest),
         }
     }
 
@@ -383,11 +394,11 @@ impl<C: Home> Socket<C> {
     /// As [`Socket::recv`].
     #[inline]
     pub fn try_recv(&self) -> Result<Message, Error> {
-        match self.attempt_recv() {
+        match self.attempt_recv(false) {
             Ok(message) => Ok(message),
             Err(Refusal::WouldBlock) => {
                 self.look()?;
-                Ok(self.attempt_recv()?)
+                Ok(self.attempt_recv(false)?)
             }
             Err(refusal) => Err(refusal.into()),
         }
@@ -662,11 +673,11 @@ fn give_back<P>(sent: Result<(), Refusal>, payload: Option<P>) -> Result<(), Sen
 }
 
 #[inline]
-pub(crate) fn attempt_recv(core: &mut Core, key: u32) -> Result<Message, Refusal> {
+pub(crate) fn attempt_recv(core: &mut Core, key: u32, waits: bool) -> Result<Message, Refusal> {
     core.check_refusal()?;
     let Core { shard, hub, .. } = core;
-    let received = hub.try_recv(shard, key);
-    if received.is_err() {
+    let received = hub.try_recv(shard, key, waits);
+    if matches!(received, Err(Refusal::WouldBlock | Refusal::Failed(_))) {
         hub.note_blocked(key);
     }
     received

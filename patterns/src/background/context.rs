@@ -303,6 +303,10 @@ impl sealed::Home for Context {
         }
     }
 
+    fn rest(core: &mut Held<'_, Core>, pauses: u32) {
+        core.rest(pauses);
+    }
+
     fn wait_for<T>(
         &self,
         &place: &usize,

@@ -79,8 +79,8 @@ impl<'a> Wait<'a> {
     fn poll_recv(&mut self, task: &Task<'_>) -> Poll<Result<Message, Refusal>> {
         let socket = self.socket;
         self.poll(task, |core| match core {
-            Some(core) => attempt_recv(core, socket.key()),
-            None => socket.attempt_recv(),
+            Some(core) => attempt_recv(core, socket.key(), false),
+            None => socket.attempt_recv(false),
         })
     }
 }

@@ -166,6 +166,11 @@ impl Inbound {
         !self.ready.is_empty()
     }
 
+    /// How many whole messages there are.
+    pub(crate) fn messages(&self) -> usize {
+        self.ready.len()
+    }
+
     /// Whether something waits to be decoded.
     #[inline]
     pub(crate) fn has_undecoded(&self) -> bool {

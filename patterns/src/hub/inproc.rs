@@ -314,7 +314,10 @@ impl Hub {
         self.refills += 1;
         let clock = shard.clock();
         let (inbound, mut delivery) = peer.receiving(key, core, &mut shard.arena, clock);
+        let before = inbound.messages();
         let refilled = inbound.handle_parcels(&mut pipe, &mut delivery);
+        let taken = inbound.messages() - before;
+        core.lag.note(taken);
         pipe.popped();
         let is_closed = pipe.is_closed();
         peer.pipe = Some(pipe);

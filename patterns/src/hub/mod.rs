@@ -6,6 +6,7 @@ mod flush;
 mod heartbeat;
 pub(crate) mod inbound;
 mod inproc;
+mod lag;
 mod lifecycle;
 pub(crate) mod outbox;
 pub(crate) mod peer;

@@ -219,9 +219,14 @@ impl Hub {
         }
     }
 
-    /// Takes the next message, if one is there.
+    /// Takes the next message, if one is there. For who `waits` anyway it may take a rest first.
     #[inline]
-    pub(crate) fn try_recv(&mut self, shard: &mut Shard, socket: u32) -> Result<Message, Refusal> {
+    pub(crate) fn try_recv(
+        &mut self,
+        shard: &mut Shard,
+        socket: u32,
+        waits: bool,
+    ) -> Result<Message, Refusal> {
         let core = &mut self.sockets[socket as usize];
         if core.takes_freely
             && let Some(PipeId(key)) = core.receiving.current()
@@ -230,7 +235,17 @@ impl Hub {
             core.receiving.advance();
             return Ok(message);
         }
+        if waits && let pauses @ 1.. = self.lag(socket) {
+            return Err(Refusal::Rest(pauses));
+        }
         self.try_recv_slowly(shard, socket)
+    }
+
+    /// How long to stay away from the only peer that has something to take, before it is looked at again.
+    #[inline]
+    fn lag(&self, socket: u32) -> u32 {
+        let core = &self.sockets[socket as usize];
+        if core.receiving.active_len() == 1 { core.lag.pauses() } else { 0 }
     }
 
     #[inline(never)]

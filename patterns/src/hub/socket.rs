@@ -8,7 +8,10 @@ use std::{
 
 use zring_engine::{TimerId, sys::eventfd::EventFd};
 
-use super::spread::{Membership, Pending};
+use super::{
+    lag::Lag,
+    spread::{Membership, Pending},
+};
 use crate::{
     frame::Frame,
     monitor::{Event, EventKind, EventQueue, SocketStats},
@@ -102,6 +105,8 @@ pub(crate) struct SocketCore {
     pub(crate) unsent: u64,
     /// It has had a peer in the same process, who takes messages as they are.
     pub(crate) has_pipes: bool,
+    /// How far it stays behind such a peer.
+    pub(crate) lag: Lag,
     /// Those who wait for anything about it to change, with their numbers.
     pub(crate) waiters: Vec<(u64, Waker)>,
     /// The descriptor that shows changes to a foreign event loop, and whether it is readable.
@@ -132,6 +137,7 @@ impl SocketCore {
             gave_up: false,
             unsent: 0,
             has_pipes: false,
+            lag: Lag::default(),
             waiters: Vec::new(),
             shown: None,
         })

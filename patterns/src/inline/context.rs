@@ -157,6 +157,10 @@ impl sealed::Home for Context {
         0
     }
 
+    fn rest(_core: &mut Self::Guard<'_>, pauses: u32) {
+        (0..pauses).for_each(|_| std::hint::spin_loop());
+    }
+
     fn wait_for<T>(
         &self,
         (): &(),
