@@ -61,9 +61,12 @@ fn meet<C: Home>(first: &Socket<C>, second: &Socket<C>, binds_first: bool) {
 }
 
 fn pipeline<C: Home>(push: &Socket<C>, pull: &Socket<C>) {
-    for size in [0, 1, 33, 78, 79, 255, 4096, 70_000] {
-        push.send(vec![size as u8; size]).unwrap();
-        assert_eq!(pull.recv().unwrap().body(), vec![size as u8; size]);
+    for size in (0..80).chain([255, 4096, 70_000]) {
+        let body: Vec<u8> = (0..size).map(|at| (at + size) as u8).collect();
+        push.send(&body).unwrap();
+        push.send(body.clone()).unwrap();
+        assert_eq!(pull.recv().unwrap().body(), body);
+        assert_eq!(pull.recv().unwrap().body(), body);
     }
     push.send_multipart(["a", "", "c"]).unwrap();
     assert_eq!(pull.recv_multipart().unwrap(), [&b"a"[..], b"", b"c"]);
@@ -195,6 +198,77 @@ fn inline_contexts_of_two_threads_meet_in_a_shared_name_space() {
         }
         assert_eq!(server.join().unwrap(), 0);
     }
+}
+
+/// Bursts of all lengths with gaps of all lengths between them: the receiver runs after the sender, keeps its distance,
+/// sleeps and is woken, and nothing stays behind.
+#[test]
+fn a_receiver_on_the_heels_of_its_sender_misses_nothing() {
+    const BURSTS: u32 = 2_000;
+    let config = Config { shards: 2, ..Config::default() };
+    let context = Context::with_config(config).unwrap();
+    let pull = limit(context.socket(SocketType::Pull).unwrap());
+    let push = limit(context.socket(SocketType::Push).unwrap());
+    meet(&pull, &push, true);
+    let sending = thread::spawn(move || {
+        let mut sent = 0u32;
+        for burst in 0..BURSTS {
+            for _ in 0..=burst * 7 % 41 {
+                push.send(&sent.to_le_bytes()).unwrap();
+                sent += 1;
+            }
+            match burst % 100 {
+                0 => thread::sleep(Duration::from_micros(300)),
+                pauses => (0..pauses * 4).for_each(|_| std::hint::spin_loop()),
+            }
+        }
+        push.send("").unwrap();
+        sent
+    });
+    let mut received = 0u32;
+    loop {
+        let message = pull.recv().unwrap();
+        if message.is_empty() {
+            break;
+        }
+        assert_eq!(message.body(), received.to_le_bytes());
+        received += 1;
+    }
+    assert_eq!(sending.join().unwrap(), received);
+}
+
+/// Who sleeps hears of the first message in a batch scope, of the rest once in a while, and of all of them at the end.
+#[test]
+fn bells_ring_seldom_inside_a_batch_scope_but_they_ring() {
+    const ONCE_IN: usize = 64;
+    let config = Config::default();
+    let (told, heard) = channel();
+    let receiving = thread::spawn({
+        let config = config.clone();
+        move || {
+            let context = Context::with_config(config).unwrap();
+            let pull = limit(context.socket(SocketType::Pull).unwrap());
+            pull.bind("inproc://seldom").unwrap();
+            while told.send(pull.recv().unwrap().len()).is_ok() {}
+        }
+    });
+    let context = inline::Context::with_config(config).unwrap();
+    let push = limit(context.socket(SocketType::Push).unwrap());
+    push.connect("inproc://seldom").unwrap();
+    push.wait_for_peers(1, Some(PATIENCE)).unwrap();
+    let scope = context.batch();
+    push.send(b"1").unwrap();
+    assert_eq!(heard.recv_timeout(PATIENCE), Ok(1), "the first");
+    thread::sleep(QUIET);
+    (0..ONCE_IN).for_each(|_| push.send(b"22").unwrap());
+    (0..ONCE_IN).for_each(|_| assert_eq!(heard.recv_timeout(PATIENCE), Ok(2)));
+    thread::sleep(QUIET);
+    push.send(b"333").unwrap();
+    drop(scope);
+    assert_eq!(heard.recv_timeout(PATIENCE), Ok(3), "the last");
+    drop(heard);
+    push.send(b"").unwrap();
+    receiving.join().unwrap();
 }
 
 #[test]
