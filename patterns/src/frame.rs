@@ -9,7 +9,7 @@ pub const INLINE_BYTES_MAX: usize = SHORT_BYTES_MAX;
 
 /// One part of a [`Message`](crate::Message): an immutable body in memory of its own kind.
 ///
-/// At most 80 bytes itself. A body lies in the frame (up to [`INLINE_BYTES_MAX`] bytes), in the
+/// At most 88 bytes itself. A body lies in the frame (up to [`INLINE_BYTES_MAX`] bytes), in the
 /// receive ring (leased), in shared heap memory, or in static memory. A clone copies inline bodies and
 /// shares the others. `Send` and `Sync`: a leased body may be dropped on any thread, also after its socket
 /// and context are gone.
@@ -41,7 +41,7 @@ fn inline_bytes_mut(words: &mut Words, len: u8) -> &mut [u8] {
     &mut bytemuck::bytes_of_mut(words)[..usize::from(len)]
 }
 
-const _: () = assert!(size_of::<Frame>() <= 80);
+const _: () = assert!(size_of::<Frame>() <= 88);
 
 impl Frame {
     /// An empty frame.

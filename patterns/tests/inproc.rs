@@ -61,7 +61,7 @@ fn meet<C: Home>(first: &Socket<C>, second: &Socket<C>, binds_first: bool) {
 }
 
 fn pipeline<C: Home>(push: &Socket<C>, pull: &Socket<C>) {
-    for size in (0..80).chain([255, 4096, 70_000]) {
+    for size in (0..90).chain([255, 4096, 70_000]) {
         let body: Vec<u8> = (0..size).map(|at| (at + size) as u8).collect();
         push.send(&body).unwrap();
         push.send(body.clone()).unwrap();

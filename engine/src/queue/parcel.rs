@@ -6,7 +6,9 @@ use std::{
 };
 
 /// Words of the longest bytes that travel in place.
-pub const SHORT_WORDS: usize = 9;
+pub const SHORT_WORDS: usize = 10;
+/// Words at the end that are zeroed by themselves where the bytes reach up to them.
+const TAIL_WORDS: usize = 3;
 /// Bytes up to this length travel in place.
 pub const SHORT_BYTES_MAX: usize = SHORT_WORDS * size_of::<u64>();
 
@@ -75,10 +77,11 @@ impl<T> Parcel<T> {
             (&raw mut (*parcel).head).write(head);
             let words = (&raw mut (*parcel).content.words).cast::<u64>();
             let (chunks, rest) = bytes.as_chunks::<8>();
-            if chunks.len() < SHORT_WORDS - 1 {
+            // What the bytes leave is zeroed: of long ones the end, and of others all, in steps of a fixed length.
+            if chunks.len() < SHORT_WORDS - TAIL_WORDS {
                 words.write_bytes(0, SHORT_WORDS);
             } else {
-                words.add(SHORT_WORDS - 1).write(0);
+                words.add(SHORT_WORDS - TAIL_WORDS).write_bytes(0, TAIL_WORDS);
             }
             // Volatile, so that it stays one step for each word.
             for (at, chunk) in chunks.iter().enumerate() {
