@@ -4,8 +4,10 @@ use std::fmt;
 
 use zring_engine::{Chunk, Lease, Pool, Shared, queue::parcel::SHORT_BYTES_MAX};
 
-/// Bodies up to this length are kept inside the frame: copying them is cheaper than counting a lease.
+/// Bodies up to this length are kept inside the frame, unless they are leased.
 pub const INLINE_BYTES_MAX: usize = SHORT_BYTES_MAX;
+/// Received bodies up to this length are copied out of the pool: that is cheaper than counting a lease.
+const COPIED_BYTES_MAX: usize = 40;
 
 /// One part of a [`Message`](crate::Message): an immutable body in memory of its own kind.
 ///
@@ -88,7 +90,7 @@ impl Frame {
     /// A received body: copied when it is tiny or the pool is low, leased otherwise.
     #[inline(always)]
     pub(crate) fn receive(pool: &Pool, chunk: &Chunk, range: std::ops::Range<usize>) -> Self {
-        if range.len() > INLINE_BYTES_MAX
+        if range.len() > COPIED_BYTES_MAX
             && let Some(lease) = pool.lease(chunk, range.clone())
         {
             return Self(Body::Lease(lease));
