@@ -118,3 +118,22 @@ need_program() {
     command -v "$program" >/dev/null || step "install $program" "$@"
     command -v "$program" >/dev/null || fail "$program is still missing"
 }
+
+# A browser for the test that opens a report, under any of the names that tests/html.rs knows.
+need_chromium() {
+    local name
+    if [ -n "${CHROMIUM:-}" ]; then
+        command -v "$CHROMIUM" >/dev/null || fail "CHROMIUM names no program: $CHROMIUM"
+        return
+    fi
+    for name in chromium-headless-shell chromium chromium-browser google-chrome-stable google-chrome chrome; do
+        command -v "$name" >/dev/null && return
+    done
+    # Without the desktop's parts where the distribution splits it.
+    step "install Chromium" install_chromium
+}
+
+install_chromium() {
+    packages --no-install-recommends chromium-headless-shell ||
+        packages --no-install-recommends chromium || packages chromium-browser
+}

@@ -1,7 +1,6 @@
 //! The command line of `zring-bench`.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
@@ -9,11 +8,17 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::pin::Pin;
+use crate::report::Outputs;
 use crate::size;
 use crate::subject;
 use crate::workload::Workload;
+use crate::workload::churn::Churn;
 use crate::workload::connections::Connections;
+use crate::workload::fanin::FanIn;
+use crate::workload::fanout::FanOut;
 use crate::workload::idle::Idle;
+use crate::workload::latency::Latency;
+use crate::workload::pipeline::{PacedPipeline, Pipeline};
 use crate::workload::roundtrip::Roundtrip;
 use crate::workload::throughput::Throughput;
 
@@ -30,6 +35,9 @@ Examples:
   zring-bench throughput --subject raw --transport ipc --size 64K --json -
   zring-bench roundtrip --subject raw --subject zring-bg --driver uring --pin 0,1
   zring-bench throughput --transport inproc --wait spin
+  zring-bench latency --rate 50000
+  zring-bench roundtrip --sweep --bound-p999 200us
+  zring-bench fanout --subscribers 8
   zring-bench connections --idle 1000 --subject zring --driver ready
   zring-bench idle --connections 100 --subject zring-bg";
 
@@ -52,16 +60,26 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// How long a request and its reply take: one at a time, every round trip recorded
-    Roundtrip(Traffic),
+    Roundtrip(Scheduled),
+    /// How long a message takes one way, from when it was due: sent on a schedule, whatever became of those before
+    Latency(Scheduled),
     /// How many messages a second get through: one stream, as fast as it goes
     Throughput(Traffic),
+    /// How many messages a second get through a worker that sends on what it receives
+    Pipeline(Scheduled),
+    /// How many messages a second one publisher gets to many subscribers
+    Fanout(Subscribed),
+    /// How many messages a second one receiver takes from many senders
+    Fanin(Gathered),
+    /// How long it takes to connect, get one request answered and disconnect
+    Churn(Traffic),
     /// How long a request and its reply take beside many connections that are open and silent
     Connections(Beside),
     /// What connections cost that nobody uses: CPU time, wake-ups, memory
     Idle(Crowd),
 }
 
-/// What a command line asks for.
+/// What a command line asks for. A program that brings its own subjects starts from [`Plan::new`].
 #[derive(Clone, Copy, Debug)]
 pub struct Plan<'a> {
     /// What happens between the sides.
@@ -72,26 +90,66 @@ pub struct Plan<'a> {
     pub size_bytes: Option<usize>,
     /// Silent connections; `None` for a workload that has none.
     pub connections: Option<u32>,
+    /// Subscribers of a fan-out, senders of a fan-in; `None` for any other workload.
+    pub peers: Option<u32>,
+    /// Messages a second of a schedule; `None`: each when the one before is done, or as fast as it goes.
+    pub rate: Option<f64>,
+    /// Looks for the highest rate whose p99.9 stays within this, instead of one figure for one rate.
+    pub bound_p999: Option<Duration>,
+    /// A fan-out without a window.
+    pub is_free_running: bool,
+}
+
+impl<'a> Plan<'a> {
+    /// Messages of `size_bytes`, as fast as they go, between two sides.
+    pub fn new(workload: &'static dyn Workload, options: &'a Options, size_bytes: usize) -> Self {
+        Self {
+            workload,
+            options,
+            size_bytes: Some(size_bytes),
+            connections: None,
+            peers: None,
+            rate: None,
+            bound_p999: None,
+            is_free_running: false,
+        }
+    }
 }
 
 impl Command {
     /// The workload and its options.
     pub fn plan(&self) -> Plan<'_> {
         match self {
-            Self::Roundtrip(traffic) => traffic.plan(&Roundtrip),
+            Self::Roundtrip(scheduled) => scheduled.plan(&Roundtrip, None),
+            Self::Latency(scheduled) => scheduled.plan(&Latency, Some(RATE)),
             Self::Throughput(traffic) => traffic.plan(&Throughput),
+            Self::Pipeline(scheduled) if scheduled.keeps_schedule() => {
+                scheduled.plan(&PacedPipeline, None)
+            }
+            Self::Pipeline(scheduled) => scheduled.plan(&Pipeline, None),
+            Self::Fanout(subscribed) => Plan {
+                peers: Some(subscribed.subscribers),
+                is_free_running: subscribed.free_running,
+                ..subscribed.traffic.plan(&FanOut)
+            },
+            Self::Fanin(gathered) => {
+                Plan { peers: Some(gathered.senders), ..gathered.traffic.plan(&FanIn) }
+            }
+            Self::Churn(traffic) => traffic.plan(&Churn),
             Self::Connections(beside) => {
                 Plan { connections: Some(beside.idle), ..beside.traffic.plan(&Connections) }
             }
             Self::Idle(crowd) => Plan {
-                workload: &Idle,
-                options: &crowd.options,
                 size_bytes: None,
                 connections: Some(crowd.connections),
+                ..Plan::new(&Idle, &crowd.options, 0)
             },
         }
     }
 }
+
+/// Messages a second of a workload that cannot do without a schedule.
+const RATE: f64 = 10_000.0;
 
 /// Options of workloads with messages.
 #[derive(Clone, Debug, Args)]
@@ -108,8 +166,74 @@ pub struct Traffic {
 
 impl Traffic {
     fn plan(&self, workload: &'static dyn Workload) -> Plan<'_> {
-        Plan { workload, options: &self.options, size_bytes: Some(self.size), connections: None }
+        Plan::new(workload, &self.options, self.size)
     }
+}
+
+/// Options of workloads that can keep a schedule.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Scheduled {
+    /// Options of workloads with messages.
+    #[command(flatten)]
+    pub traffic: Traffic,
+
+    /// Messages a second; each is due on a schedule, and its time counts from when it was due
+    /// [default: latency 10000, the others keep no schedule]
+    #[arg(long, value_name = "R", value_parser = parse_rate)]
+    pub rate: Option<f64>,
+
+    /// Look for the highest rate at which p99.9 stays within --bound-p999
+    #[arg(long, requires = "bound_p999", conflicts_with = "rate")]
+    pub sweep: bool,
+
+    /// Highest p99.9 of a sweep, as in 200us or 1.5ms
+    #[arg(long, value_name = "TIME", requires = "sweep", value_parser = parse_time)]
+    pub bound_p999: Option<Duration>,
+}
+
+impl Scheduled {
+    fn keeps_schedule(&self) -> bool {
+        self.rate.is_some() || self.sweep
+    }
+
+    fn plan(&self, workload: &'static dyn Workload, rate: Option<f64>) -> Plan<'_> {
+        Plan {
+            rate: self.rate.or(rate),
+            bound_p999: self.bound_p999,
+            ..self.traffic.plan(workload)
+        }
+    }
+}
+
+/// Options of a fan-out.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Subscribed {
+    /// Options of workloads with messages.
+    #[command(flatten)]
+    pub traffic: Traffic,
+
+    /// Subscribers, each with a socket and a connection of its own
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub subscribers: u32,
+
+    /// Do not hold the publisher back; what is dropped is counted
+    #[arg(long)]
+    pub free_running: bool,
+}
+
+/// Options of a fan-in.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Gathered {
+    /// Options of workloads with messages.
+    #[command(flatten)]
+    pub traffic: Traffic,
+
+    /// Senders, each with a context, a socket and a connection of its own
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub senders: u32,
 }
 
 /// Options of traffic beside silent connections.
@@ -141,7 +265,7 @@ pub struct Crowd {
 /// Options every workload takes.
 #[derive(Clone, Debug, Args)]
 pub struct Options {
-    /// What to measure; repeat for several [default: all]
+    /// What to measure; repeat for several [default: all but raw-epoll]
     #[arg(long = "subject", value_name = "NAME", value_parser = subject_names())]
     pub subjects: Vec<String>,
 
@@ -171,9 +295,30 @@ pub struct Options {
     #[arg(long, value_enum, default_value_t = Wait::Park)]
     pub wait: Wait,
 
-    /// Write the results as JSON to FILE; with - to stdout, and the table to stderr
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
+    /// Side A waits for that part of each of its round trips or bursts in addition: a check of comparisons
+    #[arg(long, value_name = "PERCENT", default_value = "0", hide = true, value_parser = crate::compare::builds::parse_percent)]
+    pub handicap: f64,
+
+    /// Where the report goes.
+    #[command(flatten)]
+    pub outputs: Outputs,
+}
+
+impl Default for Options {
+    /// What the command line takes when it is told nothing.
+    fn default() -> Self {
+        Self {
+            subjects: Vec::new(),
+            transport: Transport::Tcp,
+            driver: None,
+            seconds: Duration::from_secs(5),
+            rounds: 5,
+            pin: None,
+            wait: Wait::Park,
+            handicap: 0.0,
+            outputs: Outputs::default(),
+        }
+    }
 }
 
 /// What messages travel over.
@@ -231,12 +376,38 @@ fn subject_names() -> PossibleValuesParser {
     PossibleValuesParser::new(subject::ALL.iter().map(|subject| subject.name()))
 }
 
-fn parse_seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
     if (0.001..=86_400.0).contains(&seconds) {
         return Ok(Duration::from_secs_f64(seconds));
     }
     Err("a run takes a thousandth of a second to a day".to_owned())
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
+    if (0.1..=1e8).contains(&rate) {
+        return Ok(rate);
+    }
+    Err("a schedule has a tenth of a message to 100 million a second".to_owned())
+}
+
+/// Parses `200us`, `1.5ms`, `800ns` or `1s`.
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let unit_at = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit_at);
+    let seconds = match unit {
+        "ns" => 1e-9,
+        "us" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        _ => return Err("a time has one of the units ns, us, ms and s".to_owned()),
+    };
+    let number: f64 = number.parse().map_err(|_| format!("`{text}` is not a time"))?;
+    match number * seconds {
+        time if (1e-9..=60.0).contains(&time) => Ok(Duration::from_secs_f64(time)),
+        _ => Err("a bound is a nanosecond to a minute".to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -262,7 +433,7 @@ mod tests {
             "0.2",
         ]);
         let cli = cli.unwrap();
-        let Plan { options, size_bytes, connections, workload } = cli.command.plan();
+        let Plan { options, size_bytes, connections, workload, .. } = cli.command.plan();
         assert_eq!((workload.name(), size_bytes, connections), ("throughput", Some(65_536), None));
         assert_eq!(options.pin, Some(Pin { a: 0, b: 1 }));
         assert_eq!(options.seconds, Duration::from_millis(200));
@@ -290,6 +461,32 @@ mod tests {
     }
 
     #[test]
+    fn plans_of_many() {
+        let plan = |arguments: &[&str]| {
+            let cli = Cli::try_parse_from(["zring-bench"].iter().chain(arguments)).unwrap();
+            let plan = cli.command.plan();
+            (plan.workload.name(), plan.peers, plan.rate, plan.is_free_running)
+        };
+        assert_eq!(plan(&["fanout"]), ("fanout", Some(4), None, false));
+        let free = ["fanout", "--subscribers", "9", "--free-running"];
+        assert_eq!(plan(&free), ("fanout", Some(9), None, true));
+        assert_eq!(plan(&["fanin", "--senders", "3"]), ("fanin", Some(3), None, false));
+        assert_eq!(plan(&["latency"]), ("latency", None, Some(10_000.0), false));
+        assert_eq!(plan(&["pipeline", "--rate", "2.5"]), ("pipeline", None, Some(2.5), false));
+        assert_eq!(plan(&["roundtrip"]), ("roundtrip", None, None, false));
+        assert_eq!(plan(&["churn"]), ("churn", None, None, false));
+    }
+
+    #[test]
+    fn times() {
+        assert_eq!(parse_time("200us"), Ok(Duration::from_micros(200)));
+        assert_eq!(parse_time("1.5ms"), Ok(Duration::from_micros(1500)));
+        for wrong in ["", "200", "us", "-1us", "0ms", "2m", "61s", "NaNs"] {
+            assert!(parse_time(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn drivers() {
         for (name, driver) in
             [("uring", Driver::Uring), ("ready", Driver::Ready), ("mobile", Driver::Ready)]
@@ -313,6 +510,8 @@ mod tests {
             ["--transport", "udp"],
             ["--idle", "10"],
             ["--connections", "10"],
+            ["--rate", "0"],
+            ["--bound-p999", "1ms"],
         ] {
             let arguments = ["zring-bench", "roundtrip"].into_iter().chain(wrong);
             assert!(Cli::try_parse_from(arguments).is_err(), "{wrong:?}");
@@ -322,8 +521,11 @@ mod tests {
             ["idle", "--size", "64"],
             ["connections", "--idle", "-1"],
             ["connections", "--idle", "100001"],
+            ["fanout", "--subscribers", "0"],
+            ["throughput", "--rate", "5"],
         ] {
             assert!(Cli::try_parse_from(["zring-bench"].into_iter().chain(wrong)).is_err());
         }
+        assert!(Cli::try_parse_from(["zring-bench", "roundtrip", "--sweep"]).is_err());
     }
 }

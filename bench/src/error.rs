@@ -56,9 +56,18 @@ pub enum Failure {
     /// The run could not be set up as asked.
     #[error("{0}")]
     Setup(String),
+    /// The command line of a part of the run is wrong.
+    #[error(transparent)]
+    Usage(#[from] Box<clap::Error>),
     /// One or both sides of a pair failed.
     #[error("{0}")]
     Sides(String),
+}
+
+impl From<clap::Error> for Failure {
+    fn from(error: clap::Error) -> Self {
+        Self::Usage(Box::new(error))
+    }
 }
 
 impl Failure {

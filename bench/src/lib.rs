@@ -15,9 +15,13 @@
 #![deny(missing_docs)]
 
 pub mod cli;
+pub mod command;
+pub mod compare;
 pub mod cpu_time;
 pub mod demo;
+pub mod doctor;
 pub mod error;
+pub mod handicap;
 pub mod machine;
 pub mod pin;
 pub mod process;
@@ -29,6 +33,7 @@ pub mod sides;
 pub mod size;
 pub mod stats;
 pub mod subject;
+pub mod suite;
 pub mod workload;
 
 pub use error::{Failure, Result};

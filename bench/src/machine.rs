@@ -1,9 +1,12 @@
 //! What the figures were measured on.
 
 use std::fs;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
+
+use crate::doctor::{self, Finding};
 
 /// The machine a report comes from. A field is `None` where the system does not tell.
 #[derive(Clone, Debug, Serialize)]
@@ -26,6 +29,8 @@ pub struct Machine {
     pub io_uring: Option<&'static str>,
     /// Version of zring measured.
     pub zring_version: &'static str,
+    /// What spoils latency here; see [`crate::doctor`].
+    pub findings: Vec<Finding>,
     /// When the report was made, RFC 3339 in UTC.
     pub date: String,
 }
@@ -45,6 +50,7 @@ impl Machine {
                 .as_deref()
                 .and_then(io_uring_switch),
             zring_version: env!("CARGO_PKG_VERSION"),
+            findings: doctor::examine(Path::new("/")),
             date: now_rfc3339(),
         }
     }

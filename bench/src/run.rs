@@ -8,10 +8,13 @@ use tempfile::TempDir;
 
 use crate::cli::{Cli, Driver, Options, Plan, Transport, Wait};
 use crate::error::{Failure, Result};
-use crate::report::{self, Outcome};
+use crate::handicap::Handicapped;
+use crate::report::{self, Outcome, Report};
 use crate::sequence::SEQUENCE_BYTES;
 use crate::subject::{self, Case, Subject};
 use crate::workload::Round;
+
+pub mod sweep;
 
 /// Runs that take less than this show no progress.
 const PROGRESS_FROM: Duration = Duration::from_secs(1);
@@ -26,7 +29,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         eprintln!("note: {warning}");
     }
     let outcomes = measure(&plan)?;
-    report::write(&outcomes, plan.options.json.as_deref())
+    Report::new(&outcomes).write(&plan.options.outputs)
 }
 
 /// What makes a run's figures mean something else than its reader expects.
@@ -47,46 +50,124 @@ fn warning(options: &Options) -> Option<&'static str> {
     (spins && cores < 2).then_some("two sides that spin need two cores, this machine offers one")
 }
 
-/// Runs every subject for every round, in turn, and condenses the rounds of each. Subjects that cannot do what the
-/// plan asks for are left out, with a line on stderr.
+/// Measures the subjects the plan names, of those the harness knows: [`measure_subjects`] with [`subject::ALL`].
+///
+/// # Errors
+/// As [`measure_subjects`].
+pub fn measure(plan: &Plan<'_>) -> Result<Vec<Outcome>> {
+    let subjects = chosen(&plan.options.subjects);
+    if plan.options.handicap <= 0.0 {
+        return measure_subjects(plan, &subjects);
+    }
+    let slower: Vec<_> =
+        subjects.iter().map(|subject| Handicapped::new(*subject, plan.options.handicap)).collect();
+    let slower: Vec<&dyn Subject> = slower.iter().map(|subject| subject as &dyn Subject).collect();
+    measure_subjects(plan, &slower)
+}
+
+/// The names of the subjects that [`measure`] would measure.
+///
+/// # Errors
+/// [`Failure::Setup`] if none is left.
+pub fn able_names(plan: &Plan<'_>) -> Result<Vec<&'static str>> {
+    let subjects = able(plan, &Place::new()?, &chosen(&plan.options.subjects))?;
+    Ok(subjects.iter().map(|subject| subject.name()).collect())
+}
+
+/// Runs every subject for every round, in turn, and condenses the rounds of each; or, with [`Plan::bound_p999`],
+/// looks for the highest rate of each. The subjects may be anybody's, and [`Options::subjects`] is not looked at. Those
+/// that cannot do what the plan asks for are left out, with a line on stderr.
 ///
 /// # Errors
 /// The first failure, with subject and round; [`Failure::Setup`] if no subject is left.
-pub fn measure(plan: &Plan<'_>) -> Result<Vec<Outcome>> {
+pub fn measure_subjects(plan: &Plan<'_>, subjects: &[&dyn Subject]) -> Result<Vec<Outcome>> {
     let options = plan.options;
-    let directory = tempfile::Builder::new().prefix("zring-bench-").tempdir()?;
-    let subjects = able(plan, &directory)?;
+    let place = Place::new()?;
+    let subjects = able(plan, &place, subjects)?;
+    if let Some(bound) = plan.bound_p999 {
+        return sweep::sweep(plan, &place, &subjects, bound);
+    }
     let progress = progress(options, subjects.len());
     let mut rounds: Vec<Vec<Round>> = vec![Vec::new(); subjects.len()];
     for round in 1..=options.rounds {
         for (subject, rounds) in subjects.iter().zip(&mut rounds) {
             progress.set_message(format!("{} round {round}/{}", subject.name(), options.rounds));
-            let case = case(plan, &directory, &format!("{}-{round}", subject.name()));
-            let measured = run_round(plan, *subject, case).map_err(|failure| {
-                Failure::Sides(format!("{} failed in round {round}: {failure}", subject.name()))
-            })?;
+            let measured = run_round(plan, *subject, &place, &round.to_string())?;
             rounds.push(measured);
             progress.inc(1);
         }
     }
     progress.finish_and_clear();
-    let named = subjects.iter().map(|subject| subject.name()).zip(&rounds);
-    let mut outcomes: Vec<_> =
-        named.map(|(name, rounds)| Outcome::new(plan, name, rounds)).collect();
-    report::compare(plan.workload, &mut outcomes);
+    let mut outcomes: Vec<_> = subjects
+        .iter()
+        .zip(&rounds)
+        .map(|(subject, rounds)| condense(plan, *subject, &place, rounds))
+        .collect();
+    report::compare_with_floor(plan.workload, &mut outcomes);
     Ok(outcomes)
 }
 
-fn run_round(plan: &Plan<'_>, subject: &dyn Subject, mut case: Case) -> Result<Round> {
-    case.common = subject.common(&case)?;
-    plan.workload.run_round(subject, &case, plan.options.seconds / plan.options.rounds)
+/// Where unix sockets are bound.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Result<Self> {
+        Ok(Self(tempfile::Builder::new().prefix("zring-bench-").tempdir()?))
+    }
+
+    fn case(&self, plan: &Plan<'_>, name: &str) -> Case {
+        let options = plan.options;
+        let bind = match options.transport {
+            Transport::Tcp => "tcp://127.0.0.1:0".to_owned(),
+            Transport::Ipc => format!("ipc://{}", self.0.path().join(name).display()),
+            Transport::Inproc => format!("inproc://{name}"),
+        };
+        Case {
+            pattern: plan.workload.pattern(),
+            transport: options.transport,
+            size_bytes: plan.size_bytes.unwrap_or(SEQUENCE_BYTES),
+            wait: options.wait,
+            driver: options.driver,
+            pin: options.pin,
+            connections: plan.connections.unwrap_or(0),
+            peers: plan.peers.unwrap_or(1),
+            rate: plan.rate,
+            is_free_running: plan.is_free_running,
+            bind,
+            common: None,
+        }
+    }
 }
 
-/// The subjects asked for that can do what is asked for.
-fn able(plan: &Plan<'_>, directory: &TempDir) -> Result<Vec<&'static dyn Subject>> {
-    let case = case(plan, directory, "any");
-    let mut subjects = chosen(&plan.options.subjects);
-    subjects.retain(|subject| match subject.lacks(&case) {
+/// Runs one round, called `name`, of one subject.
+fn run_round(plan: &Plan<'_>, subject: &dyn Subject, place: &Place, name: &str) -> Result<Round> {
+    let run = || {
+        let mut case = place.case(plan, &format!("{}-{name}", subject.name()));
+        case.common = subject.common(&case)?;
+        plan.workload.run_round(subject, &case, plan.options.seconds / plan.options.rounds)
+    };
+    run().map_err(|failure| {
+        Failure::Sides(format!("{} failed in round {name}: {failure}", subject.name()))
+    })
+}
+
+fn condense(plan: &Plan<'_>, subject: &dyn Subject, place: &Place, rounds: &[Round]) -> Outcome {
+    Outcome::new(plan, subject.name(), subject.settings(&place.case(plan, "any")), rounds)
+}
+
+/// The subjects that can do what is asked for.
+fn able<'s>(
+    plan: &Plan<'_>,
+    place: &Place,
+    subjects: &[&'s dyn Subject],
+) -> Result<Vec<&'s dyn Subject>> {
+    let case = place.case(plan, "any");
+    let lacks = |subject: &dyn Subject| match subject.plays(case.pattern) {
+        true => subject.lacks(&case),
+        false => Some("it does not play this workload"),
+    };
+    let mut subjects = subjects.to_vec();
+    subjects.retain(|subject| match lacks(*subject) {
         None => true,
         Some(reason) => {
             eprintln!("note: {} is left out: {reason}", subject.name());
@@ -102,28 +183,10 @@ fn able(plan: &Plan<'_>, directory: &TempDir) -> Result<Vec<&'static dyn Subject
 /// The subjects asked for, in the order of [`subject::ALL`] and once each; all of them if none is named.
 fn chosen(names: &[String]) -> Vec<&'static dyn Subject> {
     let is_chosen = |subject: &&dyn Subject| {
-        names.is_empty() || names.iter().any(|name| name == subject.name())
+        (names.is_empty() && subject.is_default())
+            || names.iter().any(|name| name == subject.name())
     };
     subject::ALL.iter().copied().filter(is_chosen).collect()
-}
-
-fn case(plan: &Plan<'_>, directory: &TempDir, name: &str) -> Case {
-    let options = plan.options;
-    let bind = match options.transport {
-        Transport::Tcp => "tcp://127.0.0.1:0".to_owned(),
-        Transport::Ipc => format!("ipc://{}", directory.path().join(name).display()),
-        Transport::Inproc => format!("inproc://{name}"),
-    };
-    Case {
-        transport: options.transport,
-        size_bytes: plan.size_bytes.unwrap_or(SEQUENCE_BYTES),
-        wait: options.wait,
-        driver: options.driver,
-        pin: options.pin,
-        connections: plan.connections.unwrap_or(0),
-        bind,
-        common: None,
-    }
 }
 
 /// A bar on stderr. It moves between rounds only: a thread that draws would take time from the sides.

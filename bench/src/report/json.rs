@@ -1,26 +1,30 @@
-//! The JSON report: `{"results": [Outcome, ...], "machine": Machine}`.
+//! The JSON report: `{"results": [Outcome, ...], "changes": [Row, ...], "machine": Machine, "command": "..."}`.
 
 use std::io;
 
 use serde::Serialize;
 
+use crate::compare::Row;
 use crate::error::Result;
 use crate::machine::Machine;
-use crate::report::Outcome;
+use crate::report::{Outcome, Report};
 
 #[derive(Serialize)]
-struct Report<'a> {
+struct Shape<'a> {
     results: &'a [Outcome],
+    changes: &'a [Row],
     machine: &'a Machine,
+    command: &'a str,
 }
 
 /// The report as indented JSON with a newline at its end.
 ///
 /// # Errors
 /// None in practice: every part of a report can be written as JSON.
-pub fn render(results: &[Outcome], machine: &Machine) -> Result<String> {
-    let text =
-        serde_json::to_string_pretty(&Report { results, machine }).map_err(io::Error::from)?;
+pub fn render(report: &Report<'_>) -> Result<String> {
+    let Report { outcomes: results, changes, machine, command } = report;
+    let text = serde_json::to_string_pretty(&Shape { results, changes, machine, command })
+        .map_err(io::Error::from)?;
     Ok(text + "\n")
 }
 
@@ -36,7 +40,7 @@ mod tests {
             samples::outcome("throughput", "zring", 100),
             samples::outcome("idle", "zring-bg", 100),
         ];
-        let text = render(&results, &Machine::probe()).unwrap();
+        let text = render(&Report::new(&results)).unwrap();
         let report: serde_json::Value = serde_json::from_str(&text).unwrap();
         for result in report["results"].as_array().unwrap() {
             for key in [
@@ -58,7 +62,13 @@ mod tests {
                 "wait",
                 "pin",
                 "rounds",
+                "rounds_latency_ns",
+                "compares",
                 "ratio_to_raw",
+                "settings",
+                "peers",
+                "offered_rate",
+                "dropped",
             ] {
                 assert!(result.get(key).is_some(), "{key}");
             }
@@ -82,8 +92,11 @@ mod tests {
             "io_uring",
             "zring_version",
             "date",
+            "findings",
         ] {
             assert!(report["machine"].get(key).is_some(), "{key}");
         }
+        assert!(report["command"].is_string());
+        assert_eq!(report["results"][0]["rounds_latency_ns"][2]["p50"], 6_700);
     }
 }

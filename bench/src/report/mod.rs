@@ -1,20 +1,31 @@
 //! Rounds condensed, compared and written.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::Args;
+use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::cli::{Plan, Transport, Wait};
+use crate::compare::{self, Row};
+use crate::doctor;
 use crate::error::Result;
 use crate::machine::Machine;
 use crate::record::Percentiles;
+use crate::report::style::Style;
 use crate::stats::{median, median_percentiles};
 use crate::subject;
 use crate::workload::{Round, Workload};
 
+pub mod bars;
+pub mod columns;
+pub mod hgrm;
+pub mod html;
 pub mod json;
+pub mod plots;
+pub mod style;
 pub mod table;
 
 /// One subject under one workload: the medians over its rounds. This is the object in the JSON report; what does
@@ -25,6 +36,8 @@ pub struct Outcome {
     pub workload: &'static str,
     /// Name of the subject.
     pub subject: &'static str,
+    /// How the subject was set up, where that matters to its figures; may be empty.
+    pub settings: String,
     /// What the messages travelled over.
     pub transport: Transport,
     /// What the subject's sockets ran on: `uring` or `ready`. `null` if there is no choice, or that is not known.
@@ -33,6 +46,8 @@ pub struct Outcome {
     pub size_bytes: Option<usize>,
     /// Silent connections; `null` for a workload that has none.
     pub connections: Option<u32>,
+    /// Subscribers of a fan-out, senders of a fan-in; `null` for any other workload.
+    pub peers: Option<u32>,
     /// What a side did while it waited.
     pub wait: Wait,
     /// Cores of side A and side B, where pinned.
@@ -45,10 +60,17 @@ pub struct Outcome {
     pub messages_per_second: f64,
     /// Bodies only, without framing; a round trip counts its body once.
     pub bytes_per_second: f64,
+    /// Messages a second that were handed to the subject, median; `null` where that is the measured rate.
+    pub offered_rate: Option<f64>,
+    /// Messages that a lossy pattern dropped, at all receivers and in all rounds together.
+    pub dropped: u64,
     /// CPU time of the process for a million messages, median.
     pub cpu_seconds_per_million: Option<f64>,
     /// Median of each percentile over the rounds, and the largest `max`.
     pub latency_ns: Percentiles,
+    /// Every latency of all rounds in nanoseconds; `None` where none was measured.
+    #[serde(skip)]
+    pub latencies: Option<Histogram<u64>>,
     /// CPU time of the threads behind silent connections, in percent of one core, median.
     pub idle_cpu_percent: Option<f64>,
     /// Times a second these threads woke and slept again, median.
@@ -56,16 +78,20 @@ pub struct Outcome {
     /// Resident memory that a silent connection takes, both ends. The largest of all rounds: later rounds find memory
     /// that earlier ones have left.
     pub bytes_per_connection: Option<f64>,
+    /// What [`Outcome::ratio_to_raw`] compares: `p50/raw` or `rate/raw`.
+    pub compares: &'static str,
     /// This subject's figure over that of `raw`: rates for throughput, p50 latencies for roundtrip. `null` if
     /// `raw` did not run.
     pub ratio_to_raw: Option<f64>,
     /// The rate of each round, in the order they ran.
     pub rounds: Vec<f64>,
+    /// The latencies of each round, in the order they ran.
+    pub rounds_latency_ns: Vec<Percentiles>,
 }
 
 impl Outcome {
-    /// Condenses the rounds of one subject.
-    pub fn new(plan: &Plan<'_>, subject: &'static str, rounds: &[Round]) -> Self {
+    /// Condenses the rounds of one subject, which was set up as `settings` say.
+    pub fn new(plan: &Plan<'_>, subject: &'static str, settings: String, rounds: &[Round]) -> Self {
         let rates: Vec<f64> = rounds.iter().map(Round::rate).collect();
         let latencies: Vec<Percentiles> = rounds.iter().map(|round| round.latency_ns).collect();
         let over = |pick: fn(&Round) -> Option<f64>| -> Vec<f64> {
@@ -75,33 +101,50 @@ impl Outcome {
         Self {
             workload: plan.workload.name(),
             subject,
+            settings,
             transport: plan.options.transport,
             driver: rounds.iter().find_map(|round| round.driver),
             size_bytes: plan.size_bytes,
             connections: plan.connections,
+            peers: plan.peers,
             wait: plan.options.wait,
             pin: plan.options.pin.map(|pin| [pin.a, pin.b]),
             messages: rounds.iter().map(|round| round.messages).sum(),
             seconds: rounds.iter().map(|round| round.elapsed).sum::<Duration>().as_secs_f64(),
             messages_per_second,
             bytes_per_second: messages_per_second * plan.size_bytes.unwrap_or(0) as f64,
+            offered_rate: median(&over(|round| round.offered_rate)),
+            dropped: rounds.iter().map(|round| round.dropped).sum(),
             cpu_seconds_per_million: median(&over(|round| round.cpu_seconds_per_message))
                 .map(|seconds| seconds * 1e6),
             latency_ns: median_percentiles(&latencies),
+            latencies: merged(rounds),
             idle_cpu_percent: median(&over(|round| round.idle.cpu_per_time))
                 .map(|part| part * 100.0),
             idle_switches_per_second: median(&over(|round| round.idle.switches_per_second)),
             bytes_per_connection: over(|round| round.idle.bytes_per_connection)
                 .into_iter()
                 .reduce(f64::max),
+            compares: plan.workload.compares(),
             ratio_to_raw: None,
             rounds: rates,
+            rounds_latency_ns: latencies,
         }
     }
 }
 
+/// The latencies of all rounds together.
+fn merged(rounds: &[Round]) -> Option<Histogram<u64>> {
+    let mut histograms = rounds.iter().filter_map(|round| round.latencies.as_ref());
+    let mut all = histograms.next()?.clone();
+    for histogram in histograms {
+        all.add(histogram).expect("all recorders have the same bounds");
+    }
+    Some(all)
+}
+
 /// Fills in [`Outcome::ratio_to_raw`] if the floor ran.
-pub fn compare(workload: &dyn Workload, outcomes: &mut [Outcome]) {
+pub fn compare_with_floor(workload: &dyn Workload, outcomes: &mut [Outcome]) {
     let figure =
         |outcome: &Outcome| workload.figure(outcome.messages_per_second, &outcome.latency_ns);
     let floor = outcomes.iter().find(|outcome| outcome.subject == subject::FLOOR).and_then(figure);
@@ -111,22 +154,105 @@ pub fn compare(workload: &dyn Workload, outcomes: &mut [Outcome]) {
     }
 }
 
-/// Writes the table, and the JSON report to `json` if that is given: `-` is stdout, which moves the table to stderr.
-///
-/// # Errors
-/// Whatever the system reports when a file or a stream cannot be written.
-pub fn write(outcomes: &[Outcome], json: Option<&Path>) -> Result<()> {
-    let table = table::render(outcomes);
-    let Some(path) = json else {
-        return Ok(io::stdout().write_all(table.as_bytes())?);
-    };
-    let report = json::render(outcomes, &Machine::probe())?;
-    if path == Path::new("-") {
-        io::stdout().write_all(report.as_bytes())?;
-        return Ok(io::stderr().write_all(table.as_bytes())?);
+impl Outcome {
+    /// The rate of a schedule that the messages were sent on; `None` if each waited for another, or was sent as soon as
+    /// it could be.
+    pub fn scheduled_rate(&self) -> Option<f64> {
+        // What a publisher managed to hand over is no schedule.
+        self.offered_rate.filter(|_| self.latency_ns.p50.is_some() && self.peers.is_none())
     }
-    std::fs::write(path, report)?;
-    Ok(io::stdout().write_all(table.as_bytes())?)
+}
+
+/// Whether two outcomes stand in one table: they differ in subject, driver and load alone.
+pub fn is_same_cell(one: &Outcome, other: &Outcome) -> bool {
+    let key = |o: &Outcome| {
+        (o.workload, o.transport, o.size_bytes, o.connections, o.peers, o.wait, o.pin)
+    };
+    key(one) == key(other)
+}
+
+/// Where a report goes beside the terminal.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub struct Outputs {
+    /// Write the results as JSON to FILE; with - to stdout, and the table to stderr
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+
+    /// Write a page with plots and tables to FILE; it needs nothing but a browser
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+
+    /// Write the latency distribution of every row to a .hgrm file in DIR, for the HdrHistogram plotter
+    #[arg(long, value_name = "DIR")]
+    pub hgrm: Option<PathBuf>,
+}
+
+/// Everything that a report is made of.
+#[derive(Clone, Debug)]
+pub struct Report<'a> {
+    /// The rows.
+    pub outcomes: &'a [Outcome],
+    /// What changed from another build, if that was asked for.
+    pub changes: Vec<Row>,
+    /// What they were measured on.
+    pub machine: Machine,
+    /// The command that measured them.
+    pub command: String,
+}
+
+impl<'a> Report<'a> {
+    /// A report of this machine, now, by the command line of this process.
+    pub fn new(outcomes: &'a [Outcome]) -> Self {
+        Self {
+            outcomes,
+            changes: Vec::new(),
+            machine: Machine::probe(),
+            command: command_line(std::env::args()),
+        }
+    }
+
+    /// Writes the tables to stdout, or to stderr if the JSON goes there, and the files that are asked for.
+    ///
+    /// # Errors
+    /// Whatever the system reports when a file or a stream cannot be written.
+    pub fn write(&self, outputs: &Outputs) -> Result<()> {
+        if let Some(path) = &outputs.html {
+            std::fs::write(path, html::render(self))?;
+        }
+        if let Some(directory) = &outputs.hgrm {
+            hgrm::write(self.outcomes, directory)?;
+        }
+        let has_stdout = outputs.json.as_deref() == Some(Path::new("-"));
+        if let Some(path) = &outputs.json {
+            let json = json::render(self)?;
+            if has_stdout {
+                io::stdout().write_all(json.as_bytes())?;
+            } else {
+                std::fs::write(path, json)?;
+            }
+        }
+        let style = if has_stdout { Style::of_stderr() } else { Style::of_stdout() };
+        let foot = doctor::summary(&self.machine.findings) + "; `zring-bench doctor` tells\n";
+        let tables = match self.changes.is_empty() {
+            true => table::render(self.outcomes, style),
+            false => compare::render(&self.changes, style),
+        };
+        let text = tables + "\n" + &style.dim(&foot);
+        if has_stdout {
+            return Ok(io::stderr().write_all(text.as_bytes())?);
+        }
+        Ok(io::stdout().write_all(text.as_bytes())?)
+    }
+}
+
+/// The words of a command line as they can be typed again.
+fn command_line(words: impl Iterator<Item = String>) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_=./,:%+@".contains(c);
+    let quoted = |word: String| match !word.is_empty() && word.chars().all(is_plain) {
+        true => word,
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    };
+    words.map(quoted).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -148,13 +274,23 @@ pub(crate) mod samples {
                 p999: Some(21_000),
                 max: Some(1_250_000),
             },
-            Command::Throughput(_) | Command::Idle(_) => Percentiles::default(),
+            _ => Percentiles::default(),
         };
+        let latencies = latency_ns.p50.map(|p50| {
+            let mut recorder = crate::record::Recorder::new();
+            for n in 0..1000 {
+                recorder.record(Duration::from_nanos(p50 - 500 + n));
+            }
+            recorder.into_histogram()
+        });
         let round = |messages: u64| Round {
             messages: if is_idle { 0 } else { messages },
             elapsed: Duration::from_secs(2),
             cpu_seconds_per_message: (!is_idle).then_some(4e-8),
             latency_ns,
+            latencies: latencies.clone(),
+            dropped: 0,
+            offered_rate: None,
             driver: Some("ready"),
             idle: Idle {
                 cpu_per_time: is_idle.then_some(messages as f64 / 1e6),
@@ -163,7 +299,7 @@ pub(crate) mod samples {
             },
         };
         let rounds = [round(messages), round(2 * messages), round(messages / 2)];
-        Outcome::new(&cli.command.plan(), subject, &rounds)
+        Outcome::new(&cli.command.plan(), subject, String::new(), &rounds)
     }
 }
 
@@ -198,10 +334,24 @@ mod tests {
             samples::outcome("throughput", "raw", 1000),
             samples::outcome("throughput", "zring", 800),
         ];
-        compare(&Throughput, &mut both);
+        compare_with_floor(&Throughput, &mut both);
         assert_eq!(both.map(|outcome| outcome.ratio_to_raw), [Some(1.0), Some(0.8)]);
         let mut alone = [samples::outcome("throughput", "zring", 800)];
-        compare(&Throughput, &mut alone);
+        compare_with_floor(&Throughput, &mut alone);
         assert_eq!(alone[0].ratio_to_raw, None);
+    }
+
+    #[test]
+    fn command_lines_can_be_typed_again() {
+        let words = ["zring-bench", "run", "--size", "64,1K", "it's", ""];
+        let line = command_line(words.into_iter().map(str::to_owned));
+        assert_eq!(line, r"zring-bench run --size 64,1K 'it'\''s' ''");
+    }
+
+    #[test]
+    fn rounds_keep_their_latencies() {
+        let outcome = samples::outcome("roundtrip", "raw", 1000);
+        assert_eq!(outcome.rounds_latency_ns.len(), outcome.rounds.len());
+        assert_eq!(outcome.latencies.unwrap().len(), 3000);
     }
 }

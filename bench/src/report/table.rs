@@ -1,8 +1,15 @@
 //! Aligned tables for terminals, and figures as people read them.
 
-use crate::report::Outcome;
-use crate::size;
-use crate::stats::spread;
+use crate::report::bars::{Scale, bar};
+use crate::report::style::Style;
+use crate::report::{Outcome, columns};
+
+/// Width of the charts beside a table.
+const CHART_COLUMNS: usize = 24;
+/// Blanks between a table and its charts.
+const GAP: usize = 2;
+/// Columns that stay, however little room there is.
+const COLUMNS_MIN: usize = 4;
 
 /// Rows of text under a header; the first column is left-aligned, the others right-aligned.
 #[derive(Clone, Debug)]
@@ -24,6 +31,11 @@ impl Table {
 
     /// The table as lines of text, indented by two spaces.
     pub fn render(&self) -> String {
+        self.lines().iter().map(|line| format!("{}\n", line.trim_end())).collect()
+    }
+
+    /// The lines of the table, all of the same width.
+    fn lines(&self) -> Vec<String> {
         let columns = self.rows[0].len();
         let width = |column| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));
@@ -41,83 +53,64 @@ fn render_row(row: &[String], widths: &[usize]) -> String {
             if column == 0 { format!(" {cell:<width$}") } else { format!("  {cell:>width$}") };
         line.push_str(&padded);
     }
-    line.truncate(line.trim_end().len());
-    line.push('\n');
     line
 }
 
-/// The results of one run: what was measured, and a row per subject.
-pub fn render(outcomes: &[Outcome]) -> String {
+/// The results: a table for each cell, with what was measured above it and a row per subject, no wider than the style
+/// allows as long as the figures that matter most fit.
+pub fn render(outcomes: &[Outcome], style: Style) -> String {
+    let cells: Vec<String> =
+        columns::cells(outcomes).map(|cell| render_cell(cell, style)).collect();
+    cells.join("\n")
+}
+
+fn render_cell(outcomes: &[Outcome], style: Style) -> String {
     let Some(first) = outcomes.first() else {
         return String::new();
     };
-    let mut table = Table::new(titles(first));
-    for outcome in outcomes {
-        table.row(cells(outcome));
+    let (chart, legend) = chart(outcomes);
+    let mut columns = columns::of(outcomes);
+    loop {
+        let mut table = Table::new(columns.iter().map(|column| column.title));
+        for outcome in outcomes {
+            table.row(columns.iter().map(|column| column.cell(outcome).unwrap_or("-".to_owned())));
+        }
+        let lines = table.lines();
+        let width = lines.first().map_or(0, |line| line.chars().count());
+        let least = (0..columns.len()).rev().min_by_key(|&index| columns[index].rank);
+        if width + GAP + CHART_COLUMNS > style.columns && columns.len() > COLUMNS_MIN {
+            columns.remove(least.unwrap_or_default());
+            continue;
+        }
+        let rounds = format!("medians of {} rounds", first.rounds.len());
+        let mut text = format!("{}, {rounds}\n\n", style.bold(&columns::headline(first)));
+        let charts = std::iter::once(legend.clone()).chain(chart.iter().map(|row| style.bar(row)));
+        for (line, chart) in lines.iter().zip(charts) {
+            let whole = format!("{line}{}{chart}", " ".repeat(GAP));
+            text += whole.trim_end();
+            text.push('\n');
+        }
+        return text;
     }
-    format!("{}\n\n{}", headline(first), table.render())
 }
 
-fn headline(outcome: &Outcome) -> String {
-    let pinned = outcome.pin.map_or("not pinned".to_owned(), |[a, b]| format!("cores {a} and {b}"));
-    let bodies = outcome.size_bytes.map(|bytes| format!("{} bodies, ", size::display(bytes)));
-    let silent = outcome.connections.map(|count| format!("{count} silent connections, "));
-    format!(
-        "{} over {}, {}{}{}, {pinned}, medians of {} rounds",
-        outcome.workload,
-        outcome.transport,
-        bodies.unwrap_or_default(),
-        silent.unwrap_or_default(),
-        outcome.wait,
-        outcome.rounds.len(),
-    )
-}
-
-fn titles(outcome: &Outcome) -> Vec<&'static str> {
-    if outcome.size_bytes.is_none() {
-        return vec!["subject", "driver", "cpu", "wake-ups/s", "bytes/connection"];
+/// A row of characters for each outcome, and what they mean: the distribution of its latencies on a scale that all
+/// share, or its rate beside the best one.
+fn chart(outcomes: &[Outcome]) -> (Vec<String>, String) {
+    let histograms = outcomes.iter().filter_map(|outcome| outcome.latencies.as_ref());
+    if let Some(scale) = Scale::over(histograms, CHART_COLUMNS) {
+        let line = |outcome: &Outcome| {
+            let latencies = outcome.latencies.as_ref();
+            latencies.map_or(String::new(), |histogram| scale.sparkline(histogram))
+        };
+        let (low, high) = scale.ends_ns();
+        let (low, high) = (nanoseconds(low as f64), nanoseconds(high as f64));
+        let room = CHART_COLUMNS.saturating_sub(low.chars().count());
+        return (outcomes.iter().map(line).collect(), format!("{low}{high:>room$}"));
     }
-    if outcome.latency_ns.p50.is_some() {
-        return vec![
-            "subject", "driver", "p50", "p90", "p99", "p99.9", "max", "trips/s", "spread",
-            "cpu/trip", "p50/raw",
-        ];
-    }
-    vec!["subject", "driver", "messages/s", "bytes/s", "spread", "cpu/message", "rate/raw"]
-}
-
-fn cells(outcome: &Outcome) -> Vec<String> {
-    let mut cells = vec![outcome.subject.to_owned(), outcome.driver.unwrap_or("-").to_owned()];
-    if outcome.size_bytes.is_none() {
-        cells.extend(idle_cells(outcome));
-        return cells;
-    }
-    let latency = &outcome.latency_ns;
-    if latency.p50.is_some() {
-        let percentiles = [latency.p50, latency.p90, latency.p99, latency.p999, latency.max];
-        cells.extend(percentiles.map(latency_cell));
-        cells.push(amount(outcome.messages_per_second));
-    } else {
-        cells.push(amount(outcome.messages_per_second));
-        cells.push(amount(outcome.bytes_per_second) + "B");
-    }
-    cells.push(cell(spread(&outcome.rounds), |part| format!("{:.0}%", part * 100.0)));
-    cells.push(cell(outcome.cpu_seconds_per_million, |seconds| nanoseconds(seconds * 1000.0)));
-    cells.push(cell(outcome.ratio_to_raw, |ratio| format!("{ratio:.2}")));
-    cells
-}
-
-fn idle_cells(outcome: &Outcome) -> [String; 3] {
-    [
-        cell(outcome.idle_cpu_percent, |percent| format!("{percent:.3}%")),
-        cell(outcome.idle_switches_per_second, |count| format!("{count:.1}")),
-        cell(outcome.bytes_per_connection, |bytes| format!("{bytes:.0}")),
-    ]
-}
-
-/// A figure as `show` writes it, or `-` for none.
-fn cell(figure: Option<f64>, show: impl Fn(f64) -> String) -> String {
-    figure.map_or("-".to_owned(), show)
+    let best = outcomes.iter().map(|outcome| outcome.messages_per_second).fold(0.0, f64::max);
+    let line = |outcome: &Outcome| bar(outcome.messages_per_second / best, CHART_COLUMNS);
+    (outcomes.iter().map(line).collect(), String::new())
 }
 
 /// A latency in nanoseconds, or `-` for none.
@@ -157,7 +150,7 @@ fn three_figures(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{compare, samples};
+    use crate::report::{compare_with_floor, samples};
     use crate::workload::throughput::Throughput;
 
     #[test]
@@ -177,29 +170,56 @@ mod tests {
             samples::outcome("throughput", "raw", 1000),
             samples::outcome("throughput", "zring", 80),
         ];
-        compare(&Throughput, &mut outcomes);
-        let text = render(&outcomes);
+        compare_with_floor(&Throughput, &mut outcomes);
+        let text = render(&outcomes, Style::plain(140));
         let rows: Vec<&str> = text.lines().skip(2).collect();
         assert_eq!(rows.len(), 3);
-        assert!(rows.iter().all(|row| row.len() == rows[0].len()), "{text}");
-        assert!(rows[2].ends_with("0.08"), "{text}");
+        let end_of = |row: &str, cell: &str| row.find(cell).unwrap() + cell.len();
+        assert_eq!(end_of(rows[0], "rate/raw"), end_of(rows[2], "0.080"), "{text}");
+        assert!(rows[1].ends_with(&"█".repeat(CHART_COLUMNS)), "{text}");
+        assert!(rows[2].ends_with("█▉"), "{text}");
     }
 
     #[test]
     fn roundtrips_show_percentiles() {
-        let text = render(&[samples::outcome("roundtrip", "raw", 1000)]);
+        let text = render(&[samples::outcome("roundtrip", "raw", 1000)], Style::plain(140));
         assert!(
             text.contains("6.70 us") && text.contains("1.25 ms") && text.contains("cores 0 and 1"),
             "{text}"
         );
+        assert!(text.lines().last().unwrap().contains('█'), "{text}");
     }
+
+    #[test]
+    fn narrow_terminals_keep_what_matters() {
+        let outcomes = [samples::outcome("roundtrip", "raw", 1000)];
+        for columns in [140, 100, 80] {
+            let text = render(&outcomes, Style::plain(columns));
+            let widest = text.lines().skip(2).map(|line| line.chars().count()).max().unwrap();
+            assert!(widest <= columns, "{columns}: {text}");
+            assert!(text.contains("subject") && text.contains(" p50") && text.contains(" p99"));
+        }
+        assert!(!render(&outcomes, Style::plain(80)).contains("bytes/s"));
+    }
+
     #[test]
     fn silence_shows_what_it_costs() {
-        let text = render(&[samples::outcome("idle", "zring-bg", 1000)]);
+        let text = render(&[samples::outcome("idle", "zring-bg", 1000)], Style::plain(140));
         assert!(text.contains("100 silent connections") && !text.contains("bodies"), "{text}");
         let row = text.lines().last().unwrap();
         for shown in ["zring-bg", "ready", "0.100%", "1000.0", "32000"] {
             assert!(row.contains(shown), "{text}");
         }
+    }
+
+    #[test]
+    fn every_cell_has_its_table() {
+        let outcomes = [
+            samples::outcome("roundtrip", "raw", 1000),
+            samples::outcome("roundtrip", "zring", 1000),
+            samples::outcome("throughput", "raw", 1000),
+        ];
+        let text = render(&outcomes, Style::plain(140));
+        assert_eq!(text.matches(" over tcp").count(), 2, "{text}");
     }
 }

@@ -12,21 +12,18 @@
 //!
 //! Source: <https://rfc.zeromq.org/spec/37/>, framing; <https://rfc.zeromq.org/spec/28/> for the empty frame.
 
-use std::io::{self, Read, Write};
-use std::net::SocketAddr;
-
-use socket2::{Domain, SockAddr, Socket, Type};
-
-use crate::cli::{Transport, Wait};
+use crate::cli::Transport;
 use crate::error::{Failure, Result};
 use crate::sequence::{self, END, SequenceCheck, Verdict};
 use crate::sides::Announce;
+use crate::subject::raw_link::{Link, Way};
 use crate::subject::{
-    Case, Common, Receiver, Replier, Requester, STALL, Sender, Subject, raw_rings,
+    Case, Common, Pattern, Publisher, Receiver, Replier, Requester, Sender, Subject, Subscribers,
+    Visitor, Worker, raw_many, raw_rings, raw_visits,
 };
 
 /// Bytes encoded before they are written.
-const BATCH_BYTES: usize = 64 * 1024;
+pub(super) const BATCH_BYTES: usize = 64 * 1024;
 /// Bytes asked for in one receive.
 const RECEIVE_BYTES: usize = 256 * 1024;
 /// From this body size on, a message has a buffer of its own and is not copied into a batch.
@@ -36,19 +33,61 @@ const SHORT_HEADER_BYTES: usize = 2;
 const LONG_HEADER_BYTES: usize = 9;
 const FLAG_LONG: u8 = 0x02;
 /// The empty frame that REQ and REP put in front of a body.
-const DELIMITER: [u8; 2] = [0x01, 0x00];
+pub(super) const DELIMITER: [u8; 2] = [0x01, 0x00];
 
-/// Plain sockets. See the module.
+/// Plain sockets, asked in one of several ways. See the module.
 #[derive(Debug)]
-pub struct Raw;
+pub struct Raw {
+    name: &'static str,
+    way: Way,
+}
+
+/// The subject `raw`: blocking calls where sides park, non-blocking ones again and again where they spin.
+pub const RAW: Raw = Raw { name: "raw", way: Way::Plain };
+
+/// The subject `raw-epoll`: non-blocking calls, and epoll when there is nothing to do, as event loops have it.
+pub const EPOLL: Raw = Raw { name: "raw-epoll", way: Way::Epoll };
 
 impl Subject for Raw {
     fn name(&self) -> &'static str {
-        "raw"
+        self.name
+    }
+
+    fn is_default(&self) -> bool {
+        self.way == Way::Plain
+    }
+
+    fn plays(&self, pattern: Pattern) -> bool {
+        match pattern {
+            Pattern::Stream | Pattern::RoundTrip => true,
+            Pattern::FanOut | Pattern::FanIn | Pattern::Pipeline | Pattern::Churn => cfg!(unix),
+            Pattern::Idle => false,
+        }
+    }
+
+    fn settings(&self, case: &Case) -> String {
+        match case.transport {
+            Transport::Inproc => raw_rings::settings(case),
+            Transport::Tcp => "64 KiB batches, TCP_NODELAY".to_owned(),
+            Transport::Ipc => "64 KiB batches".to_owned(),
+        }
     }
 
     fn lacks(&self, case: &Case) -> Option<&'static str> {
-        (case.connections > 0).then_some("it has one connection and no more")
+        if case.connections > 0 {
+            return Some("it has one connection and no more");
+        }
+        if self.way == Way::Epoll && !cfg!(target_os = "linux") {
+            return Some("only Linux has epoll");
+        }
+        if case.transport != Transport::Inproc {
+            return None;
+        }
+        match (self.way, case.pattern) {
+            (Way::Plain, Pattern::Stream | Pattern::RoundTrip) => None,
+            (Way::Plain, _) => Some("its rings have one sender and one receiver"),
+            _ => Some("within the process there are no sockets"),
+        }
     }
 
     fn common(&self, case: &Case) -> Result<Option<Common>> {
@@ -59,7 +98,7 @@ impl Subject for Raw {
         if case.transport == Transport::Inproc {
             return raw_rings::sender(case);
         }
-        let link = Link::connect(endpoint, case.wait)?;
+        let link = Link::connect(endpoint, case.wait, self.way)?;
         Ok(match case.size_bytes {
             size if size >= LARGE_BYTES => {
                 Box::new(LargeSender { link, frame: Frame::new(size, &[]) })
@@ -75,23 +114,18 @@ impl Subject for Raw {
         if case.transport == Transport::Inproc {
             return raw_rings::receiver(case, announce);
         }
-        let link = Link::accept(&case.bind, case.wait, announce)?;
-        Ok(match case.size_bytes {
-            size if size >= LARGE_BYTES => {
-                Box::new(LargeReceiver { link, frame: Frame::new(size, &[]) })
-            }
-            size if size <= u8::MAX.into() => {
-                Box::new(BatchReceiver::<SHORT_HEADER_BYTES>::new(link, size))
-            }
-            size => Box::new(BatchReceiver::<LONG_HEADER_BYTES>::new(link, size)),
-        })
+        if case.pattern == Pattern::FanIn {
+            return raw_many::receiver(case, self.way, announce);
+        }
+        let link = Link::accept(&case.bind, case.wait, self.way, announce)?;
+        Ok(receiver_on(link, case.size_bytes))
     }
 
     fn requester(&self, case: &Case, endpoint: &str) -> Result<Box<dyn Requester>> {
         if case.transport == Transport::Inproc {
             return raw_rings::requester(case);
         }
-        let link = Link::connect(endpoint, case.wait)?;
+        let link = Link::connect(endpoint, case.wait, self.way)?;
         Ok(Box::new(Echo { link, frame: Frame::new(case.size_bytes, &DELIMITER) }))
     }
 
@@ -99,125 +133,56 @@ impl Subject for Raw {
         if case.transport == Transport::Inproc {
             return raw_rings::replier(case, announce);
         }
-        let link = Link::accept(&case.bind, case.wait, announce)?;
+        if case.pattern == Pattern::Churn {
+            return Ok(Box::new(raw_visits::Host::new(case, self.way, announce)?));
+        }
+        let link = Link::accept(&case.bind, case.wait, self.way, announce)?;
         Ok(Box::new(Echo { link, frame: Frame::new(case.size_bytes, &DELIMITER) }))
     }
-}
 
-/// A connected stream socket that waits the way the run asks for.
-struct Link {
-    socket: Socket,
-    wait: Wait,
-}
-
-impl Link {
-    fn connect(endpoint: &str, wait: Wait) -> Result<Self> {
-        let (domain, address) = resolve(endpoint)?;
-        let socket = Socket::new(domain, Type::STREAM, None)?;
-        socket.connect(&address)?;
-        Self::set_up(socket, domain, wait)
+    fn publisher(&self, case: &Case, announce: Announce) -> Result<Box<dyn Publisher>> {
+        raw_many::publisher(case, self.way, announce)
     }
 
-    fn accept(bind: &str, wait: Wait, announce: Announce) -> Result<Self> {
-        let (domain, address) = resolve(bind)?;
-        let listener = Socket::new(domain, Type::STREAM, None)?;
-        listener.bind(&address)?;
-        listener.listen(1)?;
-        // Bounds the accept as well: a side A that failed must not leave this side waiting.
-        listener.set_read_timeout(Some(STALL))?;
-        announce.endpoint(match listener.local_addr()?.as_socket() {
-            Some(address) => format!("tcp://{address}"),
-            None => bind.to_owned(),
-        });
-        let (socket, _) = listener.accept()?;
-        Self::set_up(socket, domain, wait)
+    fn subscribers(&self, case: &Case, endpoint: &str) -> Result<Box<dyn Subscribers>> {
+        raw_many::subscribers(case, self.way, endpoint)
     }
 
-    fn set_up(socket: Socket, domain: Domain, wait: Wait) -> Result<Self> {
-        if domain != Domain::UNIX {
-            socket.set_tcp_nodelay(true)?;
-        }
-        match wait {
-            Wait::Spin => socket.set_nonblocking(true)?,
-            Wait::Park => {
-                socket.set_read_timeout(Some(STALL))?;
-                socket.set_write_timeout(Some(STALL))?;
-            }
-        }
-        Ok(Self { socket, wait })
+    fn worker(&self, case: &Case, downstream: &str, announce: Announce) -> Result<Box<dyn Worker>> {
+        let downstream = Link::connect(downstream, case.wait, self.way)?;
+        let upstream = Link::accept(&case.bind, case.wait, self.way, announce)?;
+        Ok(match case.size_bytes {
+            size if size >= LARGE_BYTES => Box::new(LargeRelay {
+                upstream: LargeReceiver { link: upstream, frame: Frame::new(size, &[]) },
+                downstream,
+            }),
+            size if size <= u8::MAX.into() => Box::new(BatchRelay {
+                upstream: BatchReceiver::<SHORT_HEADER_BYTES>::new(upstream, size),
+                downstream,
+            }),
+            size => Box::new(BatchRelay {
+                upstream: BatchReceiver::<LONG_HEADER_BYTES>::new(upstream, size),
+                downstream,
+            }),
+        })
     }
 
-    /// Repeats an operation that would block (when spinning) or was interrupted.
-    #[inline(always)]
-    fn persist(&self, mut operation: impl FnMut(&Socket) -> io::Result<usize>) -> Result<usize> {
-        loop {
-            match operation(&self.socket) {
-                Ok(bytes) => return Ok(bytes),
-                Err(error)
-                    if error.kind() == io::ErrorKind::WouldBlock && self.wait == Wait::Spin =>
-                {
-                    std::hint::spin_loop();
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    fn read_some(&self, buffer: &mut [u8]) -> Result<usize> {
-        let received = self.persist(|mut socket| socket.read(buffer))?;
-        Self::unless_closed(received)
-    }
-
-    fn unless_closed(received: usize) -> Result<usize> {
-        match received {
-            0 => {
-                Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed before the end marker")
-                    .into())
-            }
-            bytes => Ok(bytes),
-        }
-    }
-
-    fn read_exact(&self, buffer: &mut [u8]) -> Result<()> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            let received = self.persist(|socket| receive_whole(socket, &mut buffer[filled..]))?;
-            filled += Self::unless_closed(received)?;
-        }
-        Ok(())
-    }
-
-    fn write_all(&self, mut bytes: &[u8]) -> Result<()> {
-        while !bytes.is_empty() {
-            let written = self.persist(|mut socket| socket.write(bytes))?;
-            bytes = &bytes[written..];
-        }
-        Ok(())
+    fn visitor(&self, case: &Case, endpoint: &str) -> Result<Box<dyn Visitor>> {
+        Ok(Box::new(raw_visits::Guest::new(case, self.way, endpoint)))
     }
 }
 
-/// Receives until `buffer` is full, as far as the socket may block: for large messages one wake-up instead of many.
-#[cfg(unix)]
-fn receive_whole(socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
-    let (received, _) = rustix::net::recv(socket, buffer, rustix::net::RecvFlags::WAITALL)?;
-    Ok(received)
-}
-
-#[cfg(not(unix))]
-fn receive_whole(mut socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
-    socket.read(buffer)
-}
-
-fn resolve(endpoint: &str) -> Result<(Domain, SockAddr)> {
-    if let Some(path) = endpoint.strip_prefix("ipc://") {
-        return Ok((Domain::UNIX, SockAddr::unix(path)?));
+/// The receiver for bodies of `size_bytes` on a connection.
+pub(super) fn receiver_on(link: Link, size_bytes: usize) -> Box<dyn Receiver> {
+    match size_bytes {
+        size if size >= LARGE_BYTES => {
+            Box::new(LargeReceiver { link, frame: Frame::new(size, &[]) })
+        }
+        size if size <= u8::MAX.into() => {
+            Box::new(BatchReceiver::<SHORT_HEADER_BYTES>::new(link, size))
+        }
+        size => Box::new(BatchReceiver::<LONG_HEADER_BYTES>::new(link, size)),
     }
-    let address: SocketAddr = endpoint
-        .strip_prefix("tcp://")
-        .and_then(|address| address.parse().ok())
-        .ok_or_else(|| Failure::Setup(format!("raw cannot use the endpoint {endpoint}")))?;
-    Ok((Domain::for_address(address), address.into()))
 }
 
 /// The header of a frame with a body of `size_bytes`; `H` must be the length ZMTP prescribes for that size.
@@ -273,6 +238,23 @@ impl<const H: usize> Sender for BatchSender<H> {
         Ok((self.batch.len() / frame_bytes) as u64)
     }
 
+    fn send_due(&mut self, mut first: u64, count: u64) -> Result<()> {
+        let frame_bytes = H + self.body.len();
+        let end = first + count;
+        let mut batch = std::mem::take(&mut self.batch);
+        while first < end {
+            let mut filled = 0;
+            for (frame, sequence) in batch.chunks_exact_mut(frame_bytes).zip(first..end) {
+                self.encode(frame, sequence);
+                filled += 1;
+            }
+            self.link.write_all(&batch[..filled * frame_bytes])?;
+            first += filled as u64;
+        }
+        self.batch = batch;
+        Ok(())
+    }
+
     fn finish(self: Box<Self>) -> Result<()> {
         let mut frame = vec![0; H + self.body.len()];
         self.encode(&mut frame, END);
@@ -311,7 +293,7 @@ impl<const H: usize> BatchReceiver<H> {
             if head != self.header {
                 return Err(wrong_header(&self.header, head, check));
             }
-            if check.accept(body)? == Verdict::End {
+            if check.accept(body)? == Verdict::End && !check.is_lossy() {
                 let left_bytes = frames.len() * self.frame_bytes + frames.remainder().len();
                 return if left_bytes == 0 {
                     Ok(Verdict::End)
@@ -322,16 +304,61 @@ impl<const H: usize> BatchReceiver<H> {
         }
         Ok(Verdict::InOrder)
     }
-}
 
-impl<const H: usize> Receiver for BatchReceiver<H> {
-    fn receive_burst(&mut self, check: &mut SequenceCheck) -> Result<Verdict> {
+    /// Receives once, walks the frames, and shows the bytes of all whole ones to `each`.
+    #[inline]
+    fn receive(
+        &mut self,
+        check: &mut SequenceCheck,
+        each: impl FnOnce(&[u8]) -> Result<()>,
+    ) -> Result<Verdict> {
         let room = self.kept..self.kept + RECEIVE_BYTES;
         let filled = self.kept + self.link.read_some(&mut self.buffer[room])?;
         let verdict = self.walk(&self.buffer[..filled], check)?;
         self.kept = filled % self.frame_bytes;
+        each(&self.buffer[..filled - self.kept])?;
         self.buffer.copy_within(filled - self.kept..filled, 0);
         Ok(verdict)
+    }
+}
+
+impl<const H: usize> Receiver for BatchReceiver<H> {
+    fn receive_burst(&mut self, check: &mut SequenceCheck) -> Result<Verdict> {
+        self.receive(check, |_| Ok(()))
+    }
+}
+
+/// Sends on whole frames, as many as came in one receive.
+struct BatchRelay<const H: usize> {
+    upstream: BatchReceiver<H>,
+    downstream: Link,
+}
+
+impl<const H: usize> Worker for BatchRelay<H> {
+    fn forward_burst(&mut self, check: &mut SequenceCheck) -> Result<Verdict> {
+        self.upstream.receive(check, |frames| self.downstream.write_all(frames))
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Sends on one large frame after the other.
+struct LargeRelay {
+    upstream: LargeReceiver,
+    downstream: Link,
+}
+
+impl Worker for LargeRelay {
+    fn forward_burst(&mut self, check: &mut SequenceCheck) -> Result<Verdict> {
+        let verdict = self.upstream.receive_burst(check)?;
+        self.downstream.write_all(&self.upstream.frame.bytes)?;
+        Ok(verdict)
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        Ok(())
     }
 }
 
@@ -345,14 +372,14 @@ fn wrong_header(due: &[u8], received: &[u8], check: &SequenceCheck) -> Failure {
 }
 
 /// One message in a buffer of its own: prefix, header, body.
-struct Frame {
-    bytes: Vec<u8>,
+pub(super) struct Frame {
+    pub(super) bytes: Vec<u8>,
     /// Prefix and header, as they have to be.
     head: Vec<u8>,
 }
 
 impl Frame {
-    fn new(size_bytes: usize, prefix: &[u8]) -> Self {
+    pub(super) fn new(size_bytes: usize, prefix: &[u8]) -> Self {
         let head = if size_bytes <= u8::MAX.into() {
             [prefix, &header::<SHORT_HEADER_BYTES>(size_bytes)].concat()
         } else {
@@ -361,11 +388,11 @@ impl Frame {
         Self { bytes: [head.clone(), sequence::filler(size_bytes)].concat(), head }
     }
 
-    fn stamp(&mut self, sequence: u64) {
+    pub(super) fn stamp(&mut self, sequence: u64) {
         sequence::stamp(&mut self.bytes[self.head.len()..], sequence);
     }
 
-    fn judge(&self, check: &mut SequenceCheck) -> Result<Verdict> {
+    pub(super) fn judge(&self, check: &mut SequenceCheck) -> Result<Verdict> {
         let (head, body) = self.bytes.split_at(self.head.len());
         if head != self.head {
             return Err(wrong_header(&self.head, head, check));
@@ -387,6 +414,10 @@ impl Sender for LargeSender {
         Ok(1)
     }
 
+    fn send_due(&mut self, first: u64, count: u64) -> Result<()> {
+        (first..first + count).try_for_each(|sequence| self.send_burst(sequence).map(drop))
+    }
+
     fn finish(mut self: Box<Self>) -> Result<()> {
         self.send_burst(END).map(|_| ())
     }
@@ -406,9 +437,9 @@ impl Receiver for LargeReceiver {
 }
 
 /// Both sides of a round trip.
-struct Echo {
-    link: Link,
-    frame: Frame,
+pub(super) struct Echo {
+    pub(super) link: Link,
+    pub(super) frame: Frame,
 }
 
 impl Requester for Echo {
@@ -432,10 +463,13 @@ impl Replier for Echo {
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;
+    use crate::cli::Wait;
+    use socket2::{Domain, Socket, Type};
 
     fn pair() -> (Link, Link) {
         let (a, b) = Socket::pair(Domain::UNIX, Type::STREAM, None).unwrap();
-        (Link { socket: a, wait: Wait::Park }, Link { socket: b, wait: Wait::Park })
+        let link = |socket| Link::on(socket, Wait::Park, Way::Plain).unwrap();
+        (link(a), link(b))
     }
 
     /// A frame with a body of 16 bytes.

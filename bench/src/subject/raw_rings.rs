@@ -19,6 +19,7 @@ use crate::cli::Wait;
 use crate::error::{Failure, Result};
 use crate::sequence::{self, END, SequenceCheck, Verdict};
 use crate::sides::Announce;
+use crate::size;
 use crate::subject::{Case, Common, Receiver, Replier, Requester, STALL, Sender};
 
 /// Small bodies share a block of this size at most.
@@ -41,6 +42,17 @@ struct Rings {
 pub(super) fn common(case: &Case) -> Common {
     let ring = || Arc::new(Ring::new(case.size_bytes, case.wait));
     Arc::new(Rings { a_to_b: ring(), b_to_a: ring() })
+}
+
+/// How large the rings are.
+pub(super) fn settings(case: &Case) -> String {
+    let (blocks, block_bytes) = geometry(case.size_bytes);
+    format!("{blocks} blocks of {}", size::display(block_bytes))
+}
+
+fn geometry(size_bytes: usize) -> (usize, usize) {
+    let block_bytes = (BLOCK_BYTES / size_bytes).max(1) * size_bytes;
+    ((RING_BYTES / block_bytes).clamp(2, BLOCKS_MAX), block_bytes)
 }
 
 fn rings(case: &Case) -> Result<Arc<Rings>> {
@@ -96,8 +108,7 @@ struct Ring {
 
 impl Ring {
     fn new(size_bytes: usize, wait: Wait) -> Self {
-        let block_bytes = (BLOCK_BYTES / size_bytes).max(1) * size_bytes;
-        let blocks = (RING_BYTES / block_bytes).clamp(2, BLOCKS_MAX);
+        let (blocks, block_bytes) = geometry(size_bytes);
         let block = || Block { bytes: vec![0; block_bytes].into(), filled_bytes: 0 };
         Self {
             blocks: (0..blocks).map(|_| Mutex::new(block())).collect(),

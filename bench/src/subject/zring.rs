@@ -5,22 +5,24 @@ use std::any::Any;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use zring::{Inproc, Message, Options, SocketType, inline};
+use zring::{DriverKind, Inproc, Message, Options, SocketType, inline};
 
 use crate::cli::{Driver, Transport, Wait};
 use crate::error::{Failure, Result};
 use crate::sequence::{self, END, SequenceCheck, Verdict};
 use crate::sides::Announce;
 use crate::subject::zring_crowd::{self, Silent};
-use crate::subject::{Case, Common, Crowd, Receiver, Replier, Requester, STALL, Sender, Subject};
+use crate::subject::{
+    Case, Common, Crowd, Pattern, Publisher, Receiver, Replier, Requester, STALL, Sender, Subject,
+    Subscribers, Visitor, Worker, queue_messages, zring_fan,
+};
 
 /// From this body size on, messages are shared instead of copied.
 const LARGE_BYTES: usize = 64 * 1024;
-/// Messages sent under one batch guard, and received between two looks at the end of the run.
+/// Messages sent under one batch guard, or received in one burst.
 const BURST_MESSAGES: usize = 1024;
-/// Bytes of bodies that may wait in a pipe; bounds the HWM for large bodies.
-const QUEUED_BYTES: usize = 4 << 20;
-const HWM_MAX: usize = 10_000;
+/// Bytes of bodies of such a burst, unless one is larger.
+const BURST_BYTES: usize = 1 << 20;
 
 /// A kind of context, as the harness uses it.
 pub trait Kind: zring::Home + 'static {
@@ -52,8 +54,23 @@ pub trait Kind: zring::Home + 'static {
     /// Opens a batch scope.
     fn open_batch(&self) -> Self::Batch;
 
+    /// Does what can be done without waiting, if nobody else does.
+    ///
+    /// # Errors
+    /// Whatever the library reports.
+    fn turn(&self) -> Result<()>;
+
+    /// Waits for messages at `sockets`, at most [`STALL`], and says at which of them there are some.
+    ///
+    /// # Errors
+    /// Whatever the library reports.
+    fn readable(sockets: &[zring::Socket<Self>], is_readable: &mut Vec<bool>) -> Result<()>;
+
+    /// How it sends, in a few words; empty if as everybody would.
+    const SENDS: &'static str;
+
     /// What the context runs on; `None` if the library does not tell.
-    fn driver_name(&self, case: &Case) -> Option<&'static str>;
+    fn driver_name(&self) -> Option<&'static str>;
 }
 
 /// The subject `zring`: inline sockets.
@@ -61,6 +78,8 @@ pub const INLINE: Sockets<inline::Context> = Sockets::NEW;
 
 impl Kind for inline::Context {
     const NAME: &'static str = "zring";
+
+    const SENDS: &'static str = ", batch scopes";
 
     type Batch = inline::Batch;
 
@@ -90,12 +109,30 @@ impl Kind for inline::Context {
         self.batch()
     }
 
-    /// What was asked for: an inline context takes that or fails, and says nothing about what it chose by itself.
-    fn driver_name(&self, case: &Case) -> Option<&'static str> {
-        match case.driver? {
-            Driver::Uring => Some("uring"),
-            Driver::Ready => Some("ready"),
-        }
+    fn turn(&self) -> Result<()> {
+        inline::Context::turn(self).map(drop).map_err(Failure::library)
+    }
+
+    fn readable(sockets: &[zring::Socket<Self>], is_readable: &mut Vec<bool>) -> Result<()> {
+        let item = |socket| inline::PollItem::new(socket, inline::POLLIN);
+        let mut items: Vec<_> = sockets.iter().map(item).collect();
+        inline::poll(&mut items, Some(STALL)).map_err(Failure::library)?;
+        is_readable.clear();
+        is_readable.extend(items.iter().map(inline::PollItem::is_readable));
+        Ok(())
+    }
+
+    fn driver_name(&self) -> Option<&'static str> {
+        driver_name(self.driver())
+    }
+}
+
+/// What the reports call a driver.
+pub(super) fn driver_name(kind: DriverKind) -> Option<&'static str> {
+    match kind {
+        DriverKind::Uring => Some("uring"),
+        DriverKind::Ready => Some("ready"),
+        _ => None,
     }
 }
 
@@ -127,6 +164,14 @@ impl<C: Kind> Subject for Sockets<C> {
         C::NAME
     }
 
+    fn plays(&self, _pattern: Pattern) -> bool {
+        true
+    }
+
+    fn settings(&self, case: &Case) -> String {
+        format!("HWM {}{}", queue_messages(case.size_bytes), C::SENDS)
+    }
+
     fn common(&self, case: &Case) -> Result<Option<Common>> {
         C::common(case)
     }
@@ -141,11 +186,10 @@ impl<C: Kind> Subject for Sockets<C> {
                 body,
                 rotation: Vec::new(),
                 next: 0,
-                rotation_max: 2 * hwm(case.size_bytes) as usize,
+                rotation_max: 2 * queue_messages(case.size_bytes) as usize,
             })
         } else {
-            let burst = (QUEUED_BYTES / 4 / case.size_bytes).clamp(1, BURST_MESSAGES);
-            Box::new(BurstSender { side, body, burst: burst as u64 })
+            Box::new(BurstSender { burst: side.burst as u64, side, body })
         })
     }
 
@@ -155,15 +199,32 @@ impl<C: Kind> Subject for Sockets<C> {
 
     fn requester(&self, case: &Case, endpoint: &str) -> Result<Box<dyn Requester>> {
         let side = Side::<C>::connect(case, SocketType::Req, endpoint)?;
-        let silent = match case.connections {
-            0 => None,
-            count => Some(zring_crowd::connect_beside(&side.context, endpoint, count)?),
-        };
-        Ok(Box::new(Asker { side, silent, body: sequence::filler(case.size_bytes) }))
+        let body = sequence::filler(case.size_bytes);
+        Ok(Box::new(Asker { side, endpoint: endpoint.to_owned(), silent: None, body }))
     }
 
     fn replier(&self, case: &Case, announce: Announce) -> Result<Box<dyn Replier>> {
         Ok(Box::new(Side::<C>::bind(case, SocketType::Rep, announce)?))
+    }
+
+    fn publisher(&self, case: &Case, announce: Announce) -> Result<Box<dyn Publisher>> {
+        zring_fan::publisher::<C>(case, announce)
+    }
+
+    fn subscribers(&self, case: &Case, endpoint: &str) -> Result<Box<dyn Subscribers>> {
+        zring_fan::subscribers::<C>(case, endpoint)
+    }
+
+    fn worker(&self, case: &Case, downstream: &str, announce: Announce) -> Result<Box<dyn Worker>> {
+        let upstream = Side::<C>::bind(case, SocketType::Pull, announce)?;
+        let push = upstream.context.open_socket(SocketType::Push, options(case))?;
+        push.connect(downstream).map_err(Failure::library)?;
+        Ok(Box::new(Relay { upstream, push }))
+    }
+
+    fn visitor(&self, case: &Case, endpoint: &str) -> Result<Box<dyn Visitor>> {
+        let context = C::open(case, case.core_a())?;
+        Ok(Box::new(zring_crowd::Visits::new(context, options(case), endpoint, case.size_bytes)))
     }
 
     fn crowd(&self, case: &Case) -> Result<Box<dyn Crowd>> {
@@ -171,31 +232,34 @@ impl<C: Kind> Subject for Sockets<C> {
     }
 }
 
-/// Messages that may wait in a pipe.
-fn hwm(size_bytes: usize) -> u32 {
-    (QUEUED_BYTES / size_bytes).clamp(2, HWM_MAX) as u32
+/// What all sockets are told.
+pub(super) fn options(case: &Case) -> Options {
+    let mut options = Options::default();
+    options.sndhwm = queue_messages(case.size_bytes);
+    options.rcvhwm = queue_messages(case.size_bytes);
+    options.sndtimeo = Some(STALL);
+    options.rcvtimeo = Some(STALL);
+    options.linger = Some(STALL);
+    options.backlog = zring_crowd::backlog(case);
+    options
 }
 
 /// One side: a context and its socket. Fields drop in this order.
-struct Side<C: Kind> {
-    socket: zring::Socket<C>,
-    context: C,
-    driver: Option<&'static str>,
+pub(super) struct Side<C: Kind> {
+    pub(super) socket: zring::Socket<C>,
+    pub(super) context: C,
+    pub(super) driver: Option<&'static str>,
+    /// Messages sent, or received, in one go.
+    pub(super) burst: usize,
 }
 
 impl<C: Kind> Side<C> {
     fn new(case: &Case, core: Option<usize>, socket_type: SocketType) -> Result<Self> {
         let context = C::open(case, core)?;
-        let mut options = Options::default();
-        options.sndhwm = hwm(case.size_bytes);
-        options.rcvhwm = hwm(case.size_bytes);
-        options.sndtimeo = Some(STALL);
-        options.rcvtimeo = Some(STALL);
-        options.linger = Some(STALL);
-        options.backlog = zring_crowd::backlog(case);
-        let socket = context.open_socket(socket_type, options)?;
-        let driver = context.driver_name(case);
-        Ok(Self { socket, context, driver })
+        let socket = context.open_socket(socket_type, options(case))?;
+        let driver = context.driver_name();
+        let burst = (BURST_BYTES / case.size_bytes).clamp(1, BURST_MESSAGES);
+        Ok(Self { socket, context, driver, burst })
     }
 
     fn connect(case: &Case, socket_type: SocketType, endpoint: &str) -> Result<Self> {
@@ -205,14 +269,23 @@ impl<C: Kind> Side<C> {
     }
 
     fn bind(case: &Case, socket_type: SocketType, announce: Announce) -> Result<Self> {
-        let side = Self::new(case, case.core_b(), socket_type)?;
+        Self::bind_at(case, case.core_b(), socket_type, announce)
+    }
+
+    pub(super) fn bind_at(
+        case: &Case,
+        core: Option<usize>,
+        socket_type: SocketType,
+        announce: Announce,
+    ) -> Result<Self> {
+        let side = Self::new(case, core, socket_type)?;
         side.socket.bind(&case.bind).map_err(Failure::library)?;
         let endpoint = side.socket.last_endpoint();
         announce.endpoint(endpoint.ok_or_else(|| Failure::Setup("no bound endpoint".to_owned()))?);
         Ok(side)
     }
 
-    fn close(self) -> Result<()> {
+    pub(super) fn close(self) -> Result<()> {
         match self.socket.close().unsent_messages {
             0 => Ok(()),
             unsent => Err(Failure::Library(format!("{unsent} messages were left unsent"))),
@@ -235,6 +308,19 @@ impl<C: Kind> Sender for BurstSender<C> {
             self.side.socket.send(&self.body[..]).map_err(Failure::library)?;
         }
         Ok(self.burst)
+    }
+
+    fn send_due(&mut self, first: u64, count: u64) -> Result<()> {
+        let _batch = (count > 1).then(|| self.side.context.open_batch());
+        for sequence in first..first + count {
+            sequence::stamp(&mut self.body, sequence);
+            self.side.socket.send(&self.body[..]).map_err(Failure::library)?;
+        }
+        Ok(())
+    }
+
+    fn progress(&mut self) -> Result<()> {
+        self.side.context.turn()
     }
 
     fn finish(mut self: Box<Self>) -> Result<()> {
@@ -289,6 +375,14 @@ impl<C: Kind> Sender for LargeSender<C> {
         Ok(1)
     }
 
+    fn send_due(&mut self, first: u64, count: u64) -> Result<()> {
+        (first..first + count).try_for_each(|sequence| self.send(sequence))
+    }
+
+    fn progress(&mut self) -> Result<()> {
+        self.side.context.turn()
+    }
+
     fn finish(mut self: Box<Self>) -> Result<()> {
         self.send(END)?;
         self.side.close()
@@ -297,7 +391,7 @@ impl<C: Kind> Sender for LargeSender<C> {
 
 impl<C: Kind> Receiver for Side<C> {
     fn receive_burst(&mut self, check: &mut SequenceCheck) -> Result<Verdict> {
-        for _ in 0..BURST_MESSAGES {
+        for _ in 0..self.burst {
             let message = self.socket.recv().map_err(Failure::library)?;
             if check.accept(message.body())? == Verdict::End {
                 return Ok(Verdict::End);
@@ -311,11 +405,40 @@ impl<C: Kind> Receiver for Side<C> {
     }
 }
 
+/// Sends on what it receives, each message as it came, without a copy.
+struct Relay<C: Kind> {
+    upstream: Side<C>,
+    push: zring::Socket<C>,
+}
+
+impl<C: Kind> Worker for Relay<C> {
+    fn forward_burst(&mut self, check: &mut SequenceCheck) -> Result<Verdict> {
+        // A receive that has to wait ends the batch by itself.
+        let _batch = self.upstream.context.open_batch();
+        for _ in 0..self.upstream.burst {
+            let message = self.upstream.socket.recv().map_err(Failure::library)?;
+            let verdict = check.accept(message.body())?;
+            self.push.send(message).map_err(Failure::library)?;
+            if verdict == Verdict::End {
+                return Ok(Verdict::End);
+            }
+        }
+        Ok(Verdict::InOrder)
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        match self.push.close().unsent_messages {
+            0 => Ok(()),
+            unsent => Err(Failure::Library(format!("{unsent} messages were left unsent"))),
+        }
+    }
+}
+
 /// Sends requests.
 struct Asker<C: Kind> {
     side: Side<C>,
+    endpoint: String,
     /// Holds connections on which nothing happens.
-    #[expect(dead_code, reason = "kept open")]
     silent: Option<zring::Socket<C>>,
     body: Vec<u8>,
 }
@@ -326,6 +449,14 @@ impl<C: Kind> Requester for Asker<C> {
         self.side.socket.send(&self.body[..]).map_err(Failure::library)?;
         let reply = self.side.socket.recv().map_err(Failure::library)?;
         check.accept(reply.body())
+    }
+
+    fn open_silent(&mut self, count: u32) -> Result<()> {
+        if count > 0 {
+            let silent = zring_crowd::connect_beside(&self.side.context, &self.endpoint, count)?;
+            self.silent = Some(silent);
+        }
+        Ok(())
     }
 }
 

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use zring::{Error, Options, Socket, SocketType};
 
 use crate::error::{Failure, Result};
+use crate::sequence::{self, SequenceCheck, Verdict};
 use crate::subject::zring::Kind;
-use crate::subject::{Case, Crowd, STALL};
+use crate::subject::{Case, Crowd, STALL, Visitor};
 
 /// How long one end waits before the other gets its turn; inline contexts of one thread need that.
 const TURN: Duration = Duration::from_millis(1);
@@ -30,7 +31,7 @@ pub(super) fn connect_beside<C: Kind>(
 
 /// How many connections a listener takes in one go.
 pub(super) fn backlog(case: &Case) -> u32 {
-    case.connections.max(Options::default().backlog)
+    case.connections.max(case.peers).max(Options::default().backlog)
 }
 
 /// A bound PULL socket, and a PUSH socket that connects to it again and again.
@@ -55,7 +56,7 @@ impl<C: Kind> Silent<C> {
             push,
             pull,
             endpoint: endpoint.ok_or_else(|| Failure::Setup("no bound endpoint".to_owned()))?,
-            driver: pull_context.driver_name(case),
+            driver: pull_context.driver_name(),
         })
     }
 }
@@ -90,5 +91,35 @@ impl<C: Kind> Crowd for Silent<C> {
 
     fn driver(&self) -> Option<&'static str> {
         self.driver
+    }
+}
+
+/// A context that opens a REQ socket for each request.
+pub(super) struct Visits<C: Kind> {
+    context: C,
+    options: Options,
+    endpoint: String,
+    body: Vec<u8>,
+}
+
+impl<C: Kind> Visits<C> {
+    pub(super) fn new(context: C, options: Options, endpoint: &str, size_bytes: usize) -> Self {
+        let body = sequence::filler(size_bytes);
+        Self { context, options, endpoint: endpoint.to_owned(), body }
+    }
+}
+
+impl<C: Kind> Visitor for Visits<C> {
+    fn visit(&mut self, sequence: u64, check: &mut SequenceCheck) -> Result<Verdict> {
+        let socket = self.context.open_socket(SocketType::Req, self.options.clone())?;
+        socket.connect(&self.endpoint).map_err(Failure::library)?;
+        sequence::stamp(&mut self.body, sequence);
+        socket.send(&self.body[..]).map_err(Failure::library)?;
+        let reply = socket.recv().map_err(Failure::library)?;
+        let verdict = check.accept(reply.body())?;
+        match socket.close().unsent_messages {
+            0 => Ok(verdict),
+            unsent => Err(Failure::Library(format!("{unsent} requests were left unsent"))),
+        }
     }
 }

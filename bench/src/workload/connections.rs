@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::error::Result;
 use crate::process;
 use crate::record::Percentiles;
-use crate::subject::{Case, Subject};
+use crate::subject::{Case, Pattern, Subject};
 use crate::workload::roundtrip::Roundtrip;
 use crate::workload::{Round, Workload};
 
@@ -17,6 +17,10 @@ pub struct Connections;
 impl Workload for Connections {
     fn name(&self) -> &'static str {
         "connections"
+    }
+
+    fn pattern(&self) -> Pattern {
+        Pattern::RoundTrip
     }
 
     fn compares(&self) -> &'static str {

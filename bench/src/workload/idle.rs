@@ -7,7 +7,7 @@ use crate::cpu_time;
 use crate::error::{Failure, Result};
 use crate::process::{self, VoluntarySwitches};
 use crate::record::Percentiles;
-use crate::subject::{Case, Crowd, Subject};
+use crate::subject::{Case, Crowd, Pattern, Subject};
 use crate::workload::{Idle as Figures, Round, Workload};
 
 /// Longest pause between the last handshake and the measured stretch; a short round pauses for a tenth of its time.
@@ -21,6 +21,10 @@ pub struct Idle;
 impl Workload for Idle {
     fn name(&self) -> &'static str {
         "idle"
+    }
+
+    fn pattern(&self) -> Pattern {
+        Pattern::Idle
     }
 
     fn compares(&self) -> &'static str {
@@ -43,14 +47,7 @@ impl Workload for Idle {
             after.saturating_sub(before) as f64 / f64::from(case.connections.max(1))
         });
         check(&*crowd, case.connections)?;
-        Ok(Round {
-            messages: 0,
-            elapsed,
-            cpu_seconds_per_message: None,
-            latency_ns: Percentiles::default(),
-            driver: crowd.driver(),
-            idle: figures,
-        })
+        Ok(Round { elapsed, driver: crowd.driver(), idle: figures, ..Round::default() })
     }
 }
 

@@ -2,19 +2,33 @@
 
 use std::time::Duration;
 
-use crate::error::Result;
-use crate::record::Percentiles;
-use crate::subject::{Case, Subject};
+use hdrhistogram::Histogram;
 
+use crate::error::Result;
+use crate::record::{Percentiles, Recorder};
+use crate::subject::{Case, Pattern, Subject};
+
+pub mod churn;
 pub mod connections;
+pub mod fanin;
+pub mod fanout;
 pub mod idle;
+pub mod latency;
+mod pace;
+pub mod pipeline;
 pub mod roundtrip;
 pub mod throughput;
+
+/// Longest warm-up in front of a round; a short round warms up for a tenth of its time.
+const WARM_UP_MAX: Duration = Duration::from_millis(200);
 
 /// One kind of traffic between two sides.
 pub trait Workload: std::fmt::Debug {
     /// What the command line and the reports call it.
     fn name(&self) -> &'static str;
+
+    /// Which sides of a subject it drives.
+    fn pattern(&self) -> Pattern;
 
     /// What the ratio to the floor compares, as a column title.
     fn compares(&self) -> &'static str;
@@ -30,7 +44,7 @@ pub trait Workload: std::fmt::Debug {
 }
 
 /// What one round measured.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Round {
     /// Messages (or round trips) within `elapsed`.
     pub messages: u64,
@@ -38,8 +52,14 @@ pub struct Round {
     pub elapsed: Duration,
     /// CPU time of the process per message; `None` where the system does not tell.
     pub cpu_seconds_per_message: Option<f64>,
-    /// Latencies of the round.
+    /// Percentiles of `latencies`.
     pub latency_ns: Percentiles,
+    /// Every latency of the round in nanoseconds; `None` where none was measured.
+    pub latencies: Option<Histogram<u64>>,
+    /// Messages that a lossy pattern dropped, at all receivers together.
+    pub dropped: u64,
+    /// Messages a second that were handed to the subject; `None` where that is the measured rate.
+    pub offered_rate: Option<f64>,
     /// What the subject's sockets ran on; `None` if there is no choice, or the subject does not tell.
     pub driver: Option<&'static str>,
     /// What connections cost that nobody uses; empty where that was not measured.
@@ -58,6 +78,12 @@ pub struct Idle {
 }
 
 impl Round {
+    /// Takes the latencies of the round from its recorder.
+    pub fn with_latencies(self, recorder: Recorder) -> Self {
+        let latency_ns = recorder.percentiles();
+        Self { latency_ns, latencies: Some(recorder.into_histogram()), ..self }
+    }
+
     /// Messages per second.
     pub fn rate(&self) -> f64 {
         let seconds = self.elapsed.as_secs_f64();

@@ -1,9 +1,44 @@
-//! Latency recording: every sample goes into an HdrHistogram that is allocated once.
+//! Latency recording, for the workloads and for any service that wants to know its own.
+//!
+//! | | |
+//! |---|---|
+//! | [`Recorder`] | one thread records, and looks when it is done: what the workloads use |
+//! | [`Meter`] | threads record each with a [`Writer`] of its own, and any thread looks meanwhile |
+//! | [`Intervals`] | what a meter recorded since the last look |
+//! | [`IntervalLog`] | intervals written in the format of HdrHistogram's log tools |
+//! | [`Clock`] | nanoseconds from the processor's counter where that is steady |
+//!
+//! Recording allocates nothing, locks nothing and waits for nobody. `examples/service.rs` has all of it in a program.
+//!
+//! ```
+//! use std::time::Duration;
+//! use zring_bench::record::Meter;
+//!
+//! let meter = Meter::new();
+//! let mut writer = meter.writer();
+//! let worker = std::thread::spawn(move || {
+//!     for microseconds in 1..=1000 {
+//!         writer.record(Duration::from_micros(microseconds));
+//!     }
+//! });
+//! worker.join().unwrap();
+//! let all = meter.snapshot();
+//! assert_eq!(all.len(), 1000);
+//! assert!(all.value_at_quantile(0.99).abs_diff(990_000) < 990);
+//! ```
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
+
+mod clock;
+mod log;
+mod meter;
+
+pub use clock::Clock;
+pub use log::IntervalLog;
+pub use meter::{Intervals, Meter, Writer};
 
 /// Largest latency told apart from longer ones: one minute. Longer ones are recorded as this.
 pub const LATENCY_NS_MAX: u64 = 60_000_000_000;
@@ -23,6 +58,17 @@ pub struct Percentiles {
     pub max: Option<u64>,
 }
 
+/// A histogram with the bounds and the precision that all of the harness have.
+fn empty() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).expect("the bounds are valid")
+}
+
+/// A latency as it is counted.
+#[inline]
+fn whole_ns(latency: Duration) -> u64 {
+    u64::try_from(latency.as_nanos()).unwrap_or(LATENCY_NS_MAX).min(LATENCY_NS_MAX)
+}
+
 /// Records latencies with three significant figures from 1 ns to [`LATENCY_NS_MAX`].
 ///
 /// Memory is allocated by [`Recorder::new`] alone; recording only counts.
@@ -40,16 +86,13 @@ impl Default for Recorder {
 impl Recorder {
     /// An empty recorder.
     pub fn new() -> Self {
-        let histogram =
-            Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).expect("the bounds are valid");
-        Self { histogram }
+        Self { histogram: empty() }
     }
 
     /// Counts one latency.
     #[inline]
     pub fn record(&mut self, latency: Duration) {
-        let latency_ns = u64::try_from(latency.as_nanos()).unwrap_or(LATENCY_NS_MAX);
-        self.histogram.saturating_record(latency_ns.min(LATENCY_NS_MAX));
+        self.histogram.saturating_record(whole_ns(latency));
     }
 
     /// Samples recorded.
@@ -60,6 +103,16 @@ impl Recorder {
     /// Adds the samples of another recorder.
     pub fn merge(&mut self, other: &Self) {
         self.histogram.add(&other.histogram).expect("all recorders have the same bounds");
+    }
+
+    /// The samples in nanoseconds.
+    pub fn histogram(&self) -> &Histogram<u64> {
+        &self.histogram
+    }
+
+    /// The samples in nanoseconds.
+    pub fn into_histogram(self) -> Histogram<u64> {
+        self.histogram
     }
 
     /// The percentiles of what was recorded; all `None` when nothing was.

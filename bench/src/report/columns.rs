@@ -1,0 +1,118 @@
+//! What the tables show of an outcome, in the terminal and on the page.
+
+use crate::report::table::{amount, nanoseconds};
+use crate::report::{Outcome, is_same_cell};
+use crate::size;
+use crate::stats::spread;
+
+/// One column.
+#[derive(Clone, Copy, Debug)]
+pub struct Column {
+    /// What stands above it.
+    pub title: &'static str,
+    /// Columns of the lowest rank are left out first where there is too little room.
+    pub rank: u8,
+    cell: fn(&Outcome) -> Option<String>,
+}
+
+impl Column {
+    /// The figure as people read it; `None` where it does not apply.
+    pub fn cell(&self, outcome: &Outcome) -> Option<String> {
+        (self.cell)(outcome)
+    }
+}
+
+const fn column(title: &'static str, rank: u8, cell: fn(&Outcome) -> Option<String>) -> Column {
+    Column { title, rank, cell }
+}
+
+const ALL: &[Column] = &[
+    column("subject", 9, |o| Some(o.subject.to_owned())),
+    column("driver", 3, |o| o.driver.map(str::to_owned)),
+    column("offered/s", 7, offered),
+    column("p50", 8, |o| latency(o.latency_ns.p50)),
+    column("p90", 4, |o| latency(o.latency_ns.p90)),
+    column("p99", 7, |o| latency(o.latency_ns.p99)),
+    column("p99.9", 6, |o| latency(o.latency_ns.p999)),
+    column("max", 5, |o| latency(o.latency_ns.max)),
+    column("messages/s", 8, |o| has_messages(o).then(|| amount(o.messages_per_second))),
+    column("bytes/s", 3, |o| has_messages(o).then(|| amount(o.bytes_per_second) + "B")),
+    column("dropped", 7, |o| (o.dropped > 0).then(|| amount(o.dropped as f64))),
+    column("spread", 4, |o| has_messages(o).then(|| spread(&o.rounds))?.map(percent)),
+    column("cpu/message", 5, |o| o.cpu_seconds_per_million.map(|s| nanoseconds(s * 1e3))),
+    column("cpu", 8, |o| o.idle_cpu_percent.map(|percent| format!("{percent:.3}%"))),
+    column("wake-ups/s", 8, |o| o.idle_switches_per_second.map(|count| format!("{count:.1}"))),
+    column("bytes/connection", 8, |o| o.bytes_per_connection.map(|bytes| format!("{bytes:.0}"))),
+    column("p50/raw", 8, |o| ratio(o, "p50/raw")),
+    column("rate/raw", 8, |o| ratio(o, "rate/raw")),
+];
+
+/// What was offered, where that is not what arrived.
+fn offered(outcome: &Outcome) -> Option<String> {
+    let is_told = outcome.scheduled_rate().is_some() || outcome.dropped > 0;
+    outcome.offered_rate.filter(|_| is_told).map(amount)
+}
+
+fn has_messages(outcome: &Outcome) -> bool {
+    outcome.size_bytes.is_some()
+}
+
+fn latency(ns: Option<u64>) -> Option<String> {
+    ns.map(|ns| nanoseconds(ns as f64))
+}
+
+fn percent(part: f64) -> String {
+    format!("{:.0}%", part * 100.0)
+}
+
+fn ratio(outcome: &Outcome, title: &str) -> Option<String> {
+    outcome.ratio_to_raw.filter(|_| outcome.compares == title).map(ratio_shown)
+}
+
+/// A ratio with two decimals, or with more if it is small.
+pub fn ratio_shown(ratio: f64) -> String {
+    if ratio < 0.095 { format!("{ratio:.3}") } else { format!("{ratio:.2}") }
+}
+
+/// The figure that counts, and how it compares with the floor, such as `6.70 us, 1.33 x raw`.
+pub fn at_a_glance(outcome: &Outcome) -> Option<String> {
+    let figure = match outcome.compares {
+        "p50/raw" => latency(outcome.latency_ns.p50)?,
+        "rate/raw" => format!("{}/s", amount(outcome.messages_per_second).trim_end()),
+        _ => return None,
+    };
+    let ratio = outcome.ratio_to_raw.map(|ratio| format!(", {} x raw", ratio_shown(ratio)));
+    Some(figure + &ratio.unwrap_or_default())
+}
+
+/// The columns that have something to show for at least one of these outcomes.
+pub fn of(outcomes: &[Outcome]) -> Vec<Column> {
+    let has_any = |column: &&Column| outcomes.iter().any(|outcome| column.cell(outcome).is_some());
+    ALL.iter().filter(has_any).copied().collect()
+}
+
+/// Splits a report into its cells: neighbours that differ in subject and load alone.
+pub fn cells(outcomes: &[Outcome]) -> impl Iterator<Item = &[Outcome]> {
+    outcomes.chunk_by(is_same_cell)
+}
+
+/// The peers of an outcome that has some, such as `10 subscribers`.
+pub fn peers(outcome: &Outcome) -> Option<String> {
+    let name = match outcome.workload {
+        "fanout" => "subscriber",
+        "fanin" => "sender",
+        _ => "peer",
+    };
+    outcome.peers.map(|count| format!("{count} {name}{}", if count == 1 { "" } else { "s" }))
+}
+
+/// What was measured in a cell, such as `roundtrip over tcp, 64 B bodies, spin, cores 0 and 1`.
+pub fn headline(outcome: &Outcome) -> String {
+    let pinned = outcome.pin.map_or("not pinned".to_owned(), |[a, b]| format!("cores {a} and {b}"));
+    let mut parts = vec![format!("{} over {}", outcome.workload, outcome.transport)];
+    parts.extend(outcome.size_bytes.map(|bytes| format!("{} bodies", size::display(bytes))));
+    parts.extend(peers(outcome));
+    parts.extend(outcome.connections.map(|count| format!("{count} silent connections")));
+    parts.extend([outcome.wait.to_string(), pinned]);
+    parts.join(", ")
+}
