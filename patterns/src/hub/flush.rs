@@ -9,26 +9,34 @@ use super::{Hub, Timer, peer::Phase, send::regain_credit};
 /// While a send is in flight, a burst turns the shard once per this many messages.
 const TURN_MESSAGES: u32 = 64;
 
-/// A message that follows the one before it within this time on the same shard is part of a burst.
+/// A message that follows the one before it within this time on the same shard is part of a burst, and so is one that
+/// follows within a quarter of the time that sending took, which is long where there are many peers.
 const BURST_GAP_NS: u64 = 5_000;
-/// How long a message of a burst waits for others at most.
+/// How long a message of a burst waits for others at most, where sending does not take long itself.
 const BURST_SLICE_NS: u64 = 50_000;
+/// How long it waits where sending to many peers does.
+const BURST_SLICE_MAX_NS: u64 = 1_000_000;
 
 /// Sends at once when idle, together under backlog, on a shard whose users open no batch scopes.
 ///
 /// The first message goes out at once. One that follows closely begins a burst: from there on messages queue until
-/// 32 KiB are there, somebody waits, or the slice is over. A slice without messages ends the burst.
+/// 32 KiB are there, somebody waits, or the slice is over. A slice without messages ends the burst. Sending to many
+/// peers makes the next slice longer, so that it goes on for half of the time at most.
 #[derive(Debug, Default)]
 pub(super) struct Burst {
-    sent_ns: u64,
+    /// When the last message that went out at once began to.
+    began_ns: u64,
+    /// What comes before this time follows it closely.
+    close_ns: u64,
     timer: Option<TimerId>,
 }
 
 impl Burst {
     fn begins(&mut self, shard: &mut Shard) -> bool {
         let now_ns = shard.now_ns();
-        if now_ns - self.sent_ns >= BURST_GAP_NS {
-            self.sent_ns = now_ns;
+        if now_ns >= self.close_ns {
+            self.began_ns = now_ns;
+            self.close_ns = now_ns + BURST_GAP_NS;
             return false;
         }
         self.timer = Some(shard.arm_timer(now_ns + BURST_SLICE_NS, Timer::Burst.token()));
@@ -49,6 +57,17 @@ impl Hub {
             return;
         }
         self.queue_or_flush(shard, key, batching);
+        self.note_sent(shard, batching);
+    }
+
+    /// What did not wait for others has been sent, or is on its way.
+    #[inline]
+    pub(super) fn note_sent(&mut self, shard: &Shard, batching: bool) {
+        if let Some(burst) = self.burst.as_mut().filter(|_| !batching) {
+            let now_ns = shard.now_ns();
+            let took_ns = now_ns - burst.began_ns;
+            burst.close_ns = burst.close_ns.max(now_ns + took_ns / 4);
+        }
     }
 
     /// Something was put into a pipe. Whoever looks there by himself sees it at once; the bell is for one who sleeps.
@@ -125,13 +144,16 @@ impl Hub {
 
     /// A slice of a burst is over: what queued up goes out, and another slice follows if there was something.
     pub(super) fn slice_burst(&mut self, shard: &mut Shard) {
+        if self.dirty.is_empty() {
+            self.burst.as_mut().into_iter().for_each(|burst| burst.timer = None);
+            return;
+        }
+        let started_ns = shard.now_ns();
+        self.flush_dirty(shard);
+        let now_ns = shard.now_ns();
         if let Some(burst) = &mut self.burst {
-            let goes_on = !self.dirty.is_empty();
-            burst.timer = goes_on.then(|| {
-                let at_ns = shard.now_ns() + BURST_SLICE_NS;
-                shard.arm_timer(at_ns, Timer::Burst.token())
-            });
-            self.flush_dirty(shard);
+            let slice_ns = (now_ns - started_ns).clamp(BURST_SLICE_NS, BURST_SLICE_MAX_NS);
+            burst.timer = Some(shard.arm_timer(now_ns + slice_ns, Timer::Burst.token()));
         }
     }
 

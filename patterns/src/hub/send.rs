@@ -286,6 +286,9 @@ impl Hub {
         for &key in &matched {
             self.queue_or_flush(shard, key, batching);
         }
+        if !matched.is_empty() {
+            self.note_sent(shard, batching);
+        }
         matched.clear();
         self.matched = matched;
     }

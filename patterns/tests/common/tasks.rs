@@ -366,7 +366,12 @@ async fn gives_up_sending<R: Runtime>(
         }
     });
     let (mut wanted, mut given_up, mut attempts) = (Vec::new(), 0, 0);
-    for number in 0..messages {
+    // On a busy machine the reader may not get far while the first ones are given up.
+    let is_enough = |given_up: usize, sent: usize| given_up > 10 && sent > 10;
+    for number in 0.. {
+        if number >= messages && is_enough(given_up, wanted.len()) {
+            break;
+        }
         let mut payload = Some(large(number));
         while let Some(again) = payload {
             attempts += 1;
@@ -385,7 +390,6 @@ async fn gives_up_sending<R: Runtime>(
         }
     }
     push.send_async("").await.expect("send");
-    assert!(given_up > 10 && wanted.len() > 10, "{given_up} given up, {} sent", wanted.len());
     assert!(receiving.await == wanted, "what was given up was sent, or what was sent is missing");
 }
 

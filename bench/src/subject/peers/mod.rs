@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Instant;
 
@@ -174,40 +174,6 @@ impl Local {
             }
         };
         self.runtime.block_on(bounded).unwrap_or_else(|_| Err(stalled()))
-    }
-}
-
-/// Waits for futures that other threads complete, without a runtime.
-struct Parked {
-    waker: Waker,
-    wait: Wait,
-}
-
-impl Parked {
-    /// For the calling thread.
-    fn new(case: &Case) -> Self {
-        Self { waker: unpark_this_thread(), wait: case.wait }
-    }
-
-    /// Runs `future`, which must not wait for more than [`STALL`] at a time.
-    fn run<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
-        let mut future = pin!(future);
-        let mut context = Context::from_waker(&self.waker);
-        let mut spun = Spun::default();
-        loop {
-            if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
-                return output;
-            }
-            if self.wait == Wait::Spin {
-                spun.again()?;
-                continue;
-            }
-            let since = Instant::now();
-            thread::park_timeout(STALL);
-            if since.elapsed() >= STALL {
-                return Err(stalled());
-            }
-        }
     }
 }
 

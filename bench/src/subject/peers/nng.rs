@@ -1,30 +1,33 @@
-//! NNG 2.0, through the `anng` crate: its own threads do the I/O, a side waits for them asleep in its own thread.
+//! NNG 1.4, through the `nng` crate: its own threads do the I/O, a side calls it and blocks.
 //! It speaks SP, not ZMTP, over the same kinds of sockets.
+//!
+//! Its PULL has no queue: each message is handed from NNG's threads to the side by itself, and that price, a wake-up or
+//! two, is what its streams of small messages measure.
 
-use std::ffi::CString;
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
-use anng::protocols::{pipeline0, pubsub0, reqrep0};
-use anng::{AioError, ContextfulSocket, Message, Socket};
-use self_cell::self_cell;
+use nng::options::protocol::pubsub::Subscribe;
+use nng::options::{LocalAddr, Options, RecvBufferSize, RecvTimeout, SendBufferSize, SendTimeout};
+use nng::{Error, Listener, Message, Protocol, Socket, SocketAddr};
 
-use crate::cli::Wait;
+use crate::cli::{Transport, Wait};
 use crate::error::{Failure, Result};
-use crate::sequence::{END, SequenceCheck, Verdict};
+use crate::sequence::{self, END, SequenceCheck, Verdict};
 use crate::sides::Announce;
-use crate::subject::peers::{BURST_MESSAGES, Bodies, Local, Parked, Spun, burst};
+use crate::subject::peers::{BURST_MESSAGES, Spun, burst, stalled};
 use crate::subject::{
-    Case, Common, Pattern, Publisher, Receiver, Replier, Requester, Sender, Subject, Subscribers,
-    queue_messages,
+    Case, Common, Pattern, Publisher, Receiver, Replier, Requester, STALL, Sender, Subject,
+    Subscribers, queue_messages,
 };
 
 /// Pause of a thread between two looks at the sockets of subscribers that had nothing.
 const NAP: Duration = Duration::from_micros(50);
-/// Messages received between two looks at the end of the run: a burst of the others would take it a second.
+/// Messages received between two looks at the end of the run: a burst of the others would take it long.
 const PULLED_MESSAGES: usize = 64;
-/// What its send queue holds at most.
-const SEND_QUEUE_MAX: u32 = 8192;
+/// What its queues hold at most.
+const QUEUE_MAX: u32 = 8192;
 
 /// NNG. See the module.
 #[derive(Debug)]
@@ -32,11 +35,7 @@ pub struct Nng;
 
 /// Sockets of sides that are done. NNG drops what it has not sent when a socket closes, and tells nobody when all is
 /// sent, so they stay open until the round is over.
-#[derive(Default)]
-struct Done {
-    pushers: Mutex<Vec<Socket<pipeline0::Push0>>>,
-    answerers: Mutex<Vec<Socket<reqrep0::Rep0>>>,
-}
+type Done = Mutex<Vec<Socket>>;
 
 impl Subject for Nng {
     fn name(&self) -> &'static str {
@@ -44,16 +43,22 @@ impl Subject for Nng {
     }
 
     fn settings(&self, case: &Case) -> String {
-        let waits = match case.wait {
-            Wait::Park => "sides sleep",
-            Wait::Spin => "sides poll, NNG's threads sleep",
+        let calls = match case.wait {
+            Wait::Park => "blocking calls",
+            Wait::Spin => "calls again and again, NNG's threads sleep",
         };
-        let queue = match case.pattern {
+        let queues = match case.pattern {
             Pattern::RoundTrip => String::new(),
-            Pattern::FanOut => ", 16 and 128 messages a subscriber at PUB and SUB".to_owned(),
-            _ => format!(", send queue {}", send_queue(case)),
+            Pattern::FanOut => format!(", queues of {} a subscriber", queue(case)),
+            _ => format!(", send queue {}, no receive queue", queue(case)),
         };
-        format!("2.0, SP protocol, its default threads without cores of their own{queue}, {waits}")
+        let naps = match case.pattern == Pattern::FanOut && has_naps(case) {
+            true => ", subscribers look every 50 us",
+            false => "",
+        };
+        format!(
+            "NNG 1.4.0 by crate nng 1.0.1, SP protocol, its default threads, {calls}{queues}{naps}"
+        )
     }
 
     fn plays(&self, pattern: Pattern) -> bool {
@@ -69,110 +74,170 @@ impl Subject for Nng {
     }
 
     fn sender(&self, case: &Case, endpoint: &str) -> Result<Box<dyn Sender>> {
-        let parked = Parked::new(case);
-        let mut socket = pipeline0::Push0::socket()?;
-        socket.set_send_buffer(send_queue(case))?;
-        connect(case, &socket, endpoint)?;
-        let bodies = Bodies::new(case.size_bytes);
-        let burst = burst(case.size_bytes);
-        Ok(Box::new(Pusher { socket, parked, bodies, burst, done: done(case)? }))
+        let side = Side::new(case, Protocol::Push0)?;
+        side.socket.set_opt::<SendBufferSize>(queue(case)).map_err(failure)?;
+        side.socket.dial(endpoint).map_err(failure)?;
+        Ok(Box::new(Pusher::new(case, side)))
     }
 
     fn receiver(&self, case: &Case, announce: Announce) -> Result<Box<dyn Receiver>> {
-        let parked = Parked::new(case);
-        let socket = pipeline0::Pull0::socket()?;
-        bind(case, &socket, announce)?;
-        Ok(Box::new(Puller { socket, parked }))
+        let side = Side::new(case, Protocol::Pull0)?;
+        side.bind(case, announce)?;
+        Ok(Box::new(side))
     }
 
     fn requester(&self, case: &Case, endpoint: &str) -> Result<Box<dyn Requester>> {
-        let parked = Parked::new(case);
-        let socket = reqrep0::Req0::socket()?;
-        connect(case, &socket, endpoint)?;
-        let bodies = Bodies::new(case.size_bytes);
-        let request = Request::new(socket, Socket::context);
-        Ok(Box::new(Asker { request, parked, bodies }))
+        let side = Side::new(case, Protocol::Req0)?;
+        side.socket.dial(endpoint).map_err(failure)?;
+        Ok(Box::new(Pusher::new(case, side)))
     }
 
     fn replier(&self, case: &Case, announce: Announce) -> Result<Box<dyn Replier>> {
-        let parked = Parked::new(case);
-        let socket = reqrep0::Rep0::socket()?;
-        bind(case, &socket, announce)?;
-        let reply = Some(Reply::new(socket, Socket::context));
-        Ok(Box::new(Answerer { reply, parked, done: done(case)? }))
+        let side = Side::new(case, Protocol::Rep0)?;
+        side.bind(case, announce)?;
+        Ok(Box::new(side))
     }
 
     fn publisher(&self, case: &Case, announce: Announce) -> Result<Box<dyn Publisher>> {
-        let socket = pubsub0::Pub0::socket()?;
-        bind(case, &socket, announce)?;
-        let (parked, bodies) = (Parked::new(case), Bodies::new(case.size_bytes));
-        Ok(Box::new(Publishing { socket, parked, bodies, burst: burst(case.size_bytes) }))
+        let side = Side::new(case, Protocol::Pub0)?;
+        side.socket.set_opt::<SendBufferSize>(queue(case)).map_err(failure)?;
+        side.bind(case, announce)?;
+        Ok(Box::new(Pusher::new(case, side)))
     }
 
     fn subscribers(&self, case: &Case, endpoint: &str) -> Result<Box<dyn Subscribers>> {
         let open = |_| {
-            let socket = pubsub0::Sub0::socket()?;
-            connect(case, &socket, endpoint)?;
-            let mut subscription = Subscription::new(socket, Socket::context);
-            subscription.with_dependent_mut(|_, context| {
-                context.disable_filtering();
-                context.prefer_new(false);
-            });
-            Ok(subscription)
+            let side = Side::new(case, Protocol::Sub0)?;
+            side.socket.set_opt::<RecvBufferSize>(queue(case)).map_err(failure)?;
+            side.socket.set_opt::<Subscribe>(Vec::new()).map_err(failure)?;
+            side.socket.dial(endpoint).map_err(failure)?;
+            Ok(side)
         };
-        let subscriptions = (0..case.peers).map(open).collect::<Result<_>>()?;
-        Ok(Box::new(Listening { subscriptions, parked: Parked::new(case) }))
+        let sides = (0..case.peers).map(open).collect::<Result<_>>()?;
+        Ok(Box::new(Listening { sides, has_naps: has_naps(case) }))
     }
 }
 
-fn send_queue(case: &Case) -> u16 {
-    queue_messages(case.size_bytes).min(SEND_QUEUE_MAX) as u16
+fn queue(case: &Case) -> i32 {
+    queue_messages(case.size_bytes).min(QUEUE_MAX) as i32
 }
 
-fn done(case: &Case) -> Result<Arc<Done>> {
-    case.common().ok_or_else(|| Failure::Setup("nothing in common".to_owned()))
+/// The crate cannot wait for several sockets without taking from them.
+fn has_naps(case: &Case) -> bool {
+    case.wait == Wait::Park && case.peers > 1
 }
 
-fn url(endpoint: &str) -> Result<CString> {
-    CString::new(endpoint).map_err(Failure::library)
+fn failure(error: Error) -> Failure {
+    match error {
+        Error::TimedOut => stalled(),
+        error => Failure::library(error),
+    }
 }
 
-/// Connecting takes a runtime of tokio, nothing that follows does.
-fn connect<P>(case: &Case, socket: &Socket<P>, endpoint: &str) -> Result<()> {
-    let url = url(endpoint)?;
-    Local::new(case)?.run(async { Ok(socket.dial(&url).await.map(drop)?) })
-}
-
-fn bind<P>(case: &Case, socket: &Socket<P>, announce: Announce) -> Result<()> {
-    let url = url(&case.bind)?;
-    let bound = Local::new(case)?.run(async { Ok(socket.listen(&url).await?.local_addr()?) })?;
-    announce.endpoint(bound.as_str().to_owned());
-    Ok(())
-}
-
-fn failure(error: AioError) -> Failure {
-    Failure::library(error)
-}
-
-struct Pusher {
-    socket: Socket<pipeline0::Push0>,
-    parked: Parked,
-    bodies: Bodies,
-    burst: u64,
+/// One side.
+struct Side {
+    socket: Socket,
+    wait: Wait,
     done: Arc<Done>,
 }
 
+impl Side {
+    fn new(case: &Case, protocol: Protocol) -> Result<Self> {
+        let socket = Socket::new(protocol).map_err(failure)?;
+        let set = socket
+            .set_opt::<RecvTimeout>(Some(STALL))
+            .and_then(|()| socket.set_opt::<SendTimeout>(Some(STALL)));
+        match set {
+            // Sockets that only send or only receive have one of them.
+            Ok(()) | Err(Error::NotSupported) => {}
+            Err(error) => return Err(failure(error)),
+        }
+        let done = case.common().ok_or_else(|| Failure::Setup("nothing in common".to_owned()))?;
+        Ok(Self { socket, wait: case.wait, done })
+    }
+
+    fn bind(&self, case: &Case, announce: Announce) -> Result<()> {
+        let listener = Listener::new(&self.socket, &case.bind).map_err(failure)?;
+        let bound = match case.transport {
+            Transport::Tcp => match listener.get_opt::<LocalAddr>().map_err(failure)? {
+                // The crate leaves the port in network order.
+                SocketAddr::Inet(bound) => {
+                    format!("tcp://{}:{}", bound.ip(), u16::from_be(bound.port()))
+                }
+                other => return Err(Failure::Setup(format!("bound to {other}"))),
+            },
+            Transport::Ipc | Transport::Inproc => case.bind.clone(),
+        };
+        announce.endpoint(bound);
+        Ok(())
+    }
+
+    fn send(&self, mut message: Message) -> Result<()> {
+        if self.wait == Wait::Park {
+            return self.socket.send(message).map_err(|(_, error)| failure(error));
+        }
+        let mut spun = Spun::default();
+        loop {
+            match self.socket.try_send(message) {
+                Ok(()) => return Ok(()),
+                Err((again, Error::TryAgain)) => message = again,
+                Err((_, error)) => return Err(failure(error)),
+            }
+            spun.again()?;
+        }
+    }
+
+    fn receive(&self) -> Result<Message> {
+        if self.wait == Wait::Park {
+            return self.socket.recv().map_err(failure);
+        }
+        let mut spun = Spun::default();
+        loop {
+            match self.try_receive()? {
+                Some(message) => return Ok(message),
+                None => spun.again()?,
+            }
+        }
+    }
+
+    fn try_receive(&self) -> Result<Option<Message>> {
+        match self.socket.try_recv() {
+            Ok(message) => Ok(Some(message)),
+            Err(Error::TryAgain) => Ok(None),
+            Err(error) => Err(failure(error)),
+        }
+    }
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        if let Ok(mut done) = self.done.lock() {
+            done.push(self.socket.clone());
+        }
+    }
+}
+
+/// A side that sends bodies of its own: PUSH, PUB or REQ.
+struct Pusher {
+    side: Side,
+    body: Vec<u8>,
+    burst: u64,
+}
+
 impl Pusher {
+    fn new(case: &Case, side: Side) -> Self {
+        Self { side, body: sequence::filler(case.size_bytes), burst: burst(case.size_bytes) }
+    }
+
     fn send(&mut self, sequence: u64) -> Result<()> {
-        let message = Message::from(self.bodies.borrowed(sequence));
-        let Self { socket, parked, .. } = self;
-        parked.run(async { socket.push(message).await.map_err(|(error, _)| failure(error)) })
+        sequence::stamp(&mut self.body, sequence);
+        self.side.send(Message::from(&self.body))
     }
 }
 
 impl Sender for Pusher {
     fn send_burst(&mut self, first: u64) -> Result<u64> {
-        (first..first + self.burst).try_for_each(|sequence| self.send(sequence))?;
+        self.send_due(first, self.burst)?;
         Ok(self.burst)
     }
 
@@ -181,30 +246,18 @@ impl Sender for Pusher {
     }
 
     fn finish(mut self: Box<Self>) -> Result<()> {
-        self.send(END)?;
-        let Self { socket, done, .. } = *self;
-        done.pushers.lock().map_err(Failure::library)?.push(socket);
-        Ok(())
+        self.send(END)
     }
 }
 
-struct Publishing {
-    socket: Socket<pubsub0::Pub0>,
-    parked: Parked,
-    bodies: Bodies,
-    burst: u64,
-}
-
-impl Publisher for Publishing {
+impl Publisher for Pusher {
     fn publish(&mut self, sequence: u64) -> Result<()> {
-        let message = Message::from(self.bodies.borrowed(sequence));
-        let Self { socket, parked, .. } = self;
-        parked.run(async { socket.publish(message).await.map_err(|(error, _)| failure(error)) })
+        self.send(sequence)
     }
 
     fn publish_burst(&mut self, first: u64, count: u64) -> Result<u64> {
         let count = count.min(self.burst);
-        (first..first + count).try_for_each(|sequence| self.publish(sequence))?;
+        self.send_due(first, count)?;
         Ok(count)
     }
 
@@ -213,24 +266,49 @@ impl Publisher for Publishing {
     }
 }
 
+impl Requester for Pusher {
+    fn round_trip(&mut self, sequence: u64, check: &mut SequenceCheck) -> Result<Verdict> {
+        self.send(sequence)?;
+        check.accept(self.side.receive()?.as_slice())
+    }
+}
+
+impl Receiver for Side {
+    fn receive_burst(&mut self, check: &mut SequenceCheck) -> Result<Verdict> {
+        for _ in 0..PULLED_MESSAGES {
+            if check.accept(self.receive()?.as_slice())? == Verdict::End {
+                return Ok(Verdict::End);
+            }
+        }
+        Ok(Verdict::InOrder)
+    }
+}
+
+impl Replier for Side {
+    fn reply(&mut self, check: &mut SequenceCheck) -> Result<Verdict> {
+        let request = self.receive()?;
+        let verdict = check.accept(request.as_slice())?;
+        // The request itself goes back, without a copy.
+        self.send(request)?;
+        Ok(verdict)
+    }
+}
+
 struct Listening {
-    subscriptions: Vec<Subscription>,
-    parked: Parked,
+    sides: Vec<Side>,
+    has_naps: bool,
 }
 
 impl Listening {
     /// Takes what is there; says whether there was something.
-    fn drain(&mut self, checks: &mut [SequenceCheck]) -> Result<bool> {
+    fn drain(&self, checks: &mut [SequenceCheck]) -> Result<bool> {
         let mut has_some = false;
-        for (subscription, check) in self.subscriptions.iter_mut().zip(checks) {
-            subscription.with_dependent_mut(|_, context| {
-                for _ in 0..BURST_MESSAGES {
-                    let Some(message) = context.try_next().map_err(failure)? else { break };
-                    has_some = true;
-                    check.accept(message.as_slice())?;
-                }
-                Ok::<_, Failure>(())
-            })?;
+        for (side, check) in self.sides.iter().zip(checks) {
+            for _ in 0..BURST_MESSAGES {
+                let Some(message) = side.try_receive()? else { break };
+                has_some = true;
+                check.accept(message.as_slice())?;
+            }
         }
         Ok(has_some)
     }
@@ -238,119 +316,17 @@ impl Listening {
 
 impl Subscribers for Listening {
     fn receive_burst(&mut self, checks: &mut [SequenceCheck]) -> Result<()> {
+        if let ([side], [check]) = (&self.sides[..], &mut checks[..]) {
+            check.accept(side.receive()?.as_slice())?;
+            return self.drain(checks).map(drop);
+        }
         let mut spun = Spun::default();
         while !self.drain(checks)? {
-            // It cannot wait for several sockets without taking from them.
-            match self.parked.wait {
-                Wait::Park => std::thread::sleep(NAP),
-                Wait::Spin => {}
+            if self.has_naps {
+                thread::sleep(NAP);
             }
             spun.again()?;
         }
         Ok(())
-    }
-}
-
-struct Puller {
-    socket: Socket<pipeline0::Pull0>,
-    parked: Parked,
-}
-
-impl Receiver for Puller {
-    fn receive_burst(&mut self, check: &mut SequenceCheck) -> Result<Verdict> {
-        let Self { socket, parked } = self;
-        parked.run(async {
-            for _ in 0..PULLED_MESSAGES {
-                let message = socket.pull().await.map_err(failure)?;
-                if check.accept(message.as_slice())? == Verdict::End {
-                    return Ok(Verdict::End);
-                }
-            }
-            Ok(Verdict::InOrder)
-        })
-    }
-}
-
-type RequestContext<'a> = ContextfulSocket<'a, reqrep0::Req0>;
-type ReplyContext<'a> = ContextfulSocket<'a, reqrep0::Rep0>;
-
-self_cell! {
-    /// A socket and its context.
-    struct Request {
-        owner: Socket<reqrep0::Req0>,
-        #[not_covariant]
-        dependent: RequestContext,
-    }
-}
-
-self_cell! {
-    /// A socket and its context.
-    struct Reply {
-        owner: Socket<reqrep0::Rep0>,
-        #[not_covariant]
-        dependent: ReplyContext,
-    }
-}
-
-type SubscriptionContext<'a> = ContextfulSocket<'a, pubsub0::Sub0>;
-
-self_cell! {
-    /// A socket and its context.
-    struct Subscription {
-        owner: Socket<pubsub0::Sub0>,
-        #[not_covariant]
-        dependent: SubscriptionContext,
-    }
-}
-
-struct Asker {
-    request: Request,
-    parked: Parked,
-    bodies: Bodies,
-}
-
-impl Requester for Asker {
-    fn round_trip(&mut self, sequence: u64, check: &mut SequenceCheck) -> Result<Verdict> {
-        let message = Message::from(self.bodies.borrowed(sequence));
-        let parked = &self.parked;
-        self.request.with_dependent_mut(|_, context| {
-            parked.run(async {
-                let reply = context.request(message).await.map_err(|(error, _)| failure(error))?;
-                check.accept(reply.await.map_err(failure)?.as_slice())
-            })
-        })
-    }
-}
-
-struct Answerer {
-    /// `None` once it is dropped.
-    reply: Option<Reply>,
-    parked: Parked,
-    done: Arc<Done>,
-}
-
-impl Replier for Answerer {
-    fn reply(&mut self, check: &mut SequenceCheck) -> Result<Verdict> {
-        let parked = &self.parked;
-        let Some(reply) = &mut self.reply else {
-            return Err(Failure::Setup("the replier is closed".to_owned()));
-        };
-        reply.with_dependent_mut(|_, context| {
-            parked.run(async {
-                let (request, responder) = context.receive().await.map_err(failure)?;
-                let verdict = check.accept(request.as_slice())?;
-                // The request itself goes back, without a copy.
-                responder.reply(request).await.map_err(|(_, error, _)| failure(error))?;
-                Ok(verdict)
-            })
-        })
-    }
-}
-
-impl Drop for Answerer {
-    fn drop(&mut self) {
-        if let (Some(reply), Ok(mut answerers)) = (self.reply.take(), self.done.answerers.lock()) {
-            answerers.push(reply.into_owner());
-        }
     }
 }

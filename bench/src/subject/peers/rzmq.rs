@@ -22,6 +22,9 @@ use crate::subject::{
     Subscribers, queue_messages,
 };
 
+/// From this body size on, streams are received by multishot.
+const MULTISHOT_BYTES: usize = 1024;
+
 /// rzmq. See the module.
 #[derive(Debug)]
 pub struct Rzmq {
@@ -42,8 +45,11 @@ impl Subject for Rzmq {
     fn settings(&self, case: &Case) -> String {
         let hwm = queue_messages(case.size_bytes);
         let cork = if has_cork(case) { ", TCP_CORK" } else { "" };
-        let uring =
-            if self.has_uring { ", 1 io_uring worker without a core of its own" } else { "" };
+        let uring = match (self.has_uring, is_multishot(case)) {
+            (false, _) => "",
+            (true, false) => ", 1 io_uring worker of the process, no multishot",
+            (true, true) => ", 1 io_uring worker of the process, multishot receive",
+        };
         format!("0.5.28, tokio on the side's thread, throttle off, HWM {hwm}{cork}{uring}")
     }
 
@@ -115,6 +121,12 @@ fn has_cork(case: &Case) -> bool {
     case.transport == Transport::Tcp && case.pattern != Pattern::RoundTrip
 }
 
+/// Whether its io_uring backend receives by multishot: the faster one for streams of bodies that are not small, and the
+/// slower one otherwise.
+fn is_multishot(case: &Case) -> bool {
+    case.size_bytes >= MULTISHOT_BYTES && case.pattern != Pattern::RoundTrip
+}
+
 /// Starts the backend of the process, once.
 fn start_uring(case: &Case) -> Result<()> {
     let polling_strategy = match case.wait {
@@ -153,7 +165,7 @@ impl Rzmq {
         }
         if self.has_uring {
             socket.set_option(IO_URING_SESSION_ENABLED, true).await?;
-            socket.set_option(IO_URING_RCVMULTISHOT, std::env::var_os("RZMQ_MULTI").is_some()).await?;
+            socket.set_option(IO_URING_RCVMULTISHOT, is_multishot(case)).await?;
         }
         Ok(())
     }
