@@ -28,6 +28,8 @@ const NAP: Duration = Duration::from_micros(50);
 const PULLED_MESSAGES: usize = 64;
 /// What its queues hold at most.
 const QUEUE_MAX: u32 = 8192;
+/// Messages of the queue of one subscriber of many.
+const QUEUE_MIN: u32 = 64;
 
 /// NNG. See the module.
 #[derive(Debug)]
@@ -69,13 +71,19 @@ impl Subject for Nng {
         (case.connections > 0).then_some("it cannot tell when idle connections are up")
     }
 
+    fn queue_messages(&self, case: &Case) -> u32 {
+        queue(case)
+    }
+
     fn common(&self, _case: &Case) -> Result<Option<Common>> {
+        // The first socket starts the threads. Started by a side, all of them would be on that side's core.
+        Socket::new(Protocol::Pair0).map_err(failure)?;
         Ok(Some(Arc::new(Done::default())))
     }
 
     fn sender(&self, case: &Case, endpoint: &str) -> Result<Box<dyn Sender>> {
         let side = Side::new(case, Protocol::Push0)?;
-        side.socket.set_opt::<SendBufferSize>(queue(case)).map_err(failure)?;
+        side.socket.set_opt::<SendBufferSize>(queue(case) as i32).map_err(failure)?;
         side.socket.dial(endpoint).map_err(failure)?;
         Ok(Box::new(Pusher::new(case, side)))
     }
@@ -100,7 +108,7 @@ impl Subject for Nng {
 
     fn publisher(&self, case: &Case, announce: Announce) -> Result<Box<dyn Publisher>> {
         let side = Side::new(case, Protocol::Pub0)?;
-        side.socket.set_opt::<SendBufferSize>(queue(case)).map_err(failure)?;
+        side.socket.set_opt::<SendBufferSize>(queue(case) as i32).map_err(failure)?;
         side.bind(case, announce)?;
         Ok(Box::new(Pusher::new(case, side)))
     }
@@ -108,7 +116,7 @@ impl Subject for Nng {
     fn subscribers(&self, case: &Case, endpoint: &str) -> Result<Box<dyn Subscribers>> {
         let open = |_| {
             let side = Side::new(case, Protocol::Sub0)?;
-            side.socket.set_opt::<RecvBufferSize>(queue(case)).map_err(failure)?;
+            side.socket.set_opt::<RecvBufferSize>(queue(case) as i32).map_err(failure)?;
             side.socket.set_opt::<Subscribe>(Vec::new()).map_err(failure)?;
             side.socket.dial(endpoint).map_err(failure)?;
             Ok(side)
@@ -118,8 +126,14 @@ impl Subject for Nng {
     }
 }
 
-fn queue(case: &Case) -> i32 {
-    queue_messages(case.size_bytes).min(QUEUE_MAX) as i32
+/// Messages that its queues hold. All subscribers together get no more than two of the longest: at some ten thousand
+/// messages a second, what would wait in full queues takes many seconds to arrive.
+fn queue(case: &Case) -> u32 {
+    let most = match case.pattern {
+        Pattern::FanOut => (2 * QUEUE_MAX / case.peers.max(1)).clamp(QUEUE_MIN, QUEUE_MAX),
+        _ => QUEUE_MAX,
+    };
+    queue_messages(case.size_bytes).min(most)
 }
 
 /// The crate cannot wait for several sockets without taking from them.
