@@ -302,8 +302,8 @@ impl Replier for Side {
     fn reply(&mut self, check: &mut SequenceCheck) -> Result<Verdict> {
         let request = self.receive()?;
         let verdict = check.accept(request.as_slice())?;
-        // The request itself goes back, without a copy.
-        self.send(request)?;
+        // The request itself goes back, without a copy. A try that fails would end NNG's turn to reply.
+        self.socket.send(request).map_err(|(_, error)| failure(error))?;
         Ok(verdict)
     }
 }
