@@ -3,12 +3,12 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock},
 };
 
 use zring_engine::queue::{mailbox::Postbox, notice::Notice};
 
-use crate::{hub::pipe::Queues, options::Options, socket_type::SocketType};
+use crate::{hub::pipe::Queues, lock::lock, options::Options, socket_type::SocketType};
 
 /// A name space of `inproc://` endpoints.
 ///
@@ -80,10 +80,6 @@ impl Bound {
     pub(crate) fn take_arrivals(&self) -> Vec<Arrival> {
         std::mem::take(&mut *lock(&self.arrivals))
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Inproc {

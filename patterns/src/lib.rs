@@ -31,6 +31,7 @@ mod frame;
 mod hub;
 pub mod inline;
 mod inproc;
+mod lock;
 mod message;
 mod monitor;
 mod options;

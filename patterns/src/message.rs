@@ -199,6 +199,11 @@ impl Message {
         std::iter::once(&node.first).chain(node.rest())
     }
 
+    /// The message with frames in front of it.
+    pub(crate) fn behind(self, head: Vec<Frame>) -> Self {
+        Self::from_frames(head.into_iter().chain(self.into_frames())).expect("a message has frames")
+    }
+
     /// All frames in order, by value.
     #[must_use]
     pub fn into_frames(mut self) -> Vec<Frame> {

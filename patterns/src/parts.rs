@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::Waker,
@@ -17,6 +17,7 @@ use crate::{
     error::{Error, Refusal},
     frame::Frame,
     hub::spread::Spread,
+    lock::lock,
     message::{Message, Sendable},
     socket::{Home, Socket, attempt_recv, attempt_send},
     socket_type::SocketType,
@@ -62,10 +63,6 @@ impl Turn {
         }
         Self { part: self.part, taken }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<P> Parts<P> {
@@ -194,7 +191,7 @@ impl<C: Home> Socket<C> {
             let part = &parts.all[turn.part];
             let mut core = self.context().core(&part.place);
             core.check_refusal()?;
-            if core.hub.has_room(part.key) {
+            if core.hub.sockets[part.key as usize].has_room() {
                 parts.give_partial(&mut core, part.key)?;
                 attempt_send::<C, P>(&mut core, part.key, payload)?;
                 let ready_peers = core.hub.sockets[part.key as usize].ready_peers;
@@ -340,9 +337,7 @@ impl<P> Parts<P> {
         if !self.has_partial.swap(false, Ordering::AcqRel) {
             return message;
         }
-        let partial = std::mem::take(&mut *lock(&self.partial));
-        let frames = partial.into_iter().chain(message.into_frames());
-        Message::from_frames(frames).expect("not empty")
+        message.behind(std::mem::take(&mut *lock(&self.partial)))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -14,6 +14,7 @@ use crate::{
     endpoint::Endpoint,
     error::{Error, Refusal, SendError},
     frame::Frame,
+    lock::lock,
     message::{Message, Sendable},
     monitor::{Event, EventQueue, PeerStats, SocketStats},
     parts::{Part, Parts},
@@ -511,7 +512,7 @@ impl<C: Home> Socket<C> {
     #[must_use]
     pub fn next_event(&self) -> Option<Event> {
         let events = self.core().hub.sockets[self.key() as usize].events.clone()?;
-        events.lock().unwrap_or_else(PoisonError::into_inner).pop()
+        lock(&events).pop()
     }
 
     /// Counters over all connections, ended ones included.

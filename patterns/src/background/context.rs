@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -16,6 +16,7 @@ use crate::{
     core::{Attempt, Core, deadline_ns, duration_ns},
     error::{Error, Refusal},
     hub::spread::{Membership, Spread},
+    lock::lock,
     options::Options,
     parts::{Part, Parts},
     socket::{Home, Socket, sealed},
@@ -132,7 +133,7 @@ impl Context {
     pub fn socket_with(&self, socket_type: SocketType, options: Options) -> Result<Socket, Error> {
         options.validate()?;
         let first = {
-            let mut opened = self.inner.opened.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut opened = lock(&self.inner.opened);
             *opened += 1;
             (*opened - 1) % self.inner.shards.len()
         };

@@ -132,8 +132,7 @@ impl Hub {
         let mut message = payload.into_message();
         let partial = std::mem::take(&mut self.sockets[socket as usize].partial);
         if !partial.is_empty() {
-            let frames = partial.into_iter().chain(message.into_frames());
-            message = Message::from_frames(frames).expect("not empty");
+            message = message.behind(partial);
         }
         self.route(shard, socket, &Outgoing::Message(&message))
     }
@@ -152,12 +151,6 @@ impl Hub {
             Pattern::Pull | Pattern::Sub(_) => Err(core.cannot_send()),
             _ => Ok(()),
         }
-    }
-
-    /// Whether a peer has room now, and nothing waits for that already.
-    pub(crate) fn has_room(&self, socket: u32) -> bool {
-        let core = &self.sockets[socket as usize];
-        core.pending.is_empty() && core.sending.current().is_some()
     }
 
     /// Whether a message could be sent now; [`Error::WouldBlock`] if it would have to wait.
@@ -180,8 +173,7 @@ impl Hub {
     }
 
     fn check_room(&self, core: &SocketCore) -> Result<(), Error> {
-        let has_room = core.pending.is_empty() && core.sending.current().is_some();
-        if has_room || core.pending.len() < core.pending_max() {
+        if core.has_room() || core.pending.len() < core.pending_max() {
             return Ok(());
         }
         Err(Error::WouldBlock)

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     task::Waker,
 };
 
@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     frame::Frame,
+    lock::lock,
     monitor::{Event, EventKind, EventQueue, SocketStats},
     options::Options,
     route::{FairQueue, LoadBalance, LocalSubscriptions, SubscriptionTrie},
@@ -143,6 +144,11 @@ impl SocketCore {
         })
     }
 
+    /// Whether a peer has room now, and nothing waits for that already.
+    pub(crate) fn has_room(&self) -> bool {
+        self.pending.is_empty() && self.sending.current().is_some()
+    }
+
     /// Whether messages of a dead connection go to another peer.
     pub(crate) fn requeues(&self) -> bool {
         matches!(self.pattern, Pattern::Push | Pattern::Req { .. }) && !self.gave_up
@@ -170,7 +176,7 @@ impl SocketCore {
         match &self.events {
             // Of several parts the first does for all.
             Some(events) if self.member.as_ref().is_none_or(|member| member.part == 0) => {
-                events.lock().unwrap_or_else(PoisonError::into_inner).lost()
+                lock(events).lost()
             }
             _ => 0,
         }
@@ -178,8 +184,7 @@ impl SocketCore {
 
     pub(crate) fn emit(&mut self, endpoint: &Arc<str>, connection: Option<u64>, kind: EventKind) {
         if let Some(events) = &self.events {
-            let mut events = events.lock().unwrap_or_else(PoisonError::into_inner);
-            events.push(Event { endpoint: endpoint.clone(), connection, kind });
+            lock(events).push(Event { endpoint: endpoint.clone(), connection, kind });
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
     fmt,
     os::fd::OwnedFd,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
@@ -17,7 +17,7 @@ use std::{
 use zring_engine::{ConnId, Shard, queue::mailbox::Postbox};
 
 use super::{Hub, socket::SocketCore};
-use crate::message::Message;
+use crate::{lock::lock, message::Message};
 
 /// See the module.
 pub(crate) struct Spread {
@@ -56,10 +56,6 @@ pub(crate) struct Membership {
 
 /// Each part has a byte of a connection's number, between the index and the generation.
 const PART_SHIFT: u32 = 24;
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 impl Place {
     pub(crate) fn new(postbox: Postbox<u64>, token: u64) -> Self {

@@ -67,7 +67,7 @@ impl<C: Home> Socket<C> {
     pub fn set_routing_id(&self, id: impl AsRef<[u8]>) -> Result<(), OptionError> {
         let mut options = self.options();
         options.set_routing_id(id.as_ref())?;
-        self.each(|core, key| core.hub.sockets[key as usize].options = options.clone());
+        self.replace_options(&options);
         Ok(())
     }
 
@@ -78,7 +78,7 @@ impl<C: Home> Socket<C> {
     pub fn set_heartbeat_ttl(&self, ttl: Option<Duration>) -> Result<(), OptionError> {
         let mut options = self.options();
         options.set_heartbeat_ttl(ttl)?;
-        self.each(|core, key| core.hub.sockets[key as usize].options = options.clone());
+        self.replace_options(&options);
         Ok(())
     }
 
@@ -95,7 +95,11 @@ impl<C: Home> Socket<C> {
     #[expect(clippy::needless_pass_by_value, reason = "each part keeps its own")]
     pub fn set_options(&self, options: Options) -> Result<(), Error> {
         options.validate()?;
-        self.each(|core, key| core.hub.sockets[key as usize].options = options.clone());
+        self.replace_options(&options);
         Ok(())
+    }
+
+    fn replace_options(&self, options: &Options) {
+        self.each(|core, key| core.hub.sockets[key as usize].options = options.clone());
     }
 }
