@@ -34,6 +34,7 @@ Examples:
   zring-bench roundtrip --wait spin --pin 0,1 --seconds 10
   zring-bench throughput --subject raw --transport ipc --size 64K --json -
   zring-bench roundtrip --subject raw --subject zring-bg --driver uring --pin 0,1
+  zring-bench throughput --size 1M --receive into
   zring-bench throughput --transport inproc --wait spin
   zring-bench latency --rate 50000
   zring-bench roundtrip --sweep --bound-p999 200us
@@ -64,7 +65,7 @@ pub enum Command {
     /// How long a message takes one way, from when it was due: sent on a schedule, whatever became of those before
     Latency(Scheduled),
     /// How many messages a second get through: one stream, as fast as it goes
-    Throughput(Traffic),
+    Throughput(Streamed),
     /// How many messages a second get through a worker that sends on what it receives
     Pipeline(Scheduled),
     /// How many messages a second one publisher gets to many subscribers
@@ -98,6 +99,8 @@ pub struct Plan<'a> {
     pub bound_p999: Option<Duration>,
     /// A fan-out without a window.
     pub is_free_running: bool,
+    /// Where the receiver of a stream has its messages put.
+    pub receive: Receive,
 }
 
 impl<'a> Plan<'a> {
@@ -112,6 +115,7 @@ impl<'a> Plan<'a> {
             rate: None,
             bound_p999: None,
             is_free_running: false,
+            receive: Receive::Lease,
         }
     }
 }
@@ -122,7 +126,9 @@ impl Command {
         match self {
             Self::Roundtrip(scheduled) => scheduled.plan(&Roundtrip, None),
             Self::Latency(scheduled) => scheduled.plan(&Latency, Some(RATE)),
-            Self::Throughput(traffic) => traffic.plan(&Throughput),
+            Self::Throughput(streamed) => {
+                Plan { receive: streamed.receive, ..streamed.traffic.plan(&Throughput) }
+            }
             Self::Pipeline(scheduled) if scheduled.keeps_schedule() => {
                 scheduled.plan(&PacedPipeline, None)
             }
@@ -159,7 +165,7 @@ pub struct Traffic {
     #[command(flatten)]
     pub options: Options,
 
-    /// Length of every body, at least 8 (its sequence number); K and M mean 1024 and 1024 squared
+    /// Length of every body, at least 8 (its sequence number); K, M and G are powers of 1024
     #[arg(long, value_name = "BYTES", default_value = "64", value_parser = size::parse)]
     pub size: usize,
 }
@@ -168,6 +174,19 @@ impl Traffic {
     fn plan(&self, workload: &'static dyn Workload) -> Plan<'_> {
         Plan::new(workload, &self.options, self.size)
     }
+}
+
+/// Options of a stream.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Streamed {
+    /// Options of workloads with messages.
+    #[command(flatten)]
+    pub traffic: Traffic,
+
+    /// How side B receives: messages that the library owns, or bodies written into one buffer of the caller's
+    #[arg(long, value_enum, default_value_t = Receive::Lease)]
+    pub receive: Receive,
 }
 
 /// Options of workloads that can keep a schedule.
@@ -265,7 +284,7 @@ pub struct Crowd {
 /// Options every workload takes.
 #[derive(Clone, Debug, Args)]
 pub struct Options {
-    /// What to measure; repeat for several [default: all but raw-epoll]
+    /// What to measure; repeat for several [default: all but raw-epoll and raw-uring]
     #[arg(long = "subject", value_name = "NAME", value_parser = subject_names())]
     pub subjects: Vec<String>,
 
@@ -322,15 +341,26 @@ impl Default for Options {
 }
 
 /// What messages travel over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
     /// TCP over the loopback device.
+    #[default]
     Tcp,
     /// A unix stream socket.
     Ipc,
     /// The memory of this process.
     Inproc,
+}
+
+/// Where the receiver of a stream has its messages put.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Receive {
+    /// Where the library likes to: of zring a message, which may be a lease of its receive buffer.
+    #[default]
+    Lease,
+    /// Into one buffer that the caller brings, for one message after the other.
+    Into,
 }
 
 /// What zring's contexts ask the operating system through.
@@ -344,12 +374,13 @@ pub enum Driver {
 }
 
 /// What a side does while it waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Wait {
     /// Looks again and again.
     Spin,
     /// Sleeps in the kernel.
+    #[default]
     Park,
 }
 
@@ -478,6 +509,18 @@ mod tests {
     }
 
     #[test]
+    fn ways_to_receive() {
+        let receive = |arguments: &[&str]| {
+            let cli = Cli::try_parse_from(["zring-bench"].iter().chain(arguments)).unwrap();
+            cli.command.plan().receive
+        };
+        assert_eq!(receive(&["throughput"]), Receive::Lease);
+        assert_eq!(receive(&["throughput", "--receive", "lease"]), Receive::Lease);
+        assert_eq!(receive(&["throughput", "--receive", "into"]), Receive::Into);
+        assert_eq!(receive(&["roundtrip"]), Receive::Lease);
+    }
+
+    #[test]
     fn times() {
         assert_eq!(parse_time("200us"), Ok(Duration::from_micros(200)));
         assert_eq!(parse_time("1.5ms"), Ok(Duration::from_micros(1500)));
@@ -512,6 +555,7 @@ mod tests {
             ["--connections", "10"],
             ["--rate", "0"],
             ["--bound-p999", "1ms"],
+            ["--receive", "into"],
         ] {
             let arguments = ["zring-bench", "roundtrip"].into_iter().chain(wrong);
             assert!(Cli::try_parse_from(arguments).is_err(), "{wrong:?}");
@@ -523,6 +567,7 @@ mod tests {
             ["connections", "--idle", "100001"],
             ["fanout", "--subscribers", "0"],
             ["throughput", "--rate", "5"],
+            ["throughput", "--receive", "copy"],
         ] {
             assert!(Cli::try_parse_from(["zring-bench"].into_iter().chain(wrong)).is_err());
         }

@@ -12,6 +12,8 @@ use crate::error::{Failure, Result};
 use crate::report::style::Style;
 use crate::report::{Outputs, Report};
 use crate::suite::Suite;
+#[cfg(target_os = "linux")]
+use crate::workload::file::{self, FileOptions, SenderOptions};
 
 /// The exit code of a comparison that found something slower.
 pub const SLOWER: u8 = 3;
@@ -29,6 +31,7 @@ Examples:
   zring-bench throughput --subject raw --transport ipc --size 64K --json -
   zring-bench run --workload roundtrip,throughput --size 16,64,1K --transport tcp,ipc --html report.html
   zring-bench run --against ../old/zring-bench --subject zring --wait spin --pin 0,1
+  zring-bench file --size 4G --runs 20 --dir /var/tmp
   zring-bench compare old.json new.json
   zring-bench doctor";
 
@@ -53,6 +56,13 @@ pub enum Task {
     /// A workload.
     #[command(flatten)]
     Measure(cli::Command),
+    /// How fast one large file gets from a process to another, and what memory that takes
+    #[cfg(target_os = "linux")]
+    File(FileOptions),
+    /// The process that sends the file
+    #[cfg(target_os = "linux")]
+    #[command(hide = true)]
+    FileSender(SenderOptions),
     /// Measure a matrix of workloads, sizes, transports and so on, in one report; or compare two builds on it
     Run(Box<Suite>),
     /// Compare two JSON reports by their ratios to raw
@@ -65,6 +75,10 @@ pub enum Task {
 pub fn run(program: Program) -> ExitCode {
     let done = match program.task {
         Task::Measure(command) => crate::run::run(&Cli { command }).map(|()| Finding::NotSlower),
+        #[cfg(target_os = "linux")]
+        Task::File(options) => file::run(&options).map(|()| Finding::NotSlower),
+        #[cfg(target_os = "linux")]
+        Task::FileSender(options) => file::run_sender(&options).map(|()| Finding::NotSlower),
         Task::Doctor(options) => doctor::run(&options).map(|()| Finding::NotSlower),
         Task::Compare(options) => compare_files(&options),
         Task::Run(suite) => run_suite(&suite),

@@ -56,6 +56,17 @@ pub enum Failure {
     /// The run could not be set up as asked.
     #[error("{0}")]
     Setup(String),
+    /// A subject was asked for something that its library does not offer.
+    #[error("{what} is not supported by {subject}")]
+    NotSupported {
+        /// What the command line calls the subject.
+        subject: &'static str,
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// The kernel has no io_uring, or does not allow it.
+    #[error("raw-uring needs io_uring: {0}")]
+    NoUring(#[source] zring_engine::Error),
     /// The command line of a part of the run is wrong.
     #[error(transparent)]
     Usage(#[from] Box<clap::Error>),

@@ -50,6 +50,10 @@ impl Subject for Handicapped<'_> {
         self.inner.is_default()
     }
 
+    fn receives_into(&self) -> bool {
+        self.inner.receives_into()
+    }
+
     fn settings(&self, case: &Case) -> String {
         self.inner.settings(case)
     }

@@ -59,6 +59,20 @@ pub fn resident_bytes() -> Option<u64> {
     Some(kibibytes * 1024)
 }
 
+/// The most memory of the process that was ever resident, or since [`reset_peak`]; `None` where the system does not
+/// tell. The kernel counts in batches: it may be some 100 KiB off.
+pub fn peak_bytes() -> Option<u64> {
+    let text = fs::read_to_string("/proc/self/status").ok()?;
+    let kibibytes: u64 = field(&text, "VmHWM")?.strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+/// Lets [`peak_bytes`] begin anew with what is resident now; does nothing where the system does not offer that.
+pub fn reset_peak() {
+    // Source: proc_pid_clear_refs(5).
+    let _ = fs::write("/proc/self/clear_refs", "5");
+}
+
 /// Sees that `connections` with both ends in this process can be open, by raising the soft limit of descriptors as far
 /// as is needed.
 ///
@@ -127,6 +141,15 @@ mod tests {
         let after = resident_bytes().unwrap();
         // Other tests may give memory back meanwhile.
         assert!(after >= before + (16 << 20), "{before} bytes, then {after} ({})", block[1]);
+    }
+
+    #[test]
+    fn a_peak_stays() {
+        let block = vec![1_u8; 48 << 20];
+        let with = resident_bytes().unwrap();
+        drop(std::hint::black_box(block));
+        // Counted in batches.
+        assert!(peak_bytes().unwrap() + (2 << 20) >= with);
     }
 
     #[test]

@@ -6,12 +6,12 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use tempfile::TempDir;
 
-use crate::cli::{Cli, Driver, Options, Plan, Transport, Wait};
+use crate::cli::{Cli, Driver, Options, Plan, Receive, Transport, Wait};
 use crate::error::{Failure, Result};
 use crate::handicap::Handicapped;
 use crate::report::{self, Outcome, Report};
 use crate::sequence::SEQUENCE_BYTES;
-use crate::subject::{self, Case, Subject};
+use crate::subject::{self, Case, Subject, not_into};
 use crate::workload::Round;
 
 pub mod sweep;
@@ -133,6 +133,7 @@ impl Place {
             peers: plan.peers.unwrap_or(1),
             rate: plan.rate,
             is_free_running: plan.is_free_running,
+            receive: plan.receive,
             bind,
             common: None,
         }
@@ -166,18 +167,22 @@ fn able<'s>(
         true => subject.lacks(&case),
         false => Some("it does not play this workload"),
     };
-    let mut subjects = subjects.to_vec();
-    subjects.retain(|subject| match lacks(*subject) {
-        None => true,
-        Some(reason) => {
+    let mut none_left = Failure::Setup("no subject is left to measure".to_owned());
+    let mut able = subjects.to_vec();
+    able.retain(|subject| {
+        if let Some(reason) = lacks(*subject) {
             eprintln!("note: {} is left out: {reason}", subject.name());
-            false
+            return false;
         }
+        if case.receive == Receive::Into && !subject.receives_into() {
+            let missing = not_into(subject.name());
+            eprintln!("note: {} is left out: {missing}", subject.name());
+            none_left = missing;
+            return false;
+        }
+        true
     });
-    if subjects.is_empty() {
-        return Err(Failure::Setup("no subject is left to measure".to_owned()));
-    }
-    Ok(subjects)
+    if able.is_empty() { Err(none_left) } else { Ok(able) }
 }
 
 /// The subjects asked for, in the order of [`subject::ALL`] and once each; all of them if none is named.
@@ -192,10 +197,18 @@ fn chosen(names: &[String]) -> Vec<&'static dyn Subject> {
 /// A bar on stderr. It moves between rounds only: a thread that draws would take time from the sides.
 fn progress(options: &Options, subjects: usize) -> ProgressBar {
     let total = options.seconds * u32::try_from(subjects).unwrap_or(1);
-    if total < PROGRESS_FROM || !io::stderr().is_terminal() {
+    if total < PROGRESS_FROM {
         return ProgressBar::hidden();
     }
-    let bar = ProgressBar::new(u64::from(options.rounds) * subjects as u64);
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} (about {eta} left)");
-    bar.with_style(style.expect("the template is valid"))
+    let rounds = u64::from(options.rounds) * subjects as u64;
+    bar(rounds, "{bar:30} {pos}/{len} {msg} (about {eta} left)")
+}
+
+/// A bar on stderr, if that is a terminal.
+pub(crate) fn bar(length: u64, template: &str) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template(template).expect("the template is valid");
+    ProgressBar::new(length).with_style(style)
 }

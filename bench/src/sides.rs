@@ -88,15 +88,16 @@ pub fn run_chain<A: Send, W: Send, S: Send>(
 }
 
 /// The other end of an [`Announce`].
-struct Announced(mpsc::Receiver<String>);
+pub(crate) struct Announced(mpsc::Receiver<String>);
 
 impl Announced {
-    fn wait(&self, side: &str) -> Result<String> {
+    pub(crate) fn wait(&self, side: &str) -> Result<String> {
         self.0.recv().map_err(|_| Failure::Setup(format!("side {side} is not bound")))
     }
 }
 
-fn announcement() -> (Announce, Announced) {
+/// Both ends.
+pub(crate) fn announcement() -> (Announce, Announced) {
     let (announce, announced) = mpsc::channel();
     (Announce(announce), Announced(announced))
 }

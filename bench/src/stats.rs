@@ -14,6 +14,18 @@ pub fn median(values: &[f64]) -> Option<f64> {
     }
 }
 
+/// The arithmetic mean; `None` for no values.
+pub fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
+/// The standard deviation of what the values are a sample of; `None` for fewer than two.
+pub fn standard_deviation(values: &[f64]) -> Option<f64> {
+    let mean = mean(values).filter(|_| values.len() > 1)?;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    Some((squares / (values.len() - 1) as f64).sqrt())
+}
+
 /// Each percentile's median over the rounds; `max` is the largest of all rounds, because a median of maxima hides the worst.
 pub fn median_percentiles(rounds: &[Percentiles]) -> Percentiles {
     let over = |pick: fn(&Percentiles) -> Option<u64>| {
@@ -56,6 +68,13 @@ mod tests {
         let all = median_percentiles(&[round(10, 50), round(30, 900), round(20, 60)]);
         assert_eq!(all, round(20, 900));
         assert_eq!(median_percentiles(&[Percentiles::default()]), Percentiles::default());
+    }
+
+    #[test]
+    fn means_and_deviations() {
+        assert_eq!((mean(&[]), standard_deviation(&[1.0])), (None, None));
+        assert_eq!(mean(&[1.0, 2.0, 6.0]), Some(3.0));
+        assert_eq!(standard_deviation(&[1.0, 2.0, 3.0]), Some(1.0));
     }
 
     #[test]

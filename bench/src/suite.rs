@@ -48,7 +48,7 @@ pub struct Suite {
     #[arg(long = "rate", value_name = "R,…", value_delimiter = ',')]
     pub rates: Vec<String>,
 
-    /// What to measure; repeat, or separate by commas [default: all]
+    /// What to measure; repeat, or separate by commas [default: those of the workload]
     #[arg(long = "subject", value_name = "NAME,…", value_delimiter = ',')]
     pub subjects: Vec<String>,
 

@@ -11,7 +11,11 @@ fn bench(arguments: &[&str]) -> Output {
 
 /// Runs `raw` for a fifth of a second and returns its JSON result.
 fn measure(arguments: &[&str]) -> Value {
-    let common = ["--subject", "raw", "--seconds", "0.2", "--rounds", "2", "--json", "-"];
+    measure_subject("raw", arguments)
+}
+
+fn measure_subject(subject: &str, arguments: &[&str]) -> Value {
+    let common = ["--subject", subject, "--seconds", "0.2", "--rounds", "2", "--json", "-"];
     let output = bench(&[arguments, &common].concat());
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?}: {stderr}");
@@ -24,13 +28,17 @@ fn measure(arguments: &[&str]) -> Value {
 }
 
 fn check_common(result: &Value, workload: &str, transport: &str) {
-    assert_eq!(result["workload"], workload);
+    check_any(result, workload, transport);
     assert_eq!(result["subject"], "raw");
+    assert_eq!(result["ratio_to_raw"], 1.0);
+}
+
+fn check_any(result: &Value, workload: &str, transport: &str) {
+    assert_eq!(result["workload"], workload);
     assert_eq!(result["transport"], transport);
     assert!(result["messages"].as_u64().unwrap() > 0, "{result}");
     assert!(result["messages_per_second"].as_f64().unwrap() > 0.0, "{result}");
     assert_eq!(result["rounds"].as_array().unwrap().len(), 2);
-    assert_eq!(result["ratio_to_raw"], 1.0);
 }
 
 #[test]
@@ -66,6 +74,58 @@ fn roundtrip() {
             );
         }
     }
+}
+
+/// What `raw` does, the other ways to ask plain sockets do as well.
+#[cfg(target_os = "linux")]
+#[test]
+fn other_ways() {
+    for (subject, driver) in [("raw-epoll", Value::Null), ("raw-uring", "uring".into())] {
+        for transport in ["tcp", "ipc"] {
+            for (workload, sizes) in [
+                ("throughput", &["8", "255", "256", "40000", "64K", "1M"][..]),
+                ("roundtrip", &["8", "300", "64K", "1M"]),
+                ("latency", &["64", "100K"]),
+            ] {
+                for size in sizes {
+                    let arguments = [workload, "--transport", transport, "--size", size];
+                    let result = measure_subject(subject, &arguments);
+                    check_any(&result, workload, transport);
+                    assert_eq!((&result["subject"], &result["driver"]), (&subject.into(), &driver));
+                }
+            }
+        }
+        for workload in ["throughput", "roundtrip", "latency"] {
+            for size in ["1000", "100K"] {
+                let result =
+                    measure_subject(subject, &[workload, "--wait", "spin", "--size", size]);
+                check_any(&result, workload, "tcp");
+                assert_eq!(result["wait"], "spin");
+            }
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_raw_uring_cannot_do() {
+    for arguments in [&["fanout"][..], &["roundtrip", "--transport", "inproc"], &["connections"]] {
+        let output = bench(&[arguments, &["--subject", "raw-uring"]].concat());
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(stderr.contains("raw-uring is left out"), "{arguments:?}: {stderr}");
+    }
+}
+
+#[test]
+fn bodies_may_go_into_one_buffer() {
+    let result = measure(&["throughput", "--receive", "into"]);
+    check_common(&result, "throughput", "tcp");
+    let output = bench(&["throughput", "--receive", "into", "--subject", "zring-bg"]);
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("--receive into is not supported by zring-bg"), "{stderr}");
+    assert_eq!(bench(&["roundtrip", "--receive", "into"]).status.code(), Some(2));
 }
 
 #[test]

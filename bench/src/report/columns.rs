@@ -1,9 +1,10 @@
 //! What the tables show of an outcome, in the terminal and on the page.
 
 use crate::report::table::{amount, nanoseconds};
-use crate::report::{Outcome, is_same_cell};
+use crate::report::{FileFigures, Outcome, is_same_cell};
 use crate::size;
 use crate::stats::spread;
+use crate::workload::Figure;
 
 /// One column.
 #[derive(Clone, Copy, Debug)]
@@ -40,11 +41,16 @@ const ALL: &[Column] = &[
     column("dropped", 7, |o| (o.dropped > 0).then(|| amount(o.dropped as f64))),
     column("spread", 4, |o| has_messages(o).then(|| spread(&o.rounds))?.map(percent)),
     column("cpu/message", 5, |o| o.cpu_seconds_per_million.map(|s| nanoseconds(s * 1e3))),
+    column("median", 8, |o| file(o, |f| Some(gigabytes(f.gigabytes_per_second_median)))),
+    column("mean", 7, |o| file(o, |f| Some(gigabytes(f.gigabytes_per_second_mean)))),
+    column("deviation", 7, |o| file(o, |f| f.run_seconds_deviation.map(milliseconds))),
+    column("sender memory", 7, |o| file(o, |f| f.sender_grown_bytes.map(grown))),
+    column("x raw-sendfile", 8, |o| file(o, |f| f.ratio_to_sendfile.map(ratio_shown))),
     column("cpu", 8, |o| o.idle_cpu_percent.map(|percent| format!("{percent:.3}%"))),
     column("wake-ups/s", 8, |o| o.idle_switches_per_second.map(|count| format!("{count:.1}"))),
     column("bytes/connection", 8, |o| o.bytes_per_connection.map(|bytes| format!("{bytes:.0}"))),
-    column("p50/raw", 8, |o| ratio(o, "p50/raw")),
-    column("rate/raw", 8, |o| ratio(o, "rate/raw")),
+    column(Figure::P50.ratio_title(), 8, |o| ratio(o, Figure::P50)),
+    column(Figure::Rate.ratio_title(), 8, |o| ratio(o, Figure::Rate)),
 ];
 
 /// What was offered, where that is not what arrived.
@@ -54,7 +60,23 @@ fn offered(outcome: &Outcome) -> Option<String> {
 }
 
 fn has_messages(outcome: &Outcome) -> bool {
-    outcome.size_bytes.is_some()
+    outcome.size_bytes.is_some() && outcome.file.is_none()
+}
+
+fn file(outcome: &Outcome, cell: fn(&FileFigures) -> Option<String>) -> Option<String> {
+    outcome.file.as_ref().and_then(cell)
+}
+
+fn gigabytes(per_second: f64) -> String {
+    format!("{per_second:.2} GB/s")
+}
+
+fn milliseconds(seconds: f64) -> String {
+    format!("{:.1} ms", seconds * 1e3)
+}
+
+fn grown(bytes: u64) -> String {
+    format!("+{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
 fn latency(ns: Option<u64>) -> Option<String> {
@@ -65,8 +87,8 @@ fn percent(part: f64) -> String {
     format!("{:.0}%", part * 100.0)
 }
 
-fn ratio(outcome: &Outcome, title: &str) -> Option<String> {
-    outcome.ratio_to_raw.filter(|_| outcome.compares == title).map(ratio_shown)
+fn ratio(outcome: &Outcome, figure: Figure) -> Option<String> {
+    outcome.ratio_to_raw.filter(|_| outcome.compares == Some(figure)).map(ratio_shown)
 }
 
 /// A ratio with two decimals, or with more if it is small.
@@ -76,10 +98,14 @@ pub fn ratio_shown(ratio: f64) -> String {
 
 /// The figure that counts, and how it compares with the floor, such as `6.70 us, 1.33 x raw`.
 pub fn at_a_glance(outcome: &Outcome) -> Option<String> {
-    let figure = match outcome.compares {
-        "p50/raw" => latency(outcome.latency_ns.p50)?,
-        "rate/raw" => format!("{}/s", amount(outcome.messages_per_second).trim_end()),
-        _ => return None,
+    if let Some(file) = &outcome.file {
+        let ratio = file.ratio_to_sendfile.map(ratio_shown);
+        let ratio = ratio.map(|ratio| format!(", {ratio} x raw-sendfile"));
+        return Some(gigabytes(file.gigabytes_per_second_median) + &ratio.unwrap_or_default());
+    }
+    let figure = match outcome.compares? {
+        Figure::P50 => latency(outcome.latency_ns.p50)?,
+        Figure::Rate => format!("{}/s", amount(outcome.messages_per_second).trim_end()),
     };
     let ratio = outcome.ratio_to_raw.map(|ratio| format!(", {} x raw", ratio_shown(ratio)));
     Some(figure + &ratio.unwrap_or_default())
@@ -110,7 +136,10 @@ pub fn peers(outcome: &Outcome) -> Option<String> {
 pub fn headline(outcome: &Outcome) -> String {
     let pinned = outcome.pin.map_or("not pinned".to_owned(), |[a, b]| format!("cores {a} and {b}"));
     let mut parts = vec![format!("{} over {}", outcome.workload, outcome.transport)];
-    parts.extend(outcome.size_bytes.map(|bytes| format!("{} bodies", size::display(bytes))));
+    parts.extend(outcome.size_bytes.map(size::display).map(|size| match outcome.file {
+        Some(_) => format!("a file of {size}"),
+        None => format!("{size} bodies"),
+    }));
     parts.extend(peers(outcome));
     parts.extend(outcome.connections.map(|count| format!("{count} silent connections")));
     parts.extend([outcome.wait.to_string(), pinned]);

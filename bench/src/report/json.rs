@@ -69,6 +69,7 @@ mod tests {
                 "peers",
                 "offered_rate",
                 "dropped",
+                "file",
             ] {
                 assert!(result.get(key).is_some(), "{key}");
             }

@@ -17,7 +17,7 @@ use crate::record::Percentiles;
 use crate::report::style::Style;
 use crate::stats::{median, median_percentiles};
 use crate::subject;
-use crate::workload::{Round, Workload};
+use crate::workload::{Figure, Round, Workload};
 
 pub mod bars;
 pub mod columns;
@@ -30,7 +30,7 @@ pub mod table;
 
 /// One subject under one workload: the medians over its rounds. This is the object in the JSON report; what does
 /// not apply is `null`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Outcome {
     /// Name of the workload.
     pub workload: &'static str,
@@ -78,15 +78,35 @@ pub struct Outcome {
     /// Resident memory that a silent connection takes, both ends. The largest of all rounds: later rounds find memory
     /// that earlier ones have left.
     pub bytes_per_connection: Option<f64>,
-    /// What [`Outcome::ratio_to_raw`] compares: `p50/raw` or `rate/raw`.
-    pub compares: &'static str,
+    /// What [`Outcome::ratio_to_raw`] compares: `p50/raw` or `rate/raw`; `null` where there is nothing to compare.
+    pub compares: Option<Figure>,
     /// This subject's figure over that of `raw`: rates for throughput, p50 latencies for roundtrip. `null` if
     /// `raw` did not run.
     pub ratio_to_raw: Option<f64>,
+    /// Of the workload `file` alone.
+    pub file: Option<FileFigures>,
     /// The rate of each round, in the order they ran.
     pub rounds: Vec<f64>,
     /// The latencies of each round, in the order they ran.
     pub rounds_latency_ns: Vec<Percentiles>,
+}
+
+/// What the workload `file` measures beside what all do. `GB` is 10^9 bytes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct FileFigures {
+    /// Median over the runs.
+    pub gigabytes_per_second_median: f64,
+    /// Mean over the runs.
+    pub gigabytes_per_second_mean: f64,
+    /// How long each run took, in the order they ran.
+    pub run_seconds: Vec<f64>,
+    /// Standard deviation of that; `null` for a single run.
+    pub run_seconds_deviation: Option<f64>,
+    /// The median rate over that of `raw-sendfile`; `null` if that did not run.
+    pub ratio_to_sendfile: Option<f64>,
+    /// Resident memory that the sender's process took in addition while it sent, at its peak; the largest of all runs.
+    /// `null` where the system does not tell.
+    pub sender_grown_bytes: Option<u64>,
 }
 
 impl Outcome {
@@ -125,8 +145,9 @@ impl Outcome {
             bytes_per_connection: over(|round| round.idle.bytes_per_connection)
                 .into_iter()
                 .reduce(f64::max),
-            compares: plan.workload.compares(),
+            compares: plan.workload.figure(),
             ratio_to_raw: None,
+            file: None,
             rounds: rates,
             rounds_latency_ns: latencies,
         }
@@ -145,8 +166,8 @@ fn merged(rounds: &[Round]) -> Option<Histogram<u64>> {
 
 /// Fills in [`Outcome::ratio_to_raw`] if the floor ran.
 pub fn compare_with_floor(workload: &dyn Workload, outcomes: &mut [Outcome]) {
-    let figure =
-        |outcome: &Outcome| workload.figure(outcome.messages_per_second, &outcome.latency_ns);
+    let Some(compared) = workload.figure() else { return };
+    let figure = |outcome: &Outcome| compared.of(outcome.messages_per_second, &outcome.latency_ns);
     let floor = outcomes.iter().find(|outcome| outcome.subject == subject::FLOOR).and_then(figure);
     for outcome in outcomes {
         let ratio = figure(outcome).zip(floor).map(|(figure, floor)| figure / floor);

@@ -8,6 +8,7 @@ use plotters::prelude::*;
 
 use crate::report::table::{amount, nanoseconds};
 use crate::report::{Outcome, columns, html};
+use crate::workload::Figure;
 use crate::{size, subject};
 
 /// As wide as a page.
@@ -251,7 +252,7 @@ fn families<K: PartialEq>(
         let held = held(first).map(|held| format!("{held}, ")).unwrap_or_default();
         let what = format!("{} over {}, {held}{}", first.workload, first.transport, first.wait);
         let rate = |outcome: &Outcome| {
-            (outcome.compares == "rate/raw").then_some(outcome.messages_per_second)
+            (outcome.compares == Some(Figure::Rate)).then_some(outcome.messages_per_second)
         };
         let rates = lines(&group, x, rate);
         let rate_axis =
@@ -264,7 +265,7 @@ fn families<K: PartialEq>(
             &rate_axis,
             HALF,
         ));
-        for (name, pick) in LATENCIES.iter().filter(|_| first.compares == "p50/raw") {
+        for (name, pick) in LATENCIES.iter().filter(|_| first.compares == Some(Figure::P50)) {
             let lines = lines(&group, x, |outcome| pick(outcome).map(|ns| ns as f64));
             let title = format!("{name} latency {by}: {what}");
             plots.extend(draw(

@@ -8,7 +8,7 @@ use crate::report::Outcome;
 use crate::report::table::{amount, latency_cell};
 use crate::run::{Place, condense, run_round};
 use crate::subject::{FLOOR, Subject};
-use crate::workload::Round;
+use crate::workload::{Figure, Round};
 
 /// The rate of the first step.
 const RATE_START: f64 = 1000.0;
@@ -89,7 +89,7 @@ fn compare_rates(outcomes: &mut [Outcome]) {
     let floor = outcomes.iter().find(|outcome| outcome.subject == FLOOR);
     let floor = floor.and_then(|outcome| outcome.offered_rate);
     for outcome in outcomes {
-        outcome.compares = "rate/raw";
+        outcome.compares = Some(Figure::Rate);
         outcome.ratio_to_raw = outcome.offered_rate.zip(floor).map(|(rate, floor)| rate / floor);
     }
 }

@@ -8,18 +8,23 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cli::{Driver, Transport, Wait};
+use crate::cli::{Driver, Receive, Transport, Wait};
 use crate::error::{Failure, Result};
 use crate::pin::Pin;
 use crate::sequence::{SequenceCheck, Verdict};
 use crate::sides::Announce;
 
+pub mod file;
 #[cfg(feature = "peers")]
 pub mod peers;
 pub mod raw;
+#[cfg(target_os = "linux")]
+pub mod raw_file;
 mod raw_link;
 mod raw_many;
 pub mod raw_rings;
+#[cfg(target_os = "linux")]
+pub mod raw_uring;
 mod raw_visits;
 pub mod zring;
 pub mod zring_bg;
@@ -30,6 +35,8 @@ pub mod zring_fan;
 pub const ALL: &[&dyn Subject] = &[
     &raw::RAW,
     &raw::EPOLL,
+    #[cfg(target_os = "linux")]
+    &raw_uring::RawUring,
     &zring::INLINE,
     &zring_bg::BACKGROUND,
     #[cfg(feature = "peers")]
@@ -109,6 +116,8 @@ pub struct Case {
     pub rate: Option<f64>,
     /// A fan-out without a window: the publisher is not held back, and what is dropped is counted.
     pub is_free_running: bool,
+    /// Where the receiver of a stream has its messages put.
+    pub receive: Receive,
     /// Where side B (in a fan-out: side A) binds: `tcp://127.0.0.1:0`, `ipc://` and a path that does not exist yet, or `inproc://` and a name.
     pub bind: String,
     /// What [`Subject::common`] made for both sides of this round.
@@ -169,6 +178,11 @@ pub trait Subject: Sync {
     /// Why this subject cannot do what the case asks for; `None`: it can. It is left out then, the run goes on.
     fn lacks(&self, _case: &Case) -> Option<&'static str> {
         None
+    }
+
+    /// Whether its receiver can do as [`Receive::Into`] says.
+    fn receives_into(&self) -> bool {
+        false
     }
 
     /// Messages that the shortest queue between a publisher and a subscriber holds, before something is dropped or the
@@ -264,6 +278,11 @@ pub trait Subject: Sync {
     fn crowd(&self, _case: &Case) -> Result<Box<dyn Crowd>> {
         Err(missing(self.name(), "idle connections"))
     }
+}
+
+/// The failure of a subject that cannot do as [`Receive::Into`] says.
+pub(crate) fn not_into(subject: &'static str) -> Failure {
+    Failure::NotSupported { subject, what: "--receive into" }
 }
 
 fn missing(subject: &str, side: &str) -> Failure {

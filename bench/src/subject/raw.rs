@@ -27,10 +27,10 @@ pub(super) const BATCH_BYTES: usize = 64 * 1024;
 /// Bytes asked for in one receive.
 const RECEIVE_BYTES: usize = 256 * 1024;
 /// From this body size on, a message has a buffer of its own and is not copied into a batch.
-const LARGE_BYTES: usize = 64 * 1024;
+pub(super) const LARGE_BYTES: usize = 64 * 1024;
 
-const SHORT_HEADER_BYTES: usize = 2;
-const LONG_HEADER_BYTES: usize = 9;
+pub(super) const SHORT_HEADER_BYTES: usize = 2;
+pub(super) const LONG_HEADER_BYTES: usize = 9;
 const FLAG_LONG: u8 = 0x02;
 /// The empty frame that REQ and REP put in front of a body.
 pub(super) const DELIMITER: [u8; 2] = [0x01, 0x00];
@@ -73,6 +73,11 @@ impl Subject for Raw {
         }
     }
 
+    /// It never does anything else.
+    fn receives_into(&self) -> bool {
+        true
+    }
+
     fn lacks(&self, case: &Case) -> Option<&'static str> {
         if case.connections > 0 {
             return Some("it has one connection and no more");
@@ -98,16 +103,7 @@ impl Subject for Raw {
         if case.transport == Transport::Inproc {
             return raw_rings::sender(case);
         }
-        let link = Link::connect(endpoint, case.wait, self.way)?;
-        Ok(match case.size_bytes {
-            size if size >= LARGE_BYTES => {
-                Box::new(LargeSender { link, frame: Frame::new(size, &[]) })
-            }
-            size if size <= u8::MAX.into() => {
-                Box::new(BatchSender::<SHORT_HEADER_BYTES>::new(link, size))
-            }
-            size => Box::new(BatchSender::<LONG_HEADER_BYTES>::new(link, size)),
-        })
+        Ok(sender_on(Link::connect(endpoint, case.wait, self.way)?, case.size_bytes))
     }
 
     fn receiver(&self, case: &Case, announce: Announce) -> Result<Box<dyn Receiver>> {
@@ -172,6 +168,38 @@ impl Subject for Raw {
     }
 }
 
+/// Takes bytes that are to be sent.
+pub(super) trait Outlet {
+    /// Sends the first `filled` bytes of the buffer, all of them. It may be another buffer afterwards, as long as this
+    /// one, with what was written before.
+    fn write(&mut self, buffer: &mut Vec<u8>, filled: usize) -> Result<()>;
+
+    /// Waits until everything is sent.
+    fn settle(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Outlet for Link {
+    #[inline(always)]
+    fn write(&mut self, buffer: &mut Vec<u8>, filled: usize) -> Result<()> {
+        self.write_all(&buffer[..filled])
+    }
+}
+
+/// The sender of bodies of `size_bytes` on a connection.
+pub(super) fn sender_on(outlet: impl Outlet + 'static, size_bytes: usize) -> Box<dyn Sender> {
+    match size_bytes {
+        size if size >= LARGE_BYTES => {
+            Box::new(LargeSender { outlet, frame: Frame::new(size, &[]) })
+        }
+        size if size <= u8::MAX.into() => {
+            Box::new(BatchSender::<SHORT_HEADER_BYTES, _>::new(outlet, size))
+        }
+        size => Box::new(BatchSender::<LONG_HEADER_BYTES, _>::new(outlet, size)),
+    }
+}
+
 /// The receiver for bodies of `size_bytes` on a connection.
 pub(super) fn receiver_on(link: Link, size_bytes: usize) -> Box<dyn Receiver> {
     match size_bytes {
@@ -198,19 +226,19 @@ fn header<const H: usize>(size_bytes: usize) -> [u8; H] {
 }
 
 /// Sends whole batches of small frames.
-struct BatchSender<const H: usize> {
-    link: Link,
+struct BatchSender<const H: usize, O> {
+    outlet: O,
     header: [u8; H],
     body: Vec<u8>,
     batch: Vec<u8>,
 }
 
-impl<const H: usize> BatchSender<H> {
-    fn new(link: Link, size_bytes: usize) -> Self {
+impl<const H: usize, O: Outlet> BatchSender<H, O> {
+    fn new(outlet: O, size_bytes: usize) -> Self {
         let frame_bytes = H + size_bytes;
         let frames = (BATCH_BYTES / frame_bytes).max(1);
         Self {
-            link,
+            outlet,
             header: header(size_bytes),
             body: sequence::filler(size_bytes),
             batch: vec![0; frames * frame_bytes],
@@ -226,14 +254,15 @@ impl<const H: usize> BatchSender<H> {
     }
 }
 
-impl<const H: usize> Sender for BatchSender<H> {
+impl<const H: usize, O: Outlet> Sender for BatchSender<H, O> {
     fn send_burst(&mut self, first: u64) -> Result<u64> {
         let frame_bytes = H + self.body.len();
         let mut batch = std::mem::take(&mut self.batch);
         for (frame, sequence) in batch.chunks_exact_mut(frame_bytes).zip(first..) {
             self.encode(frame, sequence);
         }
-        self.link.write_all(&batch)?;
+        let filled = batch.len();
+        self.outlet.write(&mut batch, filled)?;
         self.batch = batch;
         Ok((self.batch.len() / frame_bytes) as u64)
     }
@@ -248,45 +277,36 @@ impl<const H: usize> Sender for BatchSender<H> {
                 self.encode(frame, sequence);
                 filled += 1;
             }
-            self.link.write_all(&batch[..filled * frame_bytes])?;
+            self.outlet.write(&mut batch, filled * frame_bytes)?;
             first += filled as u64;
         }
         self.batch = batch;
         Ok(())
     }
 
-    fn finish(self: Box<Self>) -> Result<()> {
+    fn finish(mut self: Box<Self>) -> Result<()> {
         let mut frame = vec![0; H + self.body.len()];
         self.encode(&mut frame, END);
-        self.link.write_all(&frame)
+        let filled = frame.len();
+        self.outlet.write(&mut frame, filled)?;
+        self.outlet.settle()
     }
 }
 
-/// Receives many small frames at a time.
-struct BatchReceiver<const H: usize> {
-    link: Link,
+/// Frames with bodies of one length, one behind the other.
+pub(super) struct Frames<const H: usize> {
     header: [u8; H],
-    frame_bytes: usize,
-    /// Starts with the `kept` bytes of a frame that is not whole yet.
-    buffer: Vec<u8>,
-    kept: usize,
+    pub(super) frame_bytes: usize,
 }
 
-impl<const H: usize> BatchReceiver<H> {
-    fn new(link: Link, size_bytes: usize) -> Self {
-        let frame_bytes = H + size_bytes;
-        Self {
-            link,
-            header: header(size_bytes),
-            frame_bytes,
-            buffer: vec![0; frame_bytes + RECEIVE_BYTES],
-            kept: 0,
-        }
+impl<const H: usize> Frames<H> {
+    pub(super) fn new(size_bytes: usize) -> Self {
+        Self { header: header(size_bytes), frame_bytes: H + size_bytes }
     }
 
     /// Walks whole frames. Every frame of a run has one length, so the stride is known; a header that says
     /// anything else is an error, and so is a byte behind the end marker.
-    fn walk(&self, received: &[u8], check: &mut SequenceCheck) -> Result<Verdict> {
+    pub(super) fn walk(&self, received: &[u8], check: &mut SequenceCheck) -> Result<Verdict> {
         let mut frames = received.chunks_exact(self.frame_bytes);
         while let Some(frame) = frames.next() {
             let (head, body) = frame.split_at(H);
@@ -304,6 +324,22 @@ impl<const H: usize> BatchReceiver<H> {
         }
         Ok(Verdict::InOrder)
     }
+}
+
+/// Receives many small frames at a time.
+struct BatchReceiver<const H: usize> {
+    link: Link,
+    frames: Frames<H>,
+    /// Starts with the `kept` bytes of a frame that is not whole yet.
+    buffer: Vec<u8>,
+    kept: usize,
+}
+
+impl<const H: usize> BatchReceiver<H> {
+    fn new(link: Link, size_bytes: usize) -> Self {
+        let frames = Frames::new(size_bytes);
+        Self { link, buffer: vec![0; frames.frame_bytes + RECEIVE_BYTES], frames, kept: 0 }
+    }
 
     /// Receives once, walks the frames, and shows the bytes of all whole ones to `each`.
     #[inline]
@@ -314,8 +350,8 @@ impl<const H: usize> BatchReceiver<H> {
     ) -> Result<Verdict> {
         let room = self.kept..self.kept + RECEIVE_BYTES;
         let filled = self.kept + self.link.read_some(&mut self.buffer[room])?;
-        let verdict = self.walk(&self.buffer[..filled], check)?;
-        self.kept = filled % self.frame_bytes;
+        let verdict = self.frames.walk(&self.buffer[..filled], check)?;
+        self.kept = filled % self.frames.frame_bytes;
         each(&self.buffer[..filled - self.kept])?;
         self.buffer.copy_within(filled - self.kept..filled, 0);
         Ok(verdict)
@@ -393,7 +429,12 @@ impl Frame {
     }
 
     pub(super) fn judge(&self, check: &mut SequenceCheck) -> Result<Verdict> {
-        let (head, body) = self.bytes.split_at(self.head.len());
+        self.judge_other(&self.bytes, check)
+    }
+
+    /// Judges another buffer that has to hold such a message.
+    pub(super) fn judge_other(&self, bytes: &[u8], check: &mut SequenceCheck) -> Result<Verdict> {
+        let (head, body) = bytes.split_at(self.head.len());
         if head != self.head {
             return Err(wrong_header(&self.head, head, check));
         }
@@ -402,15 +443,16 @@ impl Frame {
 }
 
 /// Sends one large message after the other out of one buffer.
-struct LargeSender {
-    link: Link,
+struct LargeSender<O> {
+    outlet: O,
     frame: Frame,
 }
 
-impl Sender for LargeSender {
+impl<O: Outlet> Sender for LargeSender<O> {
     fn send_burst(&mut self, first: u64) -> Result<u64> {
         self.frame.stamp(first);
-        self.link.write_all(&self.frame.bytes)?;
+        let filled = self.frame.bytes.len();
+        self.outlet.write(&mut self.frame.bytes, filled)?;
         Ok(1)
     }
 
@@ -419,7 +461,8 @@ impl Sender for LargeSender {
     }
 
     fn finish(mut self: Box<Self>) -> Result<()> {
-        self.send_burst(END).map(|_| ())
+        self.send_burst(END)?;
+        self.outlet.settle()
     }
 }
 

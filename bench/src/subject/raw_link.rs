@@ -29,10 +29,7 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn connect(endpoint: &str, wait: Wait, way: Way) -> Result<Self> {
-        let (domain, address) = resolve(endpoint)?;
-        let socket = Socket::new(domain, Type::STREAM, None)?;
-        socket.connect(&address)?;
-        Self::on(socket, wait, way)
+        Self::on(connect(endpoint)?, wait, way)
     }
 
     /// Binds, announces where, and takes one connection.
@@ -42,9 +39,7 @@ impl Link {
 
     /// Sets up a connected socket.
     pub(super) fn on(socket: Socket, wait: Wait, way: Way) -> Result<Self> {
-        if socket.local_addr()?.domain() != Domain::UNIX {
-            socket.set_tcp_nodelay(true)?;
-        }
+        send_at_once(&socket)?;
         if wait == Wait::Spin || way == Way::Epoll {
             socket.set_nonblocking(true)?;
         } else {
@@ -123,6 +118,22 @@ impl Link {
     }
 }
 
+/// A connected socket; nothing is set on it.
+pub(super) fn connect(endpoint: &str) -> Result<Socket> {
+    let (domain, address) = resolve(endpoint)?;
+    let socket = Socket::new(domain, Type::STREAM, None)?;
+    socket.connect(&address)?;
+    Ok(socket)
+}
+
+/// Lets no small write wait for another.
+pub(super) fn send_at_once(socket: &Socket) -> Result<()> {
+    if socket.local_addr()?.domain() != Domain::UNIX {
+        socket.set_tcp_nodelay(true)?;
+    }
+    Ok(())
+}
+
 /// A bound socket.
 pub(super) struct Listener(Socket);
 
@@ -144,8 +155,12 @@ impl Listener {
 
     /// Takes a connection; waits for one by sleeping, however its links wait.
     pub(super) fn accept(&self, wait: Wait, way: Way) -> Result<Link> {
-        let (socket, _) = self.0.accept()?;
-        Link::on(socket, wait, way)
+        Link::on(self.accept_socket()?, wait, way)
+    }
+
+    /// The same without setting anything on it.
+    pub(super) fn accept_socket(&self) -> Result<Socket> {
+        Ok(self.0.accept()?.0)
     }
 }
 

@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use zring::{DriverKind, Inproc, Message, Options, SocketType, inline};
 
-use crate::cli::{Driver, Transport, Wait};
+use crate::cli::{Driver, Receive, Transport, Wait};
 use crate::error::{Failure, Result};
 use crate::sequence::{self, END, SequenceCheck, Verdict};
 use crate::sides::Announce;
 use crate::subject::zring_crowd::{self, Silent};
 use crate::subject::{
     Case, Common, Crowd, Pattern, Publisher, Receiver, Replier, Requester, STALL, Sender, Subject,
-    Subscribers, Visitor, Worker, queue_messages, zring_fan,
+    Subscribers, Visitor, Worker, not_into, queue_messages, zring_fan,
 };
 
 /// From this body size on, messages are shared instead of copied.
@@ -169,7 +169,11 @@ impl<C: Kind> Subject for Sockets<C> {
     }
 
     fn settings(&self, case: &Case) -> String {
-        format!("HWM {}{}", queue_messages(case.size_bytes), C::SENDS)
+        let receives = match case.receive {
+            Receive::Lease => "",
+            Receive::Into => ", receives into one buffer",
+        };
+        format!("HWM {}{}{receives}", queue_messages(case.size_bytes), C::SENDS)
     }
 
     fn common(&self, case: &Case) -> Result<Option<Common>> {
@@ -194,7 +198,10 @@ impl<C: Kind> Subject for Sockets<C> {
     }
 
     fn receiver(&self, case: &Case, announce: Announce) -> Result<Box<dyn Receiver>> {
-        Ok(Box::new(Side::<C>::bind(case, SocketType::Pull, announce)?))
+        match case.receive {
+            Receive::Lease => Ok(Box::new(Side::<C>::bind(case, SocketType::Pull, announce)?)),
+            Receive::Into => Err(not_into(C::NAME)),
+        }
     }
 
     fn requester(&self, case: &Case, endpoint: &str) -> Result<Box<dyn Requester>> {

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::process;
-use crate::record::Percentiles;
 use crate::subject::{Case, Pattern, Subject};
 use crate::workload::roundtrip::Roundtrip;
-use crate::workload::{Round, Workload};
+use crate::workload::{Figure, Round, Workload};
 
 /// The roundtrip workload while side A holds [`Case::connections`] more connections to the socket of side B, on which
 /// nothing happens. What they cost shows beside a run with none.
@@ -23,12 +22,8 @@ impl Workload for Connections {
         Pattern::RoundTrip
     }
 
-    fn compares(&self) -> &'static str {
-        Roundtrip.compares()
-    }
-
-    fn figure(&self, messages_per_second: f64, latency_ns: &Percentiles) -> Option<f64> {
-        Roundtrip.figure(messages_per_second, latency_ns)
+    fn figure(&self) -> Option<Figure> {
+        Roundtrip.figure()
     }
 
     fn run_round(&self, subject: &dyn Subject, case: &Case, duration: Duration) -> Result<Round> {

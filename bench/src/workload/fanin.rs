@@ -4,12 +4,11 @@ use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::process;
-use crate::record::Percentiles;
 use crate::sequence::{SequenceCheck, first_of_stream};
 use crate::sides::run_pair;
 use crate::subject::{Case, Pattern, Sender, Subject};
 use crate::workload::throughput;
-use crate::workload::{Round, Workload};
+use crate::workload::{Figure, Round, Workload};
 
 /// [`Case::peers`] senders, each with a connection of its own, take turns on the thread of side A, burst by burst; side
 /// B receives from all of them with one socket. Each stream has its own order and its own end.
@@ -25,12 +24,8 @@ impl Workload for FanIn {
         Pattern::FanIn
     }
 
-    fn compares(&self) -> &'static str {
-        "rate/raw"
-    }
-
-    fn figure(&self, messages_per_second: f64, _latency_ns: &Percentiles) -> Option<f64> {
-        Some(messages_per_second)
+    fn figure(&self) -> Option<Figure> {
+        Some(Figure::Rate)
     }
 
     fn run_round(&self, subject: &dyn Subject, case: &Case, duration: Duration) -> Result<Round> {

@@ -9,12 +9,11 @@ use crate::cli::Wait;
 use crate::cpu_time;
 use crate::error::{Failure, Result};
 use crate::process;
-use crate::record::Percentiles;
 use crate::sequence::{END, HELLO, SequenceCheck};
 use crate::sides::run_pair_from_a;
 use crate::subject::{Case, Pattern, Publisher, STALL, Subject, Subscribers};
 use crate::workload::throughput::BurstClock;
-use crate::workload::{Round, Workload, cpu_seconds_per_message};
+use crate::workload::{Figure, Round, Workload, cpu_seconds_per_message};
 
 /// Pause between two hellos, or two end markers.
 const CALL_AGAIN: Duration = Duration::from_millis(1);
@@ -45,12 +44,8 @@ impl Workload for FanOut {
         Pattern::FanOut
     }
 
-    fn compares(&self) -> &'static str {
-        "rate/raw"
-    }
-
-    fn figure(&self, messages_per_second: f64, _latency_ns: &Percentiles) -> Option<f64> {
-        Some(messages_per_second)
+    fn figure(&self) -> Option<Figure> {
+        Some(Figure::Rate)
     }
 
     fn run_round(&self, subject: &dyn Subject, case: &Case, duration: Duration) -> Result<Round> {

@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 use crate::cpu_time;
 use crate::error::{Failure, Result};
 use crate::process::{self, VoluntarySwitches};
-use crate::record::Percentiles;
 use crate::subject::{Case, Crowd, Pattern, Subject};
-use crate::workload::{Idle as Figures, Round, Workload};
+use crate::workload::{Figure, Idle as Figures, Round, Workload};
 
 /// Longest pause between the last handshake and the measured stretch; a short round pauses for a tenth of its time.
 const SETTLE_MAX: Duration = Duration::from_millis(200);
@@ -27,11 +26,7 @@ impl Workload for Idle {
         Pattern::Idle
     }
 
-    fn compares(&self) -> &'static str {
-        "-"
-    }
-
-    fn figure(&self, _messages_per_second: f64, _latency_ns: &Percentiles) -> Option<f64> {
+    fn figure(&self) -> Option<Figure> {
         None
     }
 

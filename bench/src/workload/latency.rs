@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use crate::cpu_time;
 use crate::error::{Failure, Result};
-use crate::record::{Percentiles, Recorder};
+use crate::record::Recorder;
 use crate::sequence::{Schedule, SequenceCheck, SharedSchedule, Verdict};
 use crate::sides::run_pair;
 use crate::subject::{Case, Pattern, Receiver, Sender, Subject};
 use crate::workload::pace::Pace;
-use crate::workload::{Round, WARM_UP_MAX, Workload, cpu_seconds_per_message};
+use crate::workload::{Figure, Round, WARM_UP_MAX, Workload, cpu_seconds_per_message};
 
 /// Side A sends messages on a schedule of [`Case::rate`], whether or not those before have arrived; side B records how
 /// long after its time each came. Both threads read one clock and know the schedule, so no time stamp travels.
@@ -25,12 +25,8 @@ impl Workload for Latency {
         Pattern::Stream
     }
 
-    fn compares(&self) -> &'static str {
-        "p50/raw"
-    }
-
-    fn figure(&self, _messages_per_second: f64, latency_ns: &Percentiles) -> Option<f64> {
-        latency_ns.p50.map(|ns| ns as f64)
+    fn figure(&self) -> Option<Figure> {
+        Some(Figure::P50)
     }
 
     fn run_round(&self, subject: &dyn Subject, case: &Case, duration: Duration) -> Result<Round> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use serde::{Serialize, Serializer};
 
 use crate::error::Result;
 use crate::record::{Percentiles, Recorder};
@@ -12,6 +13,8 @@ pub mod churn;
 pub mod connections;
 pub mod fanin;
 pub mod fanout;
+#[cfg(target_os = "linux")]
+pub mod file;
 pub mod idle;
 pub mod latency;
 mod pace;
@@ -30,17 +33,47 @@ pub trait Workload: std::fmt::Debug {
     /// Which sides of a subject it drives.
     fn pattern(&self) -> Pattern;
 
-    /// What the ratio to the floor compares, as a column title.
-    fn compares(&self) -> &'static str;
-
-    /// The figure that [`Workload::compares`] names.
-    fn figure(&self, messages_per_second: f64, latency_ns: &Percentiles) -> Option<f64>;
+    /// The figure that a subject is compared with the floor by; `None` where there is nothing to compare.
+    fn figure(&self) -> Option<Figure>;
 
     /// Runs one subject once, for about `duration`.
     ///
     /// # Errors
     /// Whatever either side failed with.
     fn run_round(&self, subject: &dyn Subject, case: &Case, duration: Duration) -> Result<Round>;
+}
+
+/// The figure that counts, of those that a round gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Figure {
+    /// The median latency; less is better.
+    P50,
+    /// Messages a second; more is better.
+    Rate,
+}
+
+impl Figure {
+    /// What its ratio to the floor is called: a column title, and the value of `compares` in the JSON report.
+    pub const fn ratio_title(self) -> &'static str {
+        match self {
+            Self::P50 => "p50/raw",
+            Self::Rate => "rate/raw",
+        }
+    }
+
+    /// This one, of all that was measured.
+    pub fn of(self, messages_per_second: f64, latency_ns: &Percentiles) -> Option<f64> {
+        match self {
+            Self::P50 => latency_ns.p50.map(|ns| ns as f64),
+            Self::Rate => Some(messages_per_second),
+        }
+    }
+}
+
+impl Serialize for Figure {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.ratio_title())
+    }
 }
 
 /// What one round measured.

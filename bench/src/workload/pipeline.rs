@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use crate::error::{Failure, Result};
-use crate::record::Percentiles;
 use crate::sequence::{SequenceCheck, Verdict};
 use crate::sides::{Announce, run_chain};
 use crate::subject::{Case, Pattern, Subject};
 use crate::workload::latency::Timetable;
 use crate::workload::throughput;
-use crate::workload::{Round, Workload};
+use crate::workload::{Figure, Round, Workload};
 
 /// Side A sends to side B, a worker that sends on what it receives, to a sink that shares side A's core. Everybody goes
 /// as fast as he can, and the rate is the sink's.
@@ -29,12 +28,8 @@ impl Workload for PacedPipeline {
         Pattern::Pipeline
     }
 
-    fn compares(&self) -> &'static str {
-        "p50/raw"
-    }
-
-    fn figure(&self, _messages_per_second: f64, latency_ns: &Percentiles) -> Option<f64> {
-        latency_ns.p50.map(|ns| ns as f64)
+    fn figure(&self) -> Option<Figure> {
+        Some(Figure::P50)
     }
 
     fn run_round(&self, subject: &dyn Subject, case: &Case, duration: Duration) -> Result<Round> {
@@ -61,12 +56,8 @@ impl Workload for Pipeline {
         Pattern::Pipeline
     }
 
-    fn compares(&self) -> &'static str {
-        "rate/raw"
-    }
-
-    fn figure(&self, messages_per_second: f64, _latency_ns: &Percentiles) -> Option<f64> {
-        Some(messages_per_second)
+    fn figure(&self) -> Option<Figure> {
+        Some(Figure::Rate)
     }
 
     fn run_round(&self, subject: &dyn Subject, case: &Case, duration: Duration) -> Result<Round> {

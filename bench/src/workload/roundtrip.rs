@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use crate::cpu_time;
 use crate::error::{Failure, Result};
 use crate::process;
-use crate::record::{Percentiles, Recorder};
+use crate::record::Recorder;
 use crate::sequence::{END, Schedule, SequenceCheck, Verdict};
 use crate::sides::run_pair;
 use crate::subject::{Case, Pattern, Replier, Requester, Subject};
 use crate::workload::pace::Pace;
-use crate::workload::{Idle, Round, WARM_UP_MAX, Workload, cpu_seconds_per_message};
+use crate::workload::{Figure, Idle, Round, WARM_UP_MAX, Workload, cpu_seconds_per_message};
 
 /// Side A sends requests one at a time, side B sends each body back. Every round trip is recorded.
 ///
@@ -30,12 +30,8 @@ impl Workload for Roundtrip {
         Pattern::RoundTrip
     }
 
-    fn compares(&self) -> &'static str {
-        "p50/raw"
-    }
-
-    fn figure(&self, _messages_per_second: f64, latency_ns: &Percentiles) -> Option<f64> {
-        latency_ns.p50.map(|ns| ns as f64)
+    fn figure(&self) -> Option<Figure> {
+        Some(Figure::P50)
     }
 
     fn run_round(&self, subject: &dyn Subject, case: &Case, duration: Duration) -> Result<Round> {

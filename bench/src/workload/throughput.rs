@@ -4,11 +4,10 @@ use std::time::{Duration, Instant};
 
 use crate::cpu_time;
 use crate::error::{Failure, Result};
-use crate::record::Percentiles;
 use crate::sequence::SequenceCheck;
 use crate::sides::run_pair;
 use crate::subject::{Case, Pattern, Receiver, Sender, Subject};
-use crate::workload::{Round, Workload, cpu_seconds_per_message};
+use crate::workload::{Figure, Round, Workload, cpu_seconds_per_message};
 
 /// Side A sends for the time of the round and then the end marker; side B counts. The rate is the receiver's: the
 /// messages behind its first burst, over the time from that burst to the end marker.
@@ -24,12 +23,8 @@ impl Workload for Throughput {
         Pattern::Stream
     }
 
-    fn compares(&self) -> &'static str {
-        "rate/raw"
-    }
-
-    fn figure(&self, messages_per_second: f64, _latency_ns: &Percentiles) -> Option<f64> {
-        Some(messages_per_second)
+    fn figure(&self) -> Option<Figure> {
+        Some(Figure::Rate)
     }
 
     fn run_round(&self, subject: &dyn Subject, case: &Case, duration: Duration) -> Result<Round> {

@@ -9,9 +9,9 @@ use zmq::{Context, Message, Socket, SocketType};
 
 use crate::cli::{Transport, Wait};
 use crate::error::{Failure, Result};
-use crate::sequence::{self, END, SequenceCheck, Verdict};
+use crate::sequence::{self, SequenceCheck, Verdict};
 use crate::sides::Announce;
-use crate::subject::peers::{BURST_MESSAGES, Spun, burst, stalled};
+use crate::subject::peers::{BURST_MESSAGES, Push, Pusher, Spun, stalled, until_some};
 use crate::subject::{
     Case, Common, Pattern, Publisher, Receiver, Replier, Requester, STALL, Sender, Subject,
     Subscribers, queue_messages,
@@ -54,8 +54,7 @@ impl Subject for Libzmq {
 
     fn sender(&self, case: &Case, endpoint: &str) -> Result<Box<dyn Sender>> {
         let side = Side::connect(case, zmq::PUSH, endpoint)?;
-        let body = sequence::filler(case.size_bytes);
-        Ok(Box::new(Pusher { side, body, burst: burst(case.size_bytes) }))
+        Ok(Box::new(Pusher::new(case, side)))
     }
 
     fn receiver(&self, case: &Case, announce: Announce) -> Result<Box<dyn Receiver>> {
@@ -74,8 +73,7 @@ impl Subject for Libzmq {
 
     fn publisher(&self, case: &Case, announce: Announce) -> Result<Box<dyn Publisher>> {
         let side = Side::bind(case, zmq::PUB, announce)?;
-        let body = sequence::filler(case.size_bytes);
-        Ok(Box::new(Pusher { side, body, burst: burst(case.size_bytes) }))
+        Ok(Box::new(Pusher::new(case, side)))
     }
 
     fn subscribers(&self, case: &Case, endpoint: &str) -> Result<Box<dyn Subscribers>> {
@@ -185,42 +183,16 @@ fn until_done(wait: Wait, mut call: impl FnMut(i32) -> zmq::Result<()>) -> Resul
         Wait::Park => 0,
         Wait::Spin => zmq::DONTWAIT,
     };
-    let mut spun = Spun::default();
-    loop {
-        match call(flags) {
-            Err(zmq::Error::EINTR) => {}
-            Err(zmq::Error::EAGAIN) if wait == Wait::Spin => spun.again()?,
-            done => return done.map_err(failure),
-        }
-    }
+    until_some(|| match call(flags) {
+        Err(zmq::Error::EINTR) => Ok(None),
+        Err(zmq::Error::EAGAIN) if wait == Wait::Spin => Ok(None),
+        done => done.map(Some).map_err(failure),
+    })
 }
 
-struct Pusher {
-    side: Side,
-    body: Vec<u8>,
-    burst: u64,
-}
-
-impl Pusher {
-    fn send(&mut self, sequence: u64) -> Result<()> {
-        sequence::stamp(&mut self.body, sequence);
-        self.side.send(&self.body)
-    }
-}
-
-impl Sender for Pusher {
-    fn send_burst(&mut self, first: u64) -> Result<u64> {
-        self.send_due(first, self.burst)?;
-        Ok(self.burst)
-    }
-
-    fn send_due(&mut self, first: u64, count: u64) -> Result<()> {
-        (first..first + count).try_for_each(|sequence| self.send(sequence))
-    }
-
-    /// What is queued leaves when the context ends, which waits for it.
-    fn finish(mut self: Box<Self>) -> Result<()> {
-        self.send(END)
+impl Push for Side {
+    fn push(&self, body: &[u8]) -> Result<()> {
+        self.send(body)
     }
 }
 
@@ -233,22 +205,6 @@ impl Receiver for Side {
             }
         }
         Ok(Verdict::InOrder)
-    }
-}
-
-impl Publisher for Pusher {
-    fn publish(&mut self, sequence: u64) -> Result<()> {
-        self.send(sequence)
-    }
-
-    fn publish_burst(&mut self, first: u64, count: u64) -> Result<u64> {
-        let count = count.min(self.burst);
-        self.send_due(first, count)?;
-        Ok(count)
-    }
-
-    fn finish(self: Box<Self>) -> Result<()> {
-        Ok(())
     }
 }
 

@@ -14,8 +14,8 @@ use tokio::runtime::Runtime;
 
 use crate::cli::Wait;
 use crate::error::{Failure, Result};
-use crate::sequence;
-use crate::subject::{Case, STALL, queue_messages};
+use crate::sequence::{self, END};
+use crate::subject::{Case, Publisher, STALL, Sender, queue_messages};
 
 pub mod libzmq;
 pub mod monocoque;
@@ -62,6 +62,72 @@ impl Spun {
         }
         let since = *self.since.get_or_insert_with(Instant::now);
         if since.elapsed() < STALL { Ok(()) } else { Err(stalled()) }
+    }
+}
+
+/// Calls until there is an answer, for at most [`STALL`].
+fn until_some<T>(mut call: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let mut spun = Spun::default();
+    loop {
+        match call()? {
+            Some(answer) => return Ok(answer),
+            None => spun.again()?,
+        }
+    }
+}
+
+/// A side that sends copies of bodies, by calls that return when the library has taken them.
+trait Push {
+    fn push(&self, body: &[u8]) -> Result<()>;
+}
+
+/// Such a side with a body of its own.
+struct Pusher<S> {
+    side: S,
+    body: Vec<u8>,
+    burst: u64,
+}
+
+impl<S: Push> Pusher<S> {
+    fn new(case: &Case, side: S) -> Self {
+        Self { side, body: sequence::filler(case.size_bytes), burst: burst(case.size_bytes) }
+    }
+
+    fn send(&mut self, sequence: u64) -> Result<()> {
+        sequence::stamp(&mut self.body, sequence);
+        self.side.push(&self.body)
+    }
+}
+
+/// What is queued at the end leaves when the side is gone, or later: the library sees to that.
+impl<S: Push> Sender for Pusher<S> {
+    fn send_burst(&mut self, first: u64) -> Result<u64> {
+        self.send_due(first, self.burst)?;
+        Ok(self.burst)
+    }
+
+    fn send_due(&mut self, first: u64, count: u64) -> Result<()> {
+        (first..first + count).try_for_each(|sequence| self.send(sequence))
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<()> {
+        self.send(END)
+    }
+}
+
+impl<S: Push> Publisher for Pusher<S> {
+    fn publish(&mut self, sequence: u64) -> Result<()> {
+        self.send(sequence)
+    }
+
+    fn publish_burst(&mut self, first: u64, count: u64) -> Result<u64> {
+        let count = count.min(self.burst);
+        self.send_due(first, count)?;
+        Ok(count)
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        Ok(())
     }
 }
 

@@ -14,9 +14,9 @@ use nng::{Error, Listener, Message, Protocol, Socket, SocketAddr};
 
 use crate::cli::{Transport, Wait};
 use crate::error::{Failure, Result};
-use crate::sequence::{self, END, SequenceCheck, Verdict};
+use crate::sequence::{SequenceCheck, Verdict};
 use crate::sides::Announce;
-use crate::subject::peers::{BURST_MESSAGES, Spun, burst, stalled};
+use crate::subject::peers::{BURST_MESSAGES, Push, Pusher, Spun, stalled, until_some};
 use crate::subject::{
     Case, Common, Pattern, Publisher, Receiver, Replier, Requester, STALL, Sender, Subject,
     Subscribers, queue_messages,
@@ -186,32 +186,26 @@ impl Side {
         Ok(())
     }
 
-    fn send(&self, mut message: Message) -> Result<()> {
+    fn send(&self, message: Message) -> Result<()> {
         if self.wait == Wait::Park {
             return self.socket.send(message).map_err(|(_, error)| failure(error));
         }
-        let mut spun = Spun::default();
-        loop {
-            match self.socket.try_send(message) {
-                Ok(()) => return Ok(()),
-                Err((again, Error::TryAgain)) => message = again,
-                Err((_, error)) => return Err(failure(error)),
+        let mut unsent = Some(message);
+        until_some(|| match unsent.take().map(|message| self.socket.try_send(message)) {
+            None | Some(Ok(())) => Ok(Some(())),
+            Some(Err((again, Error::TryAgain))) => {
+                unsent = Some(again);
+                Ok(None)
             }
-            spun.again()?;
-        }
+            Some(Err((_, error))) => Err(failure(error)),
+        })
     }
 
     fn receive(&self) -> Result<Message> {
         if self.wait == Wait::Park {
             return self.socket.recv().map_err(failure);
         }
-        let mut spun = Spun::default();
-        loop {
-            match self.try_receive()? {
-                Some(message) => return Ok(message),
-                None => spun.again()?,
-            }
-        }
+        until_some(|| self.try_receive())
     }
 
     fn try_receive(&self) -> Result<Option<Message>> {
@@ -231,56 +225,13 @@ impl Drop for Side {
     }
 }
 
-/// A side that sends bodies of its own: PUSH, PUB or REQ.
-struct Pusher {
-    side: Side,
-    body: Vec<u8>,
-    burst: u64,
-}
-
-impl Pusher {
-    fn new(case: &Case, side: Side) -> Self {
-        Self { side, body: sequence::filler(case.size_bytes), burst: burst(case.size_bytes) }
-    }
-
-    fn send(&mut self, sequence: u64) -> Result<()> {
-        sequence::stamp(&mut self.body, sequence);
-        self.side.send(Message::from(&self.body))
+impl Push for Side {
+    fn push(&self, body: &[u8]) -> Result<()> {
+        self.send(Message::from(body))
     }
 }
 
-impl Sender for Pusher {
-    fn send_burst(&mut self, first: u64) -> Result<u64> {
-        self.send_due(first, self.burst)?;
-        Ok(self.burst)
-    }
-
-    fn send_due(&mut self, first: u64, count: u64) -> Result<()> {
-        (first..first + count).try_for_each(|sequence| self.send(sequence))
-    }
-
-    fn finish(mut self: Box<Self>) -> Result<()> {
-        self.send(END)
-    }
-}
-
-impl Publisher for Pusher {
-    fn publish(&mut self, sequence: u64) -> Result<()> {
-        self.send(sequence)
-    }
-
-    fn publish_burst(&mut self, first: u64, count: u64) -> Result<u64> {
-        let count = count.min(self.burst);
-        self.send_due(first, count)?;
-        Ok(count)
-    }
-
-    fn finish(self: Box<Self>) -> Result<()> {
-        Ok(())
-    }
-}
-
-impl Requester for Pusher {
+impl Requester for Pusher<Side> {
     fn round_trip(&mut self, sequence: u64, check: &mut SequenceCheck) -> Result<Verdict> {
         self.send(sequence)?;
         check.accept(self.side.receive()?.as_slice())
