@@ -35,7 +35,9 @@ pub struct ListenerId(pub(crate) ConnId);
 ///          receive_ring          no buffer
 ///   Idle ───────────────▶ Ring ───────────▶ Starved
 ///    ▲ │ receive_direct    │  ▲───────────────┘ buffer back
-///    │ └───────▶ Direct ───┤
+///    │ ├───────▶ Direct ───┤
+///    │ │ await_readable    │
+///    │ └───────▶ Awaiting ─┤
 ///    └─────────────────────┘ last completion
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +46,7 @@ pub(crate) enum Receive {
     Ring { op: OpId, stopping: bool },
     Starved { stopping: bool },
     Direct { op: OpId, stopping: bool },
+    Awaiting { op: OpId, stopping: bool },
 }
 
 #[derive(Debug)]

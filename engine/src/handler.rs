@@ -56,6 +56,9 @@ pub trait Handler {
     /// A direct receive brought bytes.
     fn on_received_direct(&mut self, shard: &mut Shard, conn: ConnId, direct: Direct);
 
+    /// There is something to receive, as [`Shard::await_readable`] asked for; nothing is armed any more.
+    fn on_readable(&mut self, _shard: &mut Shard, _conn: ConnId) {}
+
     /// Receiving stopped; `direct` is what an unfinished direct receive held.
     fn on_receive_end(
         &mut self,

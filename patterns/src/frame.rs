@@ -267,6 +267,87 @@ impl From<Vec<u8>> for Frame {
     }
 }
 
+/// Memory of the caller's that one frame is received into; see [`Socket::recv_into_vectored`].
+///
+/// [`Socket::recv_into_vectored`]: crate::Socket::recv_into_vectored
+#[derive(Debug)]
+pub struct FrameBuf<'a> {
+    buffer: &'a mut [u8],
+    filled: usize,
+    len: usize,
+}
+
+impl<'a> FrameBuf<'a> {
+    /// A frame of up to `buffer.len()` bytes is to go here.
+    pub fn new(buffer: &'a mut [u8]) -> Self {
+        Self { buffer, filled: 0, len: 0 }
+    }
+
+    /// What was received: the frame's body, or its beginning if there was no room for all of it.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer[..self.filled]
+    }
+
+    /// The true length of the frame's body in bytes; 0 before one was received.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the frame's body is empty, or none was received.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether the body was longer than the buffer. What had no room is lost.
+    #[must_use]
+    pub fn is_truncated(&self) -> bool {
+        self.filled < self.len
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Takes a whole body, or as much of it as there is room for.
+    pub(crate) fn take(&mut self, body: &[u8]) {
+        self.filled = body.len().min(self.buffer.len());
+        self.len = body.len();
+        self.buffer[..self.filled].copy_from_slice(&body[..self.filled]);
+    }
+
+    /// Begins with a part of a body that will be `len` bytes long and has room.
+    pub(crate) fn begin(&mut self, part: &[u8], len: usize) {
+        self.take(part);
+        self.len = len;
+    }
+
+    /// Where the next bytes of the body go.
+    pub(crate) fn rest_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer[self.filled..self.len]
+    }
+
+    /// So many bytes more have come.
+    pub(crate) fn advance(&mut self, bytes: usize) {
+        self.filled += bytes;
+    }
+
+    /// Where a frame stands that is being received, to go on with later ([`FrameBuf::resume`]).
+    pub(crate) fn progress(&self) -> (usize, usize) {
+        (self.filled, self.len)
+    }
+
+    pub(crate) fn resume(buffer: &'a mut [u8], (filled, len): (usize, usize)) -> Self {
+        Self { buffer, filled, len }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        (self.filled, self.len) = (0, 0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -44,18 +44,20 @@ mod socket_type;
 #[doc(hidden)]
 pub mod wire;
 
-pub use background::{Context, Messages, Outgoing, PollItem, RecvFuture, SendFuture, poll};
+pub use background::{
+    Context, Messages, Outgoing, PollItem, RecvFuture, RecvIntoFuture, SendFuture, poll,
+};
 pub use config::{Config, Driver, Scheduling, Wait};
 pub use endpoint::{Endpoint, EndpointError, Host};
 pub use error::{Error, SendError};
-pub use frame::{Frame, INLINE_BYTES_MAX};
+pub use frame::{Frame, FrameBuf, INLINE_BYTES_MAX};
 pub use inproc::Inproc;
 pub use message::{Message, Sendable};
 pub use monitor::{
     DisconnectReason, Event, EventKind, HandshakeFault, IoFault, PeerStats, SocketStats,
 };
 pub use options::{OptionError, Options};
-pub use socket::{CloseReport, Home, Socket};
+pub use socket::{CloseReport, Home, Received, ReceivedFrames, Socket};
 pub use socket_type::SocketType;
 pub use wire::Violation;
 pub use zring_engine::{

@@ -288,6 +288,8 @@ pub struct PeerStats {
     pub stalls_out: u64,
     /// How often receiving was stopped because nobody took the messages.
     pub stalls_in: u64,
+    /// Bytes of `bytes_in` that went straight from the kernel into memory of the caller's.
+    pub bytes_into: u64,
     /// Subscriptions the peer holds at the moment.
     pub subscriptions: u64,
 }
@@ -325,6 +327,8 @@ pub struct SocketStats {
     pub stalls_out: u64,
     /// How often receiving from a peer was stopped because nobody took the messages.
     pub stalls_in: u64,
+    /// Bytes of `bytes_in` that went straight from the kernel into memory of the caller's.
+    pub bytes_into: u64,
     /// Monitor events lost to a full queue.
     pub events_lost: u64,
 }
@@ -347,6 +351,7 @@ impl SocketStats {
         self.messages_pending += part.messages_pending;
         self.stalls_out += part.stalls_out;
         self.stalls_in += part.stalls_in;
+        self.bytes_into += part.bytes_into;
         self.events_lost += part.events_lost;
     }
 
@@ -361,6 +366,7 @@ impl SocketStats {
         self.messages_requeued += peer.messages_requeued;
         self.stalls_out += peer.stalls_out;
         self.stalls_in += peer.stalls_in;
+        self.bytes_into += peer.bytes_into;
     }
 }
 
@@ -440,6 +446,7 @@ mod tests {
             messages_requeued: 7,
             stalls_out: 8,
             stalls_in: 9,
+            bytes_into: 10,
             ..PeerStats::default()
         };
         let mut stats = SocketStats::default();
@@ -449,5 +456,6 @@ mod tests {
         assert_eq!((stats.bytes_in, stats.bytes_out), (6, 8));
         assert_eq!((stats.messages_dropped, stats.messages_malformed), (10, 12));
         assert_eq!((stats.messages_requeued, stats.stalls_out, stats.stalls_in), (14, 16, 18));
+        assert_eq!(stats.bytes_into, 20);
     }
 }

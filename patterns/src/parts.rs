@@ -41,6 +41,8 @@ pub(crate) struct Parts<P> {
     last: AtomicUsize,
     /// REP: the part whose request is to be answered. Held through an attempt: one request at a time.
     serving: Mutex<Option<usize>>,
+    /// One more than the number of the part that has the rest of a message that is being received; 0: none.
+    reading: AtomicUsize,
     /// Frames of a message that is being sent part by part. It is not known yet where it goes.
     partial: Mutex<Vec<Frame>>,
     has_partial: AtomicBool,
@@ -74,6 +76,7 @@ impl<P> Parts<P> {
             turn: AtomicU64::new(0),
             last: AtomicUsize::new(0),
             serving: Mutex::default(),
+            reading: AtomicUsize::new(0),
             partial: Mutex::default(),
             has_partial: AtomicBool::new(false),
         }
@@ -94,6 +97,17 @@ impl<P> Parts<P> {
 
     pub(crate) fn last(&self) -> &Part<P> {
         &self.all[self.last.load(Ordering::Relaxed)]
+    }
+
+    fn reading(&self) -> Option<usize> {
+        self.reading.load(Ordering::Acquire).checked_sub(1)
+    }
+
+    fn note_reading(&self, part: Option<usize>) {
+        let reading = part.map_or(0, |part| part + 1);
+        if self.reading.load(Ordering::Relaxed) != reading {
+            self.reading.store(reading, Ordering::Release);
+        }
     }
 
     fn turn(&self) -> Turn {
@@ -234,29 +248,59 @@ impl<C: Home> Socket<C> {
 
     /// Receives from the part whose turn it is.
     pub(crate) fn attempt_recv_apart(&self, parts: &Parts<C::Place>) -> Result<Message, Refusal> {
-        if parts.socket_type != SocketType::Rep {
-            return self.attempt_take(parts).map(|(message, _)| message);
-        }
-        let mut serving = lock(&parts.serving);
-        if let Some(part) = *serving {
-            let part = &parts.all[part];
-            return attempt_recv(&mut self.context().core(&part.place), part.key, false);
-        }
-        let (message, part) = self.attempt_take(parts)?;
-        *serving = Some(part);
-        Ok(message)
+        self.attempt_take(parts, |core, key, _| attempt_recv(core, key, false))
     }
 
-    fn attempt_take(&self, parts: &Parts<C::Place>) -> Result<(Message, usize), Refusal> {
+    /// Attempts to receive, by the part that has a message to be answered or taken to its end, or else by those whose
+    /// turn it is. An attempt is given the part's number, too.
+    pub(crate) fn attempt_take<T>(
+        &self,
+        parts: &Parts<C::Place>,
+        mut attempt: impl FnMut(&mut Core, u32, usize) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        if parts.socket_type != SocketType::Rep {
+            return match parts.reading() {
+                Some(number) => self.attempt_by(parts, number, &mut attempt),
+                None => self.attempt_in_turn(parts, attempt).map(|(taken, _)| taken),
+            };
+        }
+        let mut serving = lock(&parts.serving);
+        if let Some(number) = *serving {
+            return self.attempt_by(parts, number, &mut attempt);
+        }
+        let (taken, number) = self.attempt_in_turn(parts, attempt)?;
+        *serving = Some(number);
+        Ok(taken)
+    }
+
+    fn attempt_by<T>(
+        &self,
+        parts: &Parts<C::Place>,
+        number: usize,
+        attempt: &mut impl FnMut(&mut Core, u32, usize) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let Part { place, key } = &parts.all[number];
+        let mut core = self.context().core(place);
+        let taken = attempt(&mut core, *key, number);
+        parts.note_reading(core.hub.has_more(*key).then_some(number));
+        taken
+    }
+
+    fn attempt_in_turn<T>(
+        &self,
+        parts: &Parts<C::Place>,
+        mut attempt: impl FnMut(&mut Core, u32, usize) -> Result<T, Refusal>,
+    ) -> Result<(T, usize), Refusal> {
         let mut turn = parts.turn();
         for _ in 0..parts.all.len() {
             let part = &parts.all[turn.part];
             let mut core = self.context().core(&part.place);
-            match attempt_recv(&mut core, part.key, false) {
-                Ok(message) => {
+            match attempt(&mut core, part.key, turn.part) {
+                Ok(taken) => {
                     let ready_peers = core.hub.sockets[part.key as usize].ready_peers;
                     parts.set_turn(turn.next(ready_peers, parts.all.len()));
-                    return Ok((message, turn.part));
+                    parts.note_reading(core.hub.has_more(part.key).then_some(turn.part));
+                    return Ok((taken, turn.part));
                 }
                 Err(Refusal::WouldBlock) => turn = turn.next(0, parts.all.len()),
                 Err(refusal) => return Err(refusal),

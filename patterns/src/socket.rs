@@ -21,7 +21,11 @@ use crate::{
     socket_type::SocketType,
 };
 
+mod into;
 mod settings;
+
+pub(crate) use into::Claimant;
+pub use into::{Received, ReceivedFrames};
 
 /// What became of a socket's last messages when it was closed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

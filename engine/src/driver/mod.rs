@@ -10,6 +10,7 @@
 //! | connect | one |
 //! | receive (ring) | chunks of the pool while `more`; the last one without: end, error, or no buffer |
 //! | receive (direct) | one, giving the [`Direct`] back |
+//! | await readable | one |
 //! | send | one, giving the [`Gather`] back with how many of its bytes the kernel took |
 //! | cancel | none of its own: the operation ends with what it had done so far, or `ECANCELED` |
 
@@ -81,6 +82,11 @@ impl Direct {
     }
 }
 
+/// Nothing to be had now; a signal is as good a reason to ask again later.
+fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
 /// The bytes of `gather` behind the first `skip`, piece by piece.
 fn rest_of(gather: &Gather, mut skip: usize) -> impl Iterator<Item = &[u8]> {
     gather.segments().filter_map(move |segment| {
@@ -117,6 +123,11 @@ pub enum Submission {
         fd: RawFd,
         /// Where to.
         direct: Direct,
+    },
+    /// Wait until there is something to receive, an end or an error included.
+    AwaitReadable {
+        /// The connected socket.
+        fd: RawFd,
     },
     /// Send all of a list, in order.
     Send {
@@ -178,6 +189,13 @@ pub enum Completion {
         direct: Direct,
         /// How many bytes arrived.
         result: io::Result<usize>,
+    },
+    /// Waiting for something to receive ended.
+    Readable {
+        /// The submitter's token.
+        token: Token,
+        /// Whether there is something.
+        result: io::Result<()>,
     },
     /// A send ended.
     Sent {
@@ -283,6 +301,24 @@ pub trait Driver {
     /// the submission of the rest will tell. For one connection this costs less than an operation and its completion.
     fn try_send(&mut self, fd: BorrowedFd<'_>, bytes: &[u8]) -> usize {
         net::try_send(fd, bytes)
+    }
+
+    /// Receives what is there at once into memory of the caller's, which the kernel does not keep: into `body`, then
+    /// into the spare capacity of `spill`. `None`: nothing is there; `Some(0)`: the peer has ended its side, in order.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    fn try_receive(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        body: &mut [u8],
+        spill: &mut Vec<u8>,
+    ) -> io::Result<Option<usize>> {
+        match net::try_recv_into(fd, body, spill) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if is_transient(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Asks for the end of an operation. Its last completion still comes. A stale id is ignored.

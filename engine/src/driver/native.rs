@@ -226,6 +226,16 @@ impl Driver for Native {
         each_driver!(self, driver => driver.try_send(fd, bytes))
     }
 
+    #[inline]
+    fn try_receive(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        body: &mut [u8],
+        spill: &mut Vec<u8>,
+    ) -> io::Result<Option<usize>> {
+        each_driver!(self, driver => driver.try_receive(fd, body, spill))
+    }
+
     fn cancel(&mut self, op: OpId) {
         each_driver!(self, driver => driver.cancel(op));
     }

@@ -150,6 +150,46 @@ impl Shard {
         self.conns[id.index()].receive = Receive::Direct { op, stopping: false };
     }
 
+    /// Receives what is there at once into memory of the caller's: into `body`, then into the spare capacity of
+    /// `spill`. Returns how many bytes that was; `None`: nothing is there, or the id is stale; `Some(0)`: the peer has
+    /// ended its side, in order. The memory is not touched after the return.
+    ///
+    /// # Errors
+    /// What the kernel said; the connection is to be closed.
+    ///
+    /// # Panics
+    /// If a receive is armed, unless with [`Shard::await_readable`]: bytes would come out of order.
+    pub fn try_receive(
+        &mut self,
+        id: ConnId,
+        body: &mut [u8],
+        spill: &mut Vec<u8>,
+    ) -> io::Result<Option<usize>> {
+        let conn = self.conns.get(id.index()).filter(|conn| conn.generation == id.generation);
+        let Some(conn) = conn.filter(|conn| !conn.closing) else { return Ok(None) };
+        let is_free = matches!(conn.receive, Receive::Idle | Receive::Awaiting { .. });
+        assert!(is_free, "one receive at a time");
+        let received = self.driver.try_receive(conn.fd.as_fd(), body, spill)?;
+        self.stats.bytes_in += received.unwrap_or(0) as u64;
+        Ok(received)
+    }
+
+    /// Waits for something to receive; [`crate::Handler::on_readable`] follows once. It may be told without a reason.
+    /// Whoever waits already goes on to.
+    ///
+    /// # Panics
+    /// If the connection receives.
+    pub fn await_readable(&mut self, id: ConnId) {
+        let Some(conn) = self.find(id).filter(|conn| !conn.closing) else { return };
+        if matches!(conn.receive, Receive::Awaiting { .. }) {
+            return;
+        }
+        assert_eq!(conn.receive, Receive::Idle, "one receive at a time");
+        let fd = conn.raw();
+        let op = self.driver.submit(id.to_u64(), Submission::AwaitReadable { fd });
+        self.conns[id.index()].receive = Receive::Awaiting { op, stopping: false };
+    }
+
     /// Asks for the end of the receive; [`crate::Handler::on_receive_end`] follows unless it was idle, or the handler
     /// arms it anew with the bytes of a direct receive. Bytes that arrive in between are still delivered.
     pub fn receive_stop(&mut self, id: ConnId) {
@@ -161,7 +201,9 @@ impl Shard {
                     self.note_ended(id);
                 }
             }
-            Receive::Ring { op, stopping } | Receive::Direct { op, stopping } => {
+            Receive::Ring { op, stopping }
+            | Receive::Direct { op, stopping }
+            | Receive::Awaiting { op, stopping } => {
                 *stopping = true;
                 let op = *op;
                 self.driver.cancel(op);
@@ -169,7 +211,7 @@ impl Shard {
         }
     }
 
-    /// Whether a receive is armed or waits for a buffer.
+    /// Whether a receive is armed or waits for a buffer or for readability.
     #[must_use]
     pub fn is_receiving(&self, id: ConnId) -> bool {
         self.conns
@@ -225,7 +267,9 @@ impl Shard {
         let Some(conn) = self.find(id).filter(|conn| !conn.closing) else { return };
         conn.closing = true;
         let receive = match conn.receive {
-            Receive::Ring { op, .. } | Receive::Direct { op, .. } => Some(op),
+            Receive::Ring { op, .. }
+            | Receive::Direct { op, .. }
+            | Receive::Awaiting { op, .. } => Some(op),
             Receive::Idle | Receive::Starved { .. } => None,
         };
         let ops: [Option<OpId>; 3] = [receive, conn.send, conn.setup];

@@ -24,6 +24,9 @@ impl Shard {
             Completion::ReceivedDirect { token, direct, result } => {
                 self.dispatch_direct(handler, token, direct, result);
             }
+            Completion::Readable { token, result } => {
+                self.dispatch_readable(handler, token, result);
+            }
             Completion::Accepted { token, result, more } => {
                 self.dispatch_accepted(handler, token, result, more);
             }
@@ -129,6 +132,29 @@ impl Shard {
             Err(error) => ReceiveEnd::Failed(error),
         };
         handler.on_receive_end(self, id, Some(direct), end);
+    }
+
+    fn dispatch_readable(
+        &mut self,
+        handler: &mut impl Handler,
+        token: Token,
+        result: io::Result<()>,
+    ) {
+        let (id, conn) = self.by_token(token);
+        let closing = conn.closing;
+        let stopping = matches!(conn.receive, Receive::Awaiting { stopping: true, .. });
+        conn.receive = Receive::Idle;
+        self.note_quiet(id);
+        if closing {
+            return;
+        }
+        let end = match result {
+            Ok(()) if !stopping => return handler.on_readable(self, id),
+            Ok(()) => ReceiveEnd::Stopped,
+            Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => ReceiveEnd::Stopped,
+            Err(error) => ReceiveEnd::Failed(error),
+        };
+        handler.on_receive_end(self, id, None, end);
     }
 
     pub(super) fn dispatch_accepted(

@@ -4,11 +4,12 @@
 
 use std::fmt;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, MaybeUninitSlice, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
 use super::{BorrowedSocket, OwnedSocket};
 
@@ -303,10 +304,32 @@ pub fn try_send_vectored(
 #[cfg(unix)]
 pub fn try_recv_vectored(
     socket: BorrowedSocket<'_>,
-    parts: &mut [socket2::MaybeUninitSlice<'_>],
+    parts: &mut [MaybeUninitSlice<'_>],
 ) -> io::Result<usize> {
     let received = SockRef::from(&socket).recv_vectored_with_flags(parts, libc::MSG_DONTWAIT);
     received.map(|(bytes, _)| bytes)
+}
+
+/// Receives what is there into `body` and, behind it, into the spare capacity of `spill`, without waiting. Returns
+/// how many bytes that was in all.
+///
+/// # Errors
+/// What `recvmsg(2)` says; [`io::ErrorKind::WouldBlock`] when nothing is there.
+pub fn try_recv_into(
+    socket: BorrowedSocket<'_>,
+    body: &mut [u8],
+    spill: &mut Vec<u8>,
+) -> io::Result<usize> {
+    let (body_bytes, start) = (body.len(), spill.len());
+    // SAFETY: the kernel writes bytes, so what is initialised stays so; nothing else is written through this.
+    let body: &mut [MaybeUninit<u8>] = unsafe { &mut *(std::ptr::from_mut(body) as *mut _) };
+    let parts =
+        &mut [MaybeUninitSlice::new(body), MaybeUninitSlice::new(spill.spare_capacity_mut())];
+    // An empty part in front would be as good as none.
+    let bytes = try_recv_vectored(socket, &mut parts[usize::from(body_bytes == 0)..])?;
+    // SAFETY: the kernel filled the parts in order, so what goes beyond the body lies in the spare capacity.
+    unsafe { spill.set_len(start + bytes.saturating_sub(body_bytes)) };
+    Ok(bytes)
 }
 
 /// Whether the descriptor polls readable now.

@@ -13,6 +13,7 @@ mod direct;
 mod event;
 mod parking;
 mod pool;
+mod readable;
 mod record;
 mod setup;
 mod stream;
@@ -110,6 +111,11 @@ contract! {
     direct::a_stop_gives_the_memory_back,
     direct::the_peers_end_gives_the_memory_back,
     direct::alternates_with_the_ring,
+    readable::bytes_go_where_they_are_wanted,
+    readable::awaiting_and_the_ring_take_turns,
+    readable::awaiting_stops,
+    readable::the_end_and_a_reset_are_told,
+    readable::a_close_ends_the_waiting,
     pool::exhaustion_and_recovery,
     pool::leases_leave_a_reserve,
     pool::a_lease_dropped_elsewhere_ends_a_park,

@@ -57,6 +57,8 @@ pub(crate) struct Side {
     pub(crate) ends: Vec<(End, Option<Direct>)>,
     pub(crate) sent: Vec<Sent>,
     pub(crate) out: VecDeque<Segment>,
+    /// How often it was told that there is something to receive.
+    pub(crate) readable: u32,
     pub(crate) is_sending: bool,
     pub(crate) connected: Option<Result<(), i32>>,
     /// The close was asked for: nothing is sent any more.
@@ -208,6 +210,12 @@ impl Handler for Recorder {
 
     fn on_received_direct(&mut self, shard: &mut Shard, conn: ConnId, direct: Direct) {
         self.open(conn).directs.push_back(direct);
+        self.close_if_told(shard, conn);
+    }
+
+    fn on_readable(&mut self, shard: &mut Shard, conn: ConnId) {
+        assert!(!shard.is_receiving(conn), "something to receive, and still awaited");
+        self.open(conn).readable += 1;
         self.close_if_told(shard, conn);
     }
 

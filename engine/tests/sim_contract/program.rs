@@ -320,13 +320,46 @@ impl Memory {
             return;
         }
         let rest = side.expected().map_or(0, |(_, bytes)| bytes - side.received);
-        if std::mem::take(&mut side.wants_direct) && rest > 1 {
+        let wants_direct = std::mem::take(&mut side.wants_direct) && rest > 1;
+        if wants_direct && spill_bytes.is_multiple_of(2) {
+            self.receive_now(shard, conn);
+        } else if wants_direct {
             let body = Some(SharedMut::with_expected(rest - 1));
             let direct = Direct { body, rest: rest - 1, spill: Vec::with_capacity(spill_bytes) };
             shard.receive_direct(conn, direct);
         } else {
             shard.receive_ring(conn);
         }
+    }
+
+    /// Receives what is there into memory of its own for a while, and awaits more when nothing is.
+    fn receive_now(&mut self, shard: &mut Shard, conn: ConnId) {
+        for _ in 0..1 + self.random.below(4) {
+            let side = self.side(conn);
+            let rest = side.expected().map_or(1, |(_, bytes)| bytes - side.received);
+            let mut body = vec![0; 1 + self.random.below(rest.max(1) as u64) as usize];
+            let mut spill = Vec::with_capacity(self.random.below(16) as usize);
+            let end = match shard.try_receive(conn, &mut body, &mut spill) {
+                Ok(None) => return shard.await_readable(conn),
+                Ok(Some(0)) => ReceiveEnd::Closed,
+                Err(error) => ReceiveEnd::Failed(error),
+                Ok(Some(bytes)) => {
+                    let of_body = bytes.min(body.len());
+                    assert_eq!(spill.len(), bytes - of_body);
+                    for part in [&body[..of_body], &spill] {
+                        if !part.is_empty() {
+                            self.take(shard, conn, part);
+                        }
+                    }
+                    if !self.is_open(conn) {
+                        return;
+                    }
+                    continue;
+                }
+            };
+            return self.on_receive_end(shard, conn, None, end);
+        }
+        self.receive(shard, conn);
     }
 
     fn release_all(&mut self, shard: &mut Shard) {
@@ -452,6 +485,13 @@ impl Handler for Memory {
         if self.is_open(conn) {
             self.side(conn).wants_direct = self.random.below(2) == 0;
             self.receive(shard, conn);
+        }
+    }
+
+    fn on_readable(&mut self, shard: &mut Shard, conn: ConnId) {
+        assert!(!shard.is_receiving(conn), "something to receive, and still awaited");
+        if !self.side(conn).is_paused {
+            self.receive_now(shard, conn);
         }
     }
 

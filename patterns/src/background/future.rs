@@ -14,9 +14,10 @@ use super::Context;
 use crate::{
     core::Core,
     error::{Error, Refusal, SendError},
+    frame::FrameBuf,
     message::{Message, Sendable},
     parts::Listing,
-    socket::{Socket, attempt_recv, attempt_send},
+    socket::{Claimant, Received, Socket, attempt_recv, attempt_send},
 };
 
 /// A place in a socket's list of those who wait; leaves it when it is dropped.
@@ -105,6 +106,55 @@ impl Future for RecvFuture<'_> {
 
     fn poll(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Self::Output> {
         self.wait.poll_recv(task).map_err(Error::from)
+    }
+}
+
+/// Resolves to a buffer with the next frame in it; see [`Socket::recv_into_async`].
+#[must_use = "a future does nothing until it is awaited"]
+pub struct RecvIntoFuture<'a> {
+    wait: Wait<'a>,
+    buffer: Vec<u8>,
+    progress: (usize, usize),
+    claimant: Claimant,
+}
+
+impl RecvIntoFuture<'_> {
+    /// Gives up receiving: the buffer. What has arrived of a message stays to be received.
+    #[must_use]
+    pub fn into_buffer(mut self) -> Vec<u8> {
+        self.let_go();
+        std::mem::take(&mut self.buffer)
+    }
+
+    fn let_go(&mut self) {
+        let frames = &mut [FrameBuf::resume(&mut self.buffer, self.progress)];
+        self.wait.socket.let_go(frames, &mut self.claimant);
+    }
+}
+
+impl Future for RecvIntoFuture<'_> {
+    type Output = (Vec<u8>, Result<Received, Error>);
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Self::Output> {
+        let Self { wait, buffer, progress, claimant } = &mut *self;
+        let socket = wait.socket;
+        let frames = &mut [FrameBuf::resume(buffer, *progress)];
+        let polled = wait.poll(task, |core| socket.attempt_into(core, frames, claimant));
+        *progress = frames[0].progress();
+        let received = ready!(polled);
+        let received = match received {
+            Err(_) if claimant.claim.is_some() => socket.give_up(frames, claimant),
+            received => received,
+        };
+        let received = received.map(|(_, more)| Received::new(&frames[0], more));
+        *progress = (0, 0);
+        Poll::Ready((std::mem::take(buffer), received.map_err(Error::from)))
+    }
+}
+
+impl Drop for RecvIntoFuture<'_> {
+    fn drop(&mut self) {
+        self.let_go();
     }
 }
 
@@ -250,6 +300,17 @@ impl Socket {
         RecvFuture { wait: Wait::new(self) }
     }
 
+    /// Receives one frame into `buffer`, up to its length, as a future for any async runtime: as [`Socket::recv_into`],
+    /// with a buffer that the future keeps until it is done ([`RecvIntoFuture::into_buffer`] gives it back earlier). It
+    /// waits without limit. Dropping it loses nothing of what is being received.
+    ///
+    /// # Errors
+    /// As [`Socket::recv`], beside the buffer.
+    pub fn recv_into_async(&self, buffer: Vec<u8>) -> RecvIntoFuture<'_> {
+        let (wait, claimant) = (Wait::new(self), Claimant::default());
+        RecvIntoFuture { wait, buffer, progress: (0, 0), claimant }
+    }
+
     /// Sends one message, as a future for any async runtime. It waits without limit (`sndtimeo` is for blocking
     /// calls). Dropped before it is done, it has sent nothing; [`SendFuture::into_payload`] has the payload.
     ///
@@ -280,4 +341,4 @@ macro_rules! opaque {
     )*};
 }
 
-opaque!(RecvFuture, SendFuture[P], Messages, Outgoing[P]);
+opaque!(RecvFuture, RecvIntoFuture, SendFuture[P], Messages, Outgoing[P]);

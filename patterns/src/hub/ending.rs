@@ -218,12 +218,15 @@ impl Hub {
     pub(super) fn remove_if_done(&mut self, shard: &mut Shard, key: u32) {
         let peer = &mut self.peers[key as usize];
         let core = &mut self.sockets[peer.socket as usize];
-        let keeps = (peer.inbound.has_message() || peer.has_undecoded()) && !core.lingering;
+        let has_some =
+            peer.inbound.has_message() || peer.inbound.has_claimed() || peer.has_undecoded();
+        let keeps = has_some && !core.lingering;
         if !peer.is_gone() || keeps {
             return;
         }
         peer.inbound.discard_undecoded(shard.memory().0);
         core.receiving.detach(PipeId(key));
+        core.held.retain(|&held| held != key);
         core.stats.add(&peer.stats);
         if peer.is_dirty {
             self.dirty.retain(|&dirty| dirty != key);

@@ -19,7 +19,7 @@ use crate::{
 /// Bodies of which more than this is still to come are received straight into their own memory.
 const DIRECT_BYTES_MIN: u64 = 32 << 10;
 /// What a direct receive may bring beyond the body.
-const SPILL_BYTES: usize = 4 << 10;
+pub(super) const SPILL_BYTES: usize = 4 << 10;
 /// After a large frame, this many small ones bring the connection back to the shared ring.
 const DIRECT_FRAMES: u32 = 16;
 /// Messages decoded ahead of the user at a time; the rest stays undecoded in its chunk.
@@ -34,17 +34,21 @@ const WEIGHED_BYTES_MIN: usize = 1024;
 
 /// Received bytes that are not decoded yet.
 #[derive(Debug)]
-enum Piece {
+pub(super) enum Piece {
     Chunk(Chunk),
     Copied(Vec<u8>),
 }
 
 /// A frame whose body did not arrive in one piece.
 #[derive(Debug)]
-struct Assembly {
-    flags: FrameFlags,
-    body: SharedMut,
-    rest: u64,
+pub(super) struct Assembly {
+    pub(super) flags: FrameFlags,
+    pub(super) body: SharedMut,
+    pub(super) rest: u64,
+    /// A caller receives the rest into memory of its own; `body` is empty then.
+    pub(super) is_claimed: bool,
+    /// It is received into memory of its own, whoever may want it elsewhere.
+    pub(super) is_owned: bool,
 }
 
 /// What a decoded frame is given to. Returning an error closes the connection.
@@ -57,6 +61,9 @@ pub(crate) trait Sink {
 
     /// A whole message of one frame: whether the user is to receive it.
     fn single(&mut self, body: &[u8]) -> Result<bool, DisconnectReason>;
+
+    /// So many bytes of a longer message lie where the user wants them: the message will have an empty frame instead.
+    fn placed(&mut self, bytes: usize);
 }
 
 /// Where encoded bytes lie, and how a body in them becomes a frame.
@@ -99,6 +106,8 @@ impl Source for Copied<'_> {
 pub(crate) enum Arm {
     /// Not at all: too much waits to be taken.
     Stalled,
+    /// Not before somebody has said where the large body that is under way is to go.
+    Held,
     /// Into the pool.
     Ring,
     /// Into given memory.
@@ -114,21 +123,25 @@ pub(crate) enum Arm {
 #[derive(Debug)]
 pub(crate) struct Inbound {
     decoder: Decoder,
-    ready: VecDeque<Message>,
+    pub(super) ready: VecDeque<Message>,
     /// Of ready messages that are weighed at all.
     ready_bytes: u64,
-    parts: Vec<Frame>,
-    assembly: Option<Assembly>,
-    pieces: VecDeque<Piece>,
+    pub(super) parts: Vec<Frame>,
+    pub(super) assembly: Option<Assembly>,
+    pub(super) pieces: VecDeque<Piece>,
     at: usize,
-    spill: Vec<u8>,
+    pub(super) spill: Vec<u8>,
     /// Small frames left until the ring is used again.
     direct_frames: u32,
     messages_max: usize,
     bytes_max: u64,
     frames_max: u32,
-    /// Receiving was stopped because nobody took the messages.
+    /// Receiving was stopped because nobody took the messages, or said where a body is to go.
     pub(crate) is_stalled: bool,
+    /// The claim on frames of the message that is under way; 0: none.
+    pub(super) claim: u64,
+    /// That message, when it is whole. Nobody else gets it.
+    pub(super) claimed: Option<Message>,
 }
 
 impl Inbound {
@@ -148,6 +161,8 @@ impl Inbound {
             bytes_max: options.pipe_bytes_max,
             frames_max: options.max_frames_per_message,
             is_stalled: false,
+            claim: 0,
+            claimed: None,
         }
     }
 
@@ -247,6 +262,9 @@ impl Inbound {
         self.at = 0;
         self.parts.clear();
         self.assembly = None;
+        if self.claimed.is_none() {
+            self.claim = 0;
+        }
     }
 
     /// Takes what a pipe brought, as far as there is room.
@@ -301,8 +319,12 @@ impl Inbound {
     fn finish_parts(&mut self, sink: &mut impl Sink) -> Result<(), DisconnectReason> {
         let message = sink.message(&mut self.parts);
         self.parts.clear();
-        if let Some(message) = message? {
-            self.push(message);
+        let is_claimed = self.claim != 0 && self.claimed.is_none();
+        match message? {
+            Some(message) if is_claimed => self.claimed = Some(message),
+            Some(message) => self.push(message),
+            None if is_claimed => self.claim = 0,
+            None => {}
         }
         Ok(())
     }
@@ -408,7 +430,7 @@ impl Inbound {
         if rest > DIRECT_BYTES_MIN {
             self.direct_frames = DIRECT_FRAMES;
         }
-        self.assembly = Some(Assembly { flags, body, rest });
+        self.assembly = Some(Assembly { flags, body, rest, is_claimed: false, is_owned: false });
     }
 
     /// Adds what belongs to the unfinished body; delivers the frame when that completes it.
@@ -428,9 +450,8 @@ impl Inbound {
     }
 
     fn finish_assembly(&mut self, sink: &mut impl Sink) -> Result<(), DisconnectReason> {
-        let Some(assembly) = self.assembly.take_if(|assembly| assembly.rest == 0) else {
-            return Ok(());
-        };
+        let is_whole = |assembly: &mut Assembly| assembly.rest == 0 && !assembly.is_claimed;
+        let Some(assembly) = self.assembly.take_if(is_whole) else { return Ok(()) };
         let body = assembly.body.freeze();
         if assembly.flags.command() {
             return sink.command(&body);
@@ -443,7 +464,7 @@ impl Inbound {
         self.deliver(frame, assembly.flags.more(), sink)
     }
 
-    fn deliver(
+    pub(super) fn deliver(
         &mut self,
         frame: Frame,
         more: bool,
@@ -464,10 +485,15 @@ impl Inbound {
 
     #[inline]
     fn push(&mut self, message: Message) {
+        self.weigh(&message);
+        self.ready.push_back(message);
+    }
+
+    #[inline]
+    pub(super) fn weigh(&mut self, message: &Message) {
         if message.len() >= WEIGHED_BYTES_MIN {
             self.ready_bytes += message.len() as u64;
         }
-        self.ready.push_back(message);
     }
 
     /// A direct receive brought bytes: the body grows, then what spilled behind it is decoded.
@@ -478,7 +504,15 @@ impl Inbound {
     ) -> Result<(), DisconnectReason> {
         self.restore(&mut { direct.body }, direct.rest);
         self.finish_assembly(sink)?;
-        let mut spill = direct.spill;
+        self.handle_spill(direct.spill, sink)
+    }
+
+    /// What came behind a body.
+    pub(super) fn handle_spill(
+        &mut self,
+        mut spill: Vec<u8>,
+        sink: &mut impl Sink,
+    ) -> Result<(), DisconnectReason> {
         let mut at = 0;
         self.decode_bytes(&spill, &mut at, sink)?;
         if at < spill.len() {
@@ -509,12 +543,16 @@ impl Inbound {
         self.has_large_rest() || self.pieces.len() >= UNDECODED_PIECES_MAX
     }
 
-    fn has_large_rest(&self) -> bool {
+    pub(super) fn has_large_rest(&self) -> bool {
         self.assembly.as_ref().is_some_and(|assembly| assembly.rest > DIRECT_BYTES_MIN)
     }
 
-    /// How to receive next. For a direct receive the unfinished body moves out.
-    pub(crate) fn arm(&mut self) -> Arm {
+    /// How to receive next. For a direct receive the unfinished body moves out. `holds`: a large one waits for
+    /// somebody who says where it is to go.
+    pub(crate) fn arm(&mut self, holds: bool) -> Arm {
+        if self.is_claimed() || holds && self.held_bytes().is_some() {
+            return Arm::Held;
+        }
         let pieces_max = if self.direct_frames > 0 { 1 } else { UNDECODED_PIECES_MAX };
         if self.pieces.len() >= pieces_max {
             return Arm::Stalled;

@@ -1,11 +1,13 @@
 //! The shard's handler: it owns each connection's wire state and the far end of its pipe, and joins
 //! `wire`, `route` and the engine, none of which knows the others.
 
+pub(crate) mod claim;
 mod ending;
 mod flush;
 mod heartbeat;
 pub(crate) mod inbound;
 mod inproc;
+mod into;
 mod lag;
 mod lifecycle;
 pub(crate) mod outbox;
@@ -185,6 +187,8 @@ pub(crate) struct Hub {
     ended: Vec<u32>,
     /// Peers whose bell was rung and not answered.
     unanswered: Vec<u32>,
+    /// Tells claims apart.
+    claims: u64,
     /// How often something was taken out of pipes.
     pub(crate) refills: u64,
     /// Tells tokens apart.
@@ -201,6 +205,7 @@ impl Hub {
             inproc,
             mail: None,
             ended: Vec::new(),
+            claims: 0,
             refills: 0,
             unanswered: Vec::new(),
             serial: 0,
@@ -270,15 +275,18 @@ impl Hub {
             return;
         };
         let was_stalled = peer.inbound.is_stalled;
-        match peer.inbound.arm() {
-            Arm::Stalled => {
-                if !was_stalled {
-                    peer.inbound.is_stalled = true;
-                    peer.stats.stalls_in += 1;
-                    peer.heartbeat.pause();
-                }
-                return;
-            }
+        let core = &mut self.sockets[peer.socket as usize];
+        let arm = peer.inbound.arm(core.holds);
+        if let Arm::Stalled | Arm::Held = arm
+            && !was_stalled
+        {
+            peer.inbound.is_stalled = true;
+            peer.stats.stalls_in += u64::from(matches!(arm, Arm::Stalled));
+            peer.heartbeat.pause();
+        }
+        match arm {
+            Arm::Stalled => return,
+            Arm::Held => return self.hold(key),
             Arm::Ring => shard.receive_ring(conn),
             Arm::Direct(direct) => shard.receive_direct(conn, direct),
         }
@@ -413,6 +421,16 @@ impl Handler for Hub {
         let answered = delivery.answered;
         self.after_decode(shard, key, handled, answered);
         self.arm(shard, key);
+    }
+
+    fn on_readable(&mut self, shard: &mut Shard, conn: ConnId) {
+        let Some(key) = self.peer_of(conn) else { return };
+        let peer = &mut self.peers[key as usize];
+        if peer.inbound.is_claimed() {
+            self.waiting.touch(&mut self.sockets[peer.socket as usize]);
+        } else {
+            self.arm(shard, key);
+        }
     }
 
     fn on_receive_end(

@@ -162,6 +162,10 @@ impl Sink for Delivery<'_> {
         self.judge_single(body)
     }
 
+    fn placed(&mut self, bytes: usize) {
+        self.stats.bytes_in += bytes as u64;
+    }
+
     fn message(&mut self, frames: &mut Vec<Frame>) -> Result<Option<Message>, DisconnectReason> {
         let bytes = frames.iter().map(Frame::len).sum();
         let message = match &self.socket.pattern {
@@ -201,7 +205,7 @@ impl Delivery<'_> {
 
 impl Hub {
     /// Whether the socket's state allows to receive at all.
-    fn check_receive(&self, socket: u32) -> Result<(), Error> {
+    pub(super) fn check_receive(&self, socket: u32) -> Result<(), Error> {
         let core = &self.sockets[socket as usize];
         let socket_type = core.socket_type;
         match &core.pattern {
@@ -250,16 +254,36 @@ impl Hub {
 
     #[inline(never)]
     fn try_recv_slowly(&mut self, shard: &mut Shard, socket: u32) -> Result<Message, Refusal> {
+        if let Some(rest) = self.take_rest(socket) {
+            return Ok(rest);
+        }
         self.check_receive(socket)?;
-        let found = self.next_readable(shard, socket).or_else(|| {
+        self.release_held(shard, socket);
+        match self.find_readable(shard, socket) {
+            Some(key) => Ok(self.take_message(socket, key)),
+            None => Err(Refusal::WouldBlock),
+        }
+    }
+
+    /// A peer who has a whole message.
+    pub(super) fn find_readable(&mut self, shard: &mut Shard, socket: u32) -> Option<u32> {
+        self.next_readable(shard, socket).or_else(|| {
             self.poll_pipes(shard);
             self.next_readable(shard, socket)
-        });
-        let Some(key) = found else { return Err(Refusal::WouldBlock) };
+        })
+    }
+
+    /// Takes a message of a peer who has one.
+    pub(super) fn take_message(&mut self, socket: u32, key: u32) -> Message {
+        self.sockets[socket as usize].receiving.advance();
+        let message = self.peers[key as usize].inbound.pop().expect("readable");
+        self.accept(socket, key, message)
+    }
+
+    /// The user gets a message: what that means to the socket.
+    pub(super) fn accept(&mut self, socket: u32, key: u32, mut message: Message) -> Message {
         let core = &mut self.sockets[socket as usize];
-        core.receiving.advance();
         let peer = &mut self.peers[key as usize];
-        let mut message = peer.inbound.pop().expect("readable");
         match &mut core.pattern {
             Pattern::Req { request, .. } => *request = Request::Idle,
             Pattern::Rep(service) => {
@@ -269,12 +293,20 @@ impl Hub {
             }
             _ => {}
         }
-        Ok(message)
+        message
     }
 
     /// Whether [`Hub::try_recv`] would give a message now.
     pub(crate) fn is_readable(&mut self, shard: &mut Shard, socket: u32) -> bool {
-        self.check_receive(socket).is_ok() && self.next_readable(shard, socket).is_some()
+        if self.has_more(socket) {
+            return true;
+        }
+        if self.check_receive(socket).is_err() {
+            return false;
+        }
+        let is_there = self.next_readable(shard, socket).is_some();
+        // Whoever waits for a message waits for a whole one.
+        is_there || self.release_held(shard, socket) && self.next_readable(shard, socket).is_some()
     }
 
     /// The peer whose turn it is and who has a whole message; decodes what is needed to know.

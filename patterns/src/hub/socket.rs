@@ -1,7 +1,7 @@
 //! A socket's own state: its options, its pattern, its routes and what waits for a peer.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex},
     task::Waker,
 };
@@ -15,6 +15,7 @@ use super::{
 use crate::{
     frame::Frame,
     lock::lock,
+    message::Message,
     monitor::{Event, EventKind, EventQueue, SocketStats},
     options::Options,
     route::{FairQueue, LoadBalance, LocalSubscriptions, SubscriptionTrie},
@@ -87,6 +88,12 @@ pub(crate) struct SocketCore {
     pub(crate) member: Option<Membership>,
     /// Frames of a message that is being sent part by part.
     pub(crate) partial: Vec<Frame>,
+    /// What was not taken yet of a message that is being received part by part.
+    pub(crate) reading: Option<Message>,
+    /// Large bodies wait for a caller who says where they are to go.
+    pub(crate) holds: bool,
+    /// Peers that have such a body, the next to be served in front.
+    pub(crate) held: VecDeque<u32>,
     /// Keys of listeners and connectors by endpoint, in canonical form.
     pub(crate) listeners: BTreeMap<Arc<str>, u32>,
     pub(crate) connectors: Vec<u32>,
@@ -126,6 +133,9 @@ impl SocketCore {
             pending: Pending::new(),
             member: None,
             partial: Vec::new(),
+            reading: None,
+            holds: false,
+            held: VecDeque::new(),
             listeners: BTreeMap::new(),
             connectors: Vec::new(),
             last_endpoint: None,

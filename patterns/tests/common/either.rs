@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use zring::inline::{self, CloseReport};
 use zring::{
-    Error, Event, Frame, Message, OptionError, Options, PeerStats, SendError, Sendable,
-    SocketStats, SocketType,
+    Error, Event, Frame, FrameBuf, Message, OptionError, Options, PeerStats, Received,
+    ReceivedFrames, SendError, Sendable, SocketStats, SocketType,
 };
 
 /// A context of either kind.
@@ -100,6 +100,12 @@ delegate! {
     fn recv_bytes() -> Result<Vec<u8>, Error>;
     fn recv_string() -> Result<Result<String, Vec<u8>>, Error>;
     fn recv_multipart() -> Result<Vec<Vec<u8>>, Error>;
+    fn recv_into(buffer: &mut [u8]) -> Result<Received, Error>;
+    fn try_recv_into(buffer: &mut [u8]) -> Result<Received, Error>;
+    fn recv_into_vectored(buffers: &mut [FrameBuf<'_>]) -> Result<ReceivedFrames, Error>;
+    fn recv_frame() -> Result<Frame, Error>;
+    fn more() -> bool;
+    fn skip_rest() -> usize;
     fn subscribe(prefix: impl AsRef<[u8]>) -> Result<(), Error>;
     fn unsubscribe(prefix: impl AsRef<[u8]>) -> Result<(), Error>;
     fn wait_for_peers(count: usize, timeout: Option<Duration>) -> Result<(), Error>;

@@ -44,6 +44,7 @@ macro_rules! suite {
             a_sink_gives_back_what_it_could_not_send
             receives_given_up_after_some_polls
             receives_given_up_after_some_time
+            receives_into_buffers_given_up_anywhere
             sends_given_up_after_some_polls
             sends_given_up_after_some_time
             a_peer_that_appears_wakes_a_sender
@@ -332,6 +333,49 @@ pub(crate) async fn receives_given_up_after_some_time(runtime: impl Runtime, way
         timely(pull.recv_async(), time).await.ok().map(|message| message.expect("a message"))
     })
     .await;
+}
+
+/// Large and small messages, some of several frames, received into buffers by futures that are given up now after some
+/// polls and now after some time.
+pub(crate) async fn receives_into_buffers_given_up_anywhere(runtime: impl Runtime, way: Way) {
+    const MESSAGES: usize = 200;
+    let bytes_of = |number: usize| [400_000, 20, 90_000][number % 3];
+    let (pull, push) = pair(way, SocketType::Pull, SocketType::Push);
+    let sending = runtime.spawn(async move {
+        for number in 0..MESSAGES {
+            let body = body(number as u64, bytes_of(number));
+            let frames = if number % 4 == 0 { vec![body, vec![7; 3]] } else { vec![body] };
+            let message = Message::from_frames(frames).expect("frames");
+            push.send_async(message).await.expect("send");
+            pause(Duration::from_micros(number as u64 * 7 % 300)).await;
+        }
+        push
+    });
+    let (mut buffer, mut number, mut attempts) = (vec![0; 400_000], 0, 0_usize);
+    while number < MESSAGES {
+        attempts += 1;
+        let future = pull.recv_into_async(buffer);
+        let given = match attempts % 2 {
+            0 => impatient(future, attempts % 7).await,
+            _ => timely(future, Duration::from_micros(attempts as u64 * 13 % 300)).await,
+        };
+        buffer = match given {
+            Err(given_up) => given_up.into_buffer(),
+            Ok((buffer, received)) => {
+                let received = received.expect("a frame");
+                assert_eq!((received.len, received.more), (bytes_of(number), number % 4 == 0));
+                assert!(buffer[..received.len] == body(number as u64, received.len));
+                if received.more {
+                    assert_eq!(pull.recv_frame().expect("the last").bytes(), [7; 3]);
+                }
+                number += 1;
+                buffer
+            }
+        };
+    }
+    assert!(attempts > MESSAGES, "none was given up");
+    assert!(pull.stats().bytes_into > 0);
+    sending.await;
 }
 
 /// A narrow connection whose reader is slow, and sending is given up again and again: the payload

@@ -114,8 +114,8 @@ impl Pipeline {
         let pullers_bind = stage.below(2) == 0;
         let endpoints = if pullers_bind { pull_count } else { push_count };
         let bytes_max = match stage.below(12) {
-            0 => 100 << 10,
-            1..4 => 10_000,
+            0 | 1 => 100 << 10,
+            2..5 => 10_000,
             _ => 1 << stage.below(10),
         };
         let state = Rc::new(State {

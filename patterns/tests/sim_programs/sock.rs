@@ -12,8 +12,8 @@ use std::{
 use futures_core::Stream;
 use futures_sink::Sink;
 use zring::{
-    CloseReport, Context, Error, Event, EventKind, Message, Options, PeerStats, PollItem, Sendable,
-    Socket, SocketStats, SocketType, inline,
+    CloseReport, Context, Error, Event, EventKind, Frame, FrameBuf, Message, Options, PeerStats,
+    PollItem, Sendable, Socket, SocketStats, SocketType, inline,
     inline::{POLLIN, POLLOUT},
 };
 use zring_engine::sim::World;
@@ -25,6 +25,8 @@ const SLACK_NS: u64 = 5 * S;
 /// As good as no limit.
 const NEVER_NS: u64 = 1_000_000 * S;
 const EVENTS: usize = 100_000;
+/// No frame is longer.
+const FRAME_BYTES_MAX: usize = 128 << 10;
 
 pub(crate) struct Sock {
     kind: Leaky<Kind>,
@@ -268,6 +270,30 @@ impl Sock {
         })
     }
 
+    /// Into one buffer, or some; the rest of the message follows.
+    fn recv_into(&self, stage: &Stage, ns: u64) -> Result<Option<Message>, Error> {
+        let mut memory = vec![vec![0; FRAME_BYTES_MAX]; 1 + stage.below(3) as usize];
+        let mut buffers: Vec<_> = memory.iter_mut().map(|it| FrameBuf::new(it)).collect();
+        let received = self.timed(stage, ns, |time| {
+            each!(self, socket => {
+                socket.set_rcvtimeo(time);
+                socket.recv_into_vectored(&mut buffers)
+            })
+        })?;
+        let Some(received) = received else { return Ok(None) };
+        assert!(buffers.iter().all(|buffer| !buffer.is_truncated()));
+        let frames = buffers[..received.frames].iter().map(|it| it.bytes().into()).collect();
+        self.with_rest(frames, received.more)
+    }
+
+    fn with_rest(&self, mut frames: Vec<Frame>, more: bool) -> Result<Option<Message>, Error> {
+        if more {
+            let rest = self.try_recv()?.expect("the rest is there");
+            frames.extend(rest.into_frames());
+        }
+        Ok(Message::from_frames(frames))
+    }
+
     fn recv_polling(&self, stage: &Stage, ns: u64) -> Result<Option<Message>, Error> {
         self.timed(stage, ns, |time| self.poll(POLLIN, time))?;
         // Others may be faster, where a socket is shared.
@@ -293,8 +319,20 @@ impl Sock {
     ) -> Result<Option<Message>, Error> {
         let ns = stage.moment_ns();
         let world = stage.world();
-        match (&*self.kind, caller, stage.below(6)) {
+        match (&*self.kind, caller, stage.below(9)) {
             (_, _, 0) => self.recv_blocking(stage, ns),
+            (_, _, 6 | 7) => self.recv_into(stage, ns),
+            (Kind::Shared(socket), Caller::Task, 8) => {
+                let polls = if stage.below(2) == 0 { 1 + stage.below(4) } else { u64::MAX };
+                let mut received = socket.recv_into_async(vec![0; FRAME_BYTES_MAX]);
+                let poll = |context: &mut TaskContext<'_>| Pin::new(&mut received).poll(context);
+                let Some((mut body, received)) = within(world, ns, polls, poll).await else {
+                    return Ok(None);
+                };
+                let received = received?;
+                body.truncate(received.len);
+                self.with_rest(vec![body.into()], received.more)
+            }
             (_, _, 1) => self.recv_polling(stage, ns),
             (_, Caller::Body, _) => self.recv_blocking(stage, 4 * ns),
             (Kind::Shared(socket), _, 2) => {

@@ -195,12 +195,14 @@ impl Ready {
     }
 
     fn start_reading(&mut self, token: Token, fd: i32, kind: Kind) -> OpId {
+        let awaits = matches!(kind, Kind::Readable);
         let op = self.slots.insert(token, fd, kind);
         let index = self.sources.enter(fd);
         let source = self.sources.get(index);
         debug_assert!(source.read.is_none(), "one accept or receive at a time");
         source.read = Some(op);
-        let is_hot = source.is_hot;
+        // Who awaits readiness has looked himself.
+        let is_hot = source.is_hot && !awaits;
         if let Err(refused) = self.wait_for(op, index) {
             self.end(refused);
         } else if is_hot {
@@ -228,6 +230,7 @@ impl Driver for Ready {
         match submission {
             Submission::Accept { fd } => self.start_reading(token, fd, Kind::Accept),
             Submission::Receive { fd } => self.start_reading(token, fd, Kind::Receive),
+            Submission::AwaitReadable { fd } => self.start_reading(token, fd, Kind::Readable),
             Submission::ReceiveDirect { fd, direct } => {
                 assert!(direct.spill.is_empty(), "the spill area must be empty");
                 self.start_reading(token, fd, Kind::Direct(direct))

@@ -16,7 +16,10 @@ use super::{
 };
 use crate::{
     buf::{Gather, Pool, SharedMut},
-    driver::{Completion, Direct, OpId, RETRY_PAUSE_MAX, Received, SEGMENTS_PER_SEND_MAX, rest_of},
+    driver::{
+        Completion, Direct, OpId, RETRY_PAUSE_MAX, Received, SEGMENTS_PER_SEND_MAX, is_transient,
+        rest_of,
+    },
     sys::net::{self, Connecting},
 };
 
@@ -33,11 +36,6 @@ fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
     unsafe { BorrowedFd::borrow_raw(fd) }
 }
 
-/// Nothing to be had now; the poller tells when to ask again, at once after a signal.
-fn is_transient(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
-}
-
 impl Ready {
     /// Ends an operation early; `None` when it has ended already.
     pub(super) fn abort(&mut self, op: OpId, error: io::Error) -> Option<Completion> {
@@ -51,6 +49,7 @@ impl Ready {
             Kind::Direct(direct) => {
                 Completion::ReceivedDirect { token, direct, result: Err(error) }
             }
+            Kind::Readable => Completion::Readable { token, result: Err(error) },
             Kind::Send { gather, sent } => {
                 Completion::Sent { token, gather, bytes: sent, error: Some(error) }
             }
@@ -177,6 +176,11 @@ impl Ready {
             Kind::Accept => self.proceed_accept(index, op),
             Kind::Receive => self.proceed_receive(index, op, pool),
             Kind::Direct(_) => self.proceed_direct(index, op),
+            Kind::Readable => {
+                self.sources.get(index).is_hot = false;
+                let Slot { token, .. } = self.finish(op)?;
+                Some(Completion::Readable { token, result: Ok(()) })
+            }
             Kind::Connect { .. } | Kind::Send { .. } => unreachable!("nothing to read for these"),
         }
     }

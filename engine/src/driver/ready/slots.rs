@@ -20,6 +20,7 @@ pub(super) enum Kind {
     },
     Receive,
     Direct(Direct),
+    Readable,
     Send {
         gather: Gather,
         sent: usize,

@@ -52,6 +52,14 @@ impl Net {
                 self.complete_receive(op, socket, cancelled, is_starved, buffers, pool)
             }
             Work::Direct(_) => self.complete_direct(op, socket, is_cancelled, gives_up),
+            Work::Readable => {
+                let is_there = !gives_up && self.has_something(socket);
+                let result = if is_there { Ok(()) } else { Err(failed(libc::ECANCELED)) };
+                (is_there || is_cancelled).then(|| {
+                    let token = self.remove_op(op).token;
+                    Completion::Readable { token, result }
+                })
+            }
         };
         let is_last = self.op(op).is_none();
         self.note(Some(op.driver), if is_last { "ended" } else { "went on" }, op.id, socket);
@@ -220,6 +228,34 @@ impl Net {
             self.made_room(socket);
         }
         Some(Completion::ReceivedDirect { token, direct, result: Ok(bytes) })
+    }
+
+    /// What a receive that does not wait takes.
+    pub(super) fn take_now(
+        &mut self,
+        driver: usize,
+        socket: SocketId,
+        body: &mut [u8],
+        spill: &mut Vec<u8>,
+    ) -> io::Result<Option<usize>> {
+        let len = match self.look(socket) {
+            Found::Nothing => return Ok(None),
+            Found::End => return Ok(Some(0)),
+            Found::Broken(errno) => return Err(failed(errno)),
+            Found::Bytes(len) => len,
+        };
+        let room = body.len() + spill.capacity() - spill.len();
+        let bytes = self.piece(len.min(room) as u64) as usize;
+        let body_bytes = bytes.min(body.len());
+        let Some(stream) = self.sockets.get_mut(&socket).and_then(Socket::stream) else {
+            return Ok(None);
+        };
+        let (first, spilled) = stream.inbox.take(bytes).split_at(body_bytes);
+        body[..body_bytes].copy_from_slice(first);
+        spill.extend_from_slice(spilled);
+        self.made_room(socket);
+        self.note(Some(driver), "received at once", socket, bytes as u64);
+        Ok(Some(bytes))
     }
 
     fn fail_direct(&mut self, op: OpRef, errno: i32) -> Completion {

@@ -36,6 +36,7 @@ pub(crate) enum Work {
         is_starved: bool,
     },
     Direct(Direct),
+    Readable,
     Send {
         gather: Gather,
         sent: usize,
@@ -111,7 +112,7 @@ impl Desk {
 fn place<'a>(socket: &'a mut Socket, work: &Work) -> &'a mut Option<OpRef> {
     match work {
         Work::Accept | Work::Connect { .. } => &mut socket.setup,
-        Work::Receive { .. } | Work::Direct(_) => &mut socket.receive,
+        Work::Receive { .. } | Work::Direct(_) | Work::Readable => &mut socket.receive,
         Work::Send { .. } => &mut socket.send,
     }
 }
@@ -161,7 +162,7 @@ impl Net {
             }
             Work::Send { .. } => return self.progress(op),
             Work::Receive { is_starved } => *is_starved = !has_buffer,
-            Work::Accept | Work::Direct(_) => {}
+            Work::Accept | Work::Direct(_) | Work::Readable => {}
         }
         if !has_buffer || self.has_something(socket) {
             self.finish(op);
@@ -169,7 +170,7 @@ impl Net {
     }
 
     /// Whether an accept or a receive finds something.
-    fn has_something(&self, socket: SocketId) -> bool {
+    pub(crate) fn has_something(&self, socket: SocketId) -> bool {
         match &self.sockets[&socket].role {
             Role::Listener { backlog, .. } => !backlog.is_empty(),
             Role::Stream(stream) => !stream.inbox.is_empty() || stream.is_ended || stream.is_broken,
@@ -317,6 +318,7 @@ pub(crate) fn name(work: &Work) -> &'static str {
         Work::Connect { .. } => "connect",
         Work::Receive { .. } => "receive",
         Work::Direct(_) => "receive direct",
+        Work::Readable => "await readable",
         Work::Send { .. } => "send",
     }
 }

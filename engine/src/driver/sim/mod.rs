@@ -221,6 +221,7 @@ impl Driver for Sim {
                 (fd, Work::Connect { port, outcome: None })
             }
             Submission::Receive { fd } => (fd, Work::Receive { is_starved: false }),
+            Submission::AwaitReadable { fd } => (fd, Work::Readable),
             Submission::ReceiveDirect { fd, direct } => {
                 assert!(direct.spill.is_empty(), "the spill area must be empty");
                 (fd, Work::Direct(direct))
@@ -255,6 +256,17 @@ impl Driver for Sim {
         }
         net.note(Some(self.index), "try_send", socket, room);
         room as usize
+    }
+
+    fn try_receive(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        body: &mut [u8],
+        spill: &mut Vec<u8>,
+    ) -> io::Result<Option<usize>> {
+        let net = &mut *lock(&self.net);
+        let socket = Self::socket(net, fd.as_raw_fd());
+        net.take_now(self.index, socket, body, spill)
     }
 
     fn cancel(&mut self, op: OpId) {

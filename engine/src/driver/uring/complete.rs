@@ -35,6 +35,10 @@ impl Uring {
             Kind::Connect { .. } => self.complete_connect(op, token, entry.result()),
             Kind::Receive => Some(self.complete_receive(op, token, entry, pool)),
             Kind::Watched => unreachable!("never submitted"),
+            Kind::Readable => {
+                self.slots.remove(op);
+                Some(Completion::Readable { token, result: outcome(entry.result()).map(drop) })
+            }
             Kind::Direct { .. } => Some(self.complete_direct(op, entry.result())),
             Kind::Send { .. } => self.complete_send(op, entry.result()),
         }

@@ -300,6 +300,7 @@ impl Driver for Uring {
                 return self.submit_direct(token, fd, direct);
             }
             Submission::Accept { fd } => (fd, Kind::Accept),
+            Submission::AwaitReadable { fd } => (fd, Kind::Readable),
             Submission::Connect { fd, address } => (fd, Kind::Connect { address, pause: None }),
             Submission::Receive { fd } if self.watches() => {
                 let op = self.slots.insert(token, fd, Kind::Watched);
@@ -315,6 +316,7 @@ impl Driver for Uring {
                 opcode::AcceptMulti::new(types::Fd(fd)).flags(libc::SOCK_CLOEXEC).build()
             }
             Kind::Connect { address, .. } => connect::entry(fd, address),
+            Kind::Readable => opcode::PollAdd::new(types::Fd(fd), libc::POLLIN as u32).build(),
             _ => self.receive_entry(fd),
         };
         self.push(entry.user_data(op.0));

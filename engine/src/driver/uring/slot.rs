@@ -75,6 +75,7 @@ pub(super) enum Kind {
     Receive,
     /// A receive that is asked for, not armed: see `watch`.
     Watched,
+    Readable,
     Direct {
         direct: Direct,
         room: usize,

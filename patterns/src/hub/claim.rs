@@ -1,0 +1,177 @@
+//! Bodies that go straight from the kernel into a caller's memory.
+
+use zring_engine::SharedMut;
+
+use super::inbound::{Assembly, Inbound, Sink};
+use crate::{
+    frame::{Frame, FrameBuf},
+    message::Message,
+    monitor::DisconnectReason,
+};
+
+/// A caller's hold on the message that a peer has under way: frames of it lie in, or are on their way into, the caller's
+/// memory. Only attempts of that caller touch the memory.
+///
+/// # Invariants
+/// - While `body` is set, the peer's unfinished body is claimed and nothing receives it but the caller.
+/// - Where a placed frame belongs, the peer's message has an empty one.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    /// The peer, and its connection, which tells it from a later one with the same key.
+    pub(crate) peer: u32,
+    pub(crate) connection: u64,
+    pub(crate) number: u64,
+    /// How many frames of the message are in front of the user's.
+    pub(crate) hidden: usize,
+    /// The body under way: the frame it is the body of, and how much of it there is.
+    pub(crate) body: Option<(usize, usize)>,
+    /// Frames whose bodies lie in the caller's memory.
+    pub(crate) placed: Vec<usize>,
+}
+
+/// What became of a message when a claimed body was whole.
+pub(crate) enum Finished {
+    /// The body was all of it, and it is the user's.
+    Message,
+    /// The body was all of it, and nobody asked for it.
+    Refused,
+    /// It goes on, or waits to be taken.
+    Placed,
+}
+
+impl Inbound {
+    /// How long the large body is that is under way and that nobody has claimed.
+    pub(crate) fn held_bytes(&self) -> Option<u64> {
+        let assembly =
+            self.assembly.as_ref().filter(|_| self.has_large_rest() && self.pieces.is_empty())?;
+        let is_free = !assembly.is_claimed && !assembly.is_owned && !assembly.flags.command();
+        is_free.then(|| assembly.body.len() as u64 + assembly.rest)
+    }
+
+    /// The body under way is received into memory of its own, whoever may want it elsewhere.
+    pub(crate) fn own_body(&mut self) {
+        if let Some(assembly) = &mut self.assembly {
+            assembly.is_owned = true;
+        }
+    }
+
+    /// Whether a frame follows the one that is under way.
+    pub(crate) fn held_has_more(&self) -> bool {
+        self.assembly.as_ref().is_some_and(|assembly| assembly.flags.more())
+    }
+
+    /// The frames in front of the one that is under way.
+    pub(crate) fn parts(&self) -> &[Frame] {
+        &self.parts
+    }
+
+    pub(crate) fn is_claimed(&self) -> bool {
+        self.assembly.as_ref().is_some_and(|assembly| assembly.is_claimed)
+    }
+
+    pub(crate) fn claim_number(&self) -> u64 {
+        self.claim
+    }
+
+    /// Whether the claimed message is whole.
+    pub(crate) fn has_claimed(&self) -> bool {
+        self.claimed.is_some()
+    }
+
+    /// Takes the claimed message if it is whole; that ends the claim.
+    pub(crate) fn take_claimed(&mut self) -> Option<Message> {
+        let message = self.claimed.take()?;
+        self.claim = 0;
+        Some(message)
+    }
+
+    /// Claims the body under way for whoever has this number: what there is of it goes into `frame`, and so will the
+    /// rest.
+    pub(crate) fn claim(&mut self, number: u64, frame: &mut FrameBuf<'_>) {
+        let Some(assembly) = &mut self.assembly else { return };
+        let body = std::mem::replace(&mut assembly.body, SharedMut::with_expected(0)).freeze();
+        frame.begin(&body, body.len() + assembly.rest as usize);
+        assembly.is_claimed = true;
+        self.claim = number;
+    }
+
+    /// Where what follows the body goes, and how much of it is still to come.
+    pub(crate) fn claimed_rest(&mut self) -> Option<(u64, &mut Vec<u8>)> {
+        let rest = self.assembly.as_ref().filter(|assembly| assembly.is_claimed)?.rest;
+        let spill = &mut self.spill;
+        if spill.capacity() == 0 {
+            spill.reserve_exact(super::inbound::SPILL_BYTES);
+        }
+        Some((rest, spill))
+    }
+
+    /// So many bytes of the claimed body have come.
+    pub(crate) fn note_claimed(&mut self, bytes: u64) {
+        if let Some(assembly) = &mut self.assembly {
+            assembly.rest -= bytes;
+        }
+    }
+
+    /// The claimed body lies in `frame` whole; what came behind it is decoded as well.
+    pub(crate) fn finish_claimed(
+        &mut self,
+        frame: &FrameBuf<'_>,
+        sink: &mut impl Sink,
+    ) -> (Finished, Result<(), DisconnectReason>) {
+        let Some(Assembly { flags, .. }) = self.assembly.take() else {
+            return (Finished::Placed, Ok(()));
+        };
+        let mut finished = Finished::Placed;
+        let mut done = Ok(());
+        if self.parts.is_empty() && !flags.more() {
+            self.claim = 0;
+            match sink.single(frame.bytes()) {
+                Ok(is_ours) => {
+                    finished = if is_ours { Finished::Message } else { Finished::Refused };
+                }
+                Err(reason) => done = Err(reason),
+            }
+        } else {
+            sink.placed(frame.bytes().len());
+            done = self.deliver(Frame::new(), flags.more(), sink);
+        }
+        let spilled = std::mem::take(&mut self.spill);
+        (finished, done.and_then(|()| self.handle_spill(spilled, sink)))
+    }
+
+    /// The claim is given up: what has come of the message so far goes into memory of its own.
+    pub(crate) fn unclaim(&mut self, claim: &Claim, frames: &[FrameBuf<'_>]) {
+        self.claim = 0;
+        if let Some(mut message) = self.claimed.take() {
+            let envelope = message.take_envelope();
+            let mut parts = message.into_frames();
+            restore(&mut parts, claim, frames);
+            if let Some(mut message) = Message::from_frames(parts) {
+                message.add_envelope(envelope.into_iter());
+                self.weigh(&message);
+                self.ready.push_front(message);
+            }
+            return;
+        }
+        if let Some(parts) = self.parts.get_mut(claim.hidden..) {
+            restore(parts, claim, frames);
+        }
+        if let (Some(assembly), Some((at, bytes))) = (&mut self.assembly, claim.body)
+            && let Some(frame) = frames.get(at)
+        {
+            assembly.body = SharedMut::with_expected(bytes);
+            assembly.body.extend_from_slice(frame.bytes());
+            assembly.is_claimed = false;
+            assembly.is_owned = true;
+        }
+    }
+}
+
+/// Puts copies of what lies in the caller's memory where it belongs.
+fn restore(parts: &mut [Frame], claim: &Claim, frames: &[FrameBuf<'_>]) {
+    for &at in &claim.placed {
+        if let (Some(part), Some(frame)) = (parts.get_mut(at), frames.get(at)) {
+            *part = Frame::copy_from(frame.bytes());
+        }
+    }
+}

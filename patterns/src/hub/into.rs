@@ -1,0 +1,406 @@
+//! Receiving into memory of the caller's.
+//!
+//! A body of more than 32 KiB is held at its header while a socket is received from in this way: nothing receives it
+//! until an attempt claims it. The attempt then asks the kernel itself, into the caller's memory, for as much as is
+//! there, and awaits more; so the kernel has that memory only while the attempt runs.
+
+use zring_engine::Shard;
+
+use super::{
+    Hub,
+    claim::{Claim, Finished},
+    inbound::Inbound,
+    socket::{Pattern, Request, SocketCore},
+};
+use crate::{
+    error::Refusal,
+    frame::{Frame, FrameBuf},
+    message::Message,
+    monitor::DisconnectReason,
+    route::PipeId,
+};
+
+/// How much one attempt receives before others have a turn.
+const ATTEMPT_BYTES_MAX: usize = 1 << 20;
+
+/// What came of asking the kernel for a claimed body.
+enum Pull {
+    Whole,
+    /// There is more to come.
+    Waits,
+    Lost,
+}
+
+impl SocketCore {
+    /// How many frames in front of a message that is under way are not the user's; `None`: it is not for the user, or
+    /// not yet known to be.
+    fn hidden_frames(&self, peer: u32, inbound: &Inbound) -> Option<usize> {
+        let parts = inbound.parts();
+        match &self.pattern {
+            Pattern::Pull => Some(0),
+            // What it is about has to be seen before it is known whether it was asked for.
+            Pattern::Sub(_) if parts.is_empty() && inbound.held_has_more() => None,
+            Pattern::Sub(_) => Some(0),
+            Pattern::Rep(_) => Some(parts.iter().position(Frame::is_empty)? + 1),
+            Pattern::Req { request: Request::Waiting { peer: Some(asked) }, .. } => {
+                let hidden = 1 + usize::from(self.options.req_correlate);
+                let is_ours = *asked == peer && parts.get(hidden - 1)?.is_empty();
+                is_ours.then_some(hidden)
+            }
+            Pattern::Req { .. } | Pattern::Push | Pattern::Pub(_) => None,
+        }
+    }
+
+    /// Whether [`Hub::try_recv`] has a way around all that is special.
+    fn set_holds(&mut self, holds: bool) {
+        self.holds = holds;
+        let is_free = matches!(self.pattern, Pattern::Pull | Pattern::Sub(_));
+        self.takes_freely = is_free && !holds && self.reading.is_none();
+    }
+}
+
+impl Hub {
+    /// A peer's large body waits for somebody who says where it is to go.
+    pub(super) fn hold(&mut self, key: u32) {
+        let core = &mut self.sockets[self.peers[key as usize].socket as usize];
+        if !core.held.contains(&key) {
+            core.held.push_back(key);
+        }
+        self.waiting.touch(core);
+    }
+
+    /// Nobody says where large bodies are to go: they go into memory of their own. Returns whether one waited for that.
+    pub(super) fn release_held(&mut self, shard: &mut Shard, socket: u32) -> bool {
+        let core = &mut self.sockets[socket as usize];
+        if !core.holds && core.held.is_empty() {
+            return false;
+        }
+        core.set_holds(false);
+        let held = std::mem::take(&mut core.held);
+        for &key in &held {
+            self.release_one(shard, socket, key);
+        }
+        !held.is_empty()
+    }
+
+    /// Has a held body received into memory of its own.
+    fn release_one(&mut self, shard: &mut Shard, socket: u32, key: u32) {
+        let peer = self.peers.get_mut(key as usize).filter(|peer| peer.socket == socket);
+        // A claimed body is being seen to.
+        let Some(peer) = peer.filter(|peer| peer.inbound.held_bytes().is_some()) else { return };
+        peer.inbound.own_body();
+        match peer.conn.filter(|&conn| shard.is_receiving(conn)) {
+            // It is armed anew when that has ended.
+            Some(conn) => shard.receive_stop(conn),
+            None => self.arm(shard, key),
+        }
+        self.wants_flush = true;
+    }
+
+    /// Whether there is more of the message that was received last.
+    pub(crate) fn has_more(&self, socket: u32) -> bool {
+        self.sockets[socket as usize].reading.is_some()
+    }
+
+    /// The rest of the message that was received last.
+    pub(crate) fn take_rest(&mut self, socket: u32) -> Option<Message> {
+        let core = &mut self.sockets[socket as usize];
+        let rest = core.reading.take();
+        core.set_holds(core.holds);
+        rest
+    }
+
+    /// Keeps what follows the first `taken` frames of a message. Returns whether there is anything.
+    pub(crate) fn keep_rest(&mut self, socket: u32, message: Message, taken: usize) -> bool {
+        let core = &mut self.sockets[socket as usize];
+        core.reading = match message.frame_count() > taken {
+            true => Message::from_frames(message.into_frames().into_iter().skip(taken)),
+            false => None,
+        };
+        core.set_holds(core.holds);
+        core.reading.is_some()
+    }
+
+    /// Receives one message, or what is left of one, into the caller's memory. Returns how many frames that was, and
+    /// whether there are more. `claim` is `None` at the caller's first attempt; after his last one without success
+    /// [`Hub::unclaim`] follows.
+    pub(crate) fn try_recv_into(
+        &mut self,
+        shard: &mut Shard,
+        socket: u32,
+        frames: &mut [FrameBuf<'_>],
+        claim: &mut Option<Claim>,
+    ) -> Result<(usize, bool), Refusal> {
+        if let Some(rest) = self.take_rest(socket) {
+            return Ok(self.scatter(socket, rest, frames, &[]));
+        }
+        self.check_receive(socket)?;
+        let core = &mut self.sockets[socket as usize];
+        // A foreign event loop is to learn of a message, which then has to be there.
+        core.set_holds(core.shown.is_none());
+        loop {
+            if claim.as_ref().is_some_and(|claim| !self.is_valid(claim)) {
+                *claim = None;
+            }
+            if let Some(received) = self.take_claimed(socket, frames, claim) {
+                return Ok(received);
+            }
+            if let Some(key) = self.find_readable(shard, socket) {
+                self.unclaim(shard, claim, frames);
+                let message = self.take_message(socket, key);
+                return Ok(self.scatter(socket, message, frames, &[]));
+            }
+            if claim.is_none() && !self.claim_held(shard, socket, frames, claim) {
+                return Err(Refusal::WouldBlock);
+            }
+            let Some(held) = claim else { return Err(Refusal::WouldBlock) };
+            let Some((at, _)) = held.body else {
+                if self.claim_next(shard, held, frames) {
+                    continue;
+                }
+                if self.sockets[socket as usize].held.is_empty() {
+                    return Err(Refusal::WouldBlock);
+                }
+                self.unclaim(shard, claim, frames);
+                continue;
+            };
+            match self.pull(shard, held.peer, &mut frames[at]) {
+                // Another peer may be faster; one that waits here for the rest of a body must not keep others out.
+                Pull::Waits if !self.sockets[socket as usize].held.is_empty() => {
+                    self.unclaim(shard, claim, frames);
+                }
+                Pull::Waits => return Err(Refusal::WouldBlock),
+                Pull::Lost => *claim = None,
+                Pull::Whole => {
+                    if let Some(received) = self.finish_pull(shard, socket, frames, claim) {
+                        return Ok(received);
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_valid(&self, claim: &Claim) -> bool {
+        let peer = self.peers.get(claim.peer as usize);
+        let peer = peer.filter(|peer| peer.stats.connection == claim.connection);
+        peer.is_some_and(|peer| peer.inbound.claim_number() == claim.number)
+    }
+
+    /// Claims the first held body that has a place in `frames`; the others are received into memory of their own.
+    fn claim_held(
+        &mut self,
+        shard: &mut Shard,
+        socket: u32,
+        frames: &mut [FrameBuf<'_>],
+        claim: &mut Option<Claim>,
+    ) -> bool {
+        while let Some(key) = self.sockets[socket as usize].held.pop_front() {
+            let core = &self.sockets[socket as usize];
+            let peer = self.peers.get(key as usize);
+            let Some(peer) = peer.filter(|peer| peer.socket == socket && peer.is_ready()) else {
+                continue;
+            };
+            if peer.inbound.held_bytes().is_none() {
+                continue;
+            }
+            let Some((at, hidden)) = place(core, key, &peer.inbound, frames) else {
+                self.release_one(shard, socket, key);
+                continue;
+            };
+            self.claims += 1;
+            let connection = peer.stats.connection;
+            let (number, placed) = (self.claims, Vec::new());
+            let mut held = Claim { peer: key, connection, number, hidden, body: None, placed };
+            self.claim_body(&mut held, at, frames);
+            *claim = Some(held);
+            return true;
+        }
+        false
+    }
+
+    /// A later frame of the claimed message may have a place, too.
+    fn claim_next(
+        &mut self,
+        shard: &mut Shard,
+        claim: &mut Claim,
+        frames: &mut [FrameBuf<'_>],
+    ) -> bool {
+        let peer = &self.peers[claim.peer as usize];
+        let socket = peer.socket;
+        let core = &mut self.sockets[socket as usize];
+        if peer.inbound.held_bytes().is_none() {
+            return false;
+        }
+        core.held.retain(|&key| key != claim.peer);
+        let Some((at, _)) = place(core, claim.peer, &peer.inbound, frames) else {
+            self.release_one(shard, socket, claim.peer);
+            return false;
+        };
+        self.claim_body(claim, at, frames);
+        true
+    }
+
+    fn claim_body(&mut self, claim: &mut Claim, at: usize, frames: &mut [FrameBuf<'_>]) {
+        let frame = &mut frames[at];
+        self.peers[claim.peer as usize].inbound.claim(claim.number, frame);
+        claim.body = Some((at, frame.len()));
+    }
+
+    /// Receives what is there of a claimed body.
+    fn pull(&mut self, shard: &mut Shard, key: u32, frame: &mut FrameBuf<'_>) -> Pull {
+        let peer = &mut self.peers[key as usize];
+        let Some(conn) = peer.conn.filter(|_| peer.is_ready()) else { return Pull::Waits };
+        let mut left = ATTEMPT_BYTES_MAX;
+        while let Some((rest, spill)) = self.peers[key as usize].inbound.claimed_rest() {
+            if rest == 0 {
+                return Pull::Whole;
+            }
+            if left == 0 {
+                break;
+            }
+            let body = frame.rest_mut();
+            let body_bytes = body.len().min(left);
+            // What follows the body is received with the last of it only.
+            let no_spill = &mut Vec::new();
+            let spill = if body_bytes as u64 == rest { spill } else { no_spill };
+            match shard.try_receive(conn, &mut body[..body_bytes], spill) {
+                Ok(Some(0)) => {
+                    self.disconnect(shard, key, DisconnectReason::PeerClosedInMessage);
+                    return Pull::Lost;
+                }
+                Ok(Some(bytes)) => {
+                    let bytes = bytes.min(body_bytes);
+                    left -= bytes;
+                    frame.advance(bytes);
+                    let peer = &mut self.peers[key as usize];
+                    peer.stats.bytes_into += bytes as u64;
+                    peer.inbound.note_claimed(bytes as u64);
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    self.fail(shard, key, &error);
+                    return Pull::Lost;
+                }
+            }
+        }
+        shard.await_readable(conn);
+        self.wants_flush = true;
+        Pull::Waits
+    }
+
+    /// A claimed body is whole: the message may be, too.
+    fn finish_pull(
+        &mut self,
+        shard: &mut Shard,
+        socket: u32,
+        frames: &mut [FrameBuf<'_>],
+        claim: &mut Option<Claim>,
+    ) -> Option<(usize, bool)> {
+        let held = claim.as_mut()?;
+        let (at, _) = held.body.take()?;
+        held.placed.push(at);
+        let key = held.peer;
+        let peer = &mut self.peers[key as usize];
+        let core = &mut self.sockets[socket as usize];
+        if peer.heartbeats {
+            peer.heartbeat.handle_traffic(shard.now_ns());
+        }
+        let clock = shard.clock();
+        let (inbound, mut delivery) = peer.receiving(key, core, &mut shard.arena, clock);
+        let (finished, decoded) = inbound.finish_claimed(&frames[at], &mut delivery);
+        let answered = delivery.answered;
+        self.after_decode(shard, key, decoded, answered);
+        self.arm(shard, key);
+        match finished {
+            Finished::Placed => None,
+            Finished::Refused => {
+                *claim = None;
+                None
+            }
+            Finished::Message => {
+                *claim = None;
+                frames[1..].iter_mut().for_each(FrameBuf::clear);
+                Some((1, false))
+            }
+        }
+    }
+
+    /// Takes the claimed message if it is whole.
+    fn take_claimed(
+        &mut self,
+        socket: u32,
+        frames: &mut [FrameBuf<'_>],
+        claim: &mut Option<Claim>,
+    ) -> Option<(usize, bool)> {
+        let Claim { peer: key, placed, .. } = claim.as_ref()?;
+        let message = self.peers[*key as usize].inbound.take_claimed()?;
+        let message = self.accept(socket, *key, message);
+        // So that a peer that is gone is forgotten.
+        self.sockets[socket as usize].receiving.activate(PipeId(*key));
+        let received = self.scatter(socket, message, frames, placed);
+        *claim = None;
+        Some(received)
+    }
+
+    /// Copies a message to where the caller wants it, as far as it does not lie there already, and keeps the rest.
+    pub(crate) fn scatter(
+        &mut self,
+        socket: u32,
+        message: Message,
+        frames: &mut [FrameBuf<'_>],
+        placed: &[usize],
+    ) -> (usize, bool) {
+        let taken = message.frame_count().min(frames.len());
+        for (at, (frame, body)) in frames.iter_mut().zip(message.frames()).enumerate() {
+            if !placed.contains(&at) {
+                frame.take(body.bytes());
+            }
+        }
+        frames[taken..].iter_mut().for_each(FrameBuf::clear);
+        (taken, self.keep_rest(socket, message, taken))
+    }
+
+    /// Whether a message is there whole.
+    pub(crate) fn has_whole(&mut self, shard: &mut Shard, socket: u32) -> bool {
+        self.check_receive(socket).is_ok() && self.find_readable(shard, socket).is_some()
+    }
+
+    /// The caller gives up: what has come of a message stays with its peer, and the rest follows it there. So the bytes
+    /// of a body are copied twice at most, however often somebody begins to wait for them.
+    pub(crate) fn unclaim(
+        &mut self,
+        shard: &mut Shard,
+        claim: &mut Option<Claim>,
+        frames: &mut [FrameBuf<'_>],
+    ) {
+        let Some(claim) = claim.take().filter(|claim| self.is_valid(claim)) else { return };
+        let peer = &mut self.peers[claim.peer as usize];
+        peer.inbound.unclaim(&claim, frames);
+        frames.iter_mut().for_each(FrameBuf::clear);
+        let core = &mut self.sockets[peer.socket as usize];
+        if peer.inbound.has_message() {
+            core.receiving.activate(PipeId(claim.peer));
+            self.waiting.touch(core);
+        }
+        match peer.conn.filter(|&conn| claim.body.is_some() && shard.is_receiving(conn)) {
+            // It is armed anew when that has ended.
+            Some(conn) => shard.receive_stop(conn),
+            None => self.arm(shard, claim.peer),
+        }
+        self.wants_flush = true;
+    }
+}
+
+/// Which frame a held body is of, if it has a place there, and how many are in front of the user's first.
+fn place(
+    core: &SocketCore,
+    key: u32,
+    inbound: &Inbound,
+    frames: &[FrameBuf<'_>],
+) -> Option<(usize, usize)> {
+    let hidden = core.hidden_frames(key, inbound)?;
+    let at = inbound.parts().len().checked_sub(hidden)?;
+    let bytes = inbound.held_bytes()?;
+    let has_room = frames.get(at).is_some_and(|frame| frame.capacity() as u64 >= bytes);
+    has_room.then_some((at, hidden))
+}

@@ -1,0 +1,303 @@
+//! Receiving into memory of the caller's, and frame by frame.
+
+use super::{Home, Socket, attempt_recv};
+use crate::{
+    core::Core,
+    error::{Error, Refusal},
+    frame::{Frame, FrameBuf},
+    hub::claim::Claim,
+    parts::{Part, Parts},
+};
+
+/// What [`Socket::recv_into`] received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Received {
+    /// The true length of the frame's body in bytes, however much of it there was room for.
+    pub len: usize,
+    /// The body was longer than the buffer; what had no room is lost.
+    pub is_truncated: bool,
+    /// More frames of the same message follow ([`Socket::more`]).
+    pub more: bool,
+}
+
+impl Received {
+    pub(crate) fn new(frame: &FrameBuf<'_>, more: bool) -> Self {
+        Self { len: frame.len(), is_truncated: frame.is_truncated(), more }
+    }
+}
+
+/// What [`Socket::recv_into_vectored`] received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReceivedFrames {
+    /// How many frames were received: each into the buffer of its number.
+    pub frames: usize,
+    /// More frames of the same message follow ([`Socket::more`]).
+    pub more: bool,
+}
+
+/// A caller that may have claimed a message, in which part of the socket.
+#[derive(Debug, Default)]
+pub(crate) struct Claimant {
+    pub(crate) claim: Option<Claim>,
+    part: usize,
+}
+
+impl<C: Home> Socket<C> {
+    /// Receives one frame into memory of the caller's, waiting up to `rcvtimeo`: the first of the next message, or the
+    /// next of one that was begun in this way.
+    ///
+    /// A body of more than 32 KiB that has room there is received by the kernel straight into `buffer`; a smaller one is
+    /// copied once. While the call waits, the beginning of `buffer` is overwritten; what it holds counts only
+    /// once the call has returned `Ok`. A message is given out when all of its frames are there, and what follows the
+    /// first stays to be taken: by [`Socket::recv_into`], [`Socket::recv_frame`] or [`Socket::recv`], which takes all of
+    /// it, or not at all ([`Socket::skip_rest`]). Where time runs out, what has arrived is kept for the next call.
+    ///
+    /// Waiting elsewhere for the same socket ([`Socket::recv`] in another thread, a poller, an event descriptor) has
+    /// large bodies received into memory of their own first, and copied from there.
+    ///
+    /// ```
+    /// # use zring::{SocketType, inline::Context};
+    /// # let context = Context::new()?;
+    /// let (push, pull) = (context.socket(SocketType::Push)?, context.socket(SocketType::Pull)?);
+    /// pull.bind("tcp://127.0.0.1:*")?;
+    /// push.connect(&pull.last_endpoint().unwrap())?;
+    /// push.send_multipart(["head", "body"])?;
+    /// let mut buffer = [0; 64];
+    /// let head = pull.recv_into(&mut buffer)?;
+    /// assert!(&buffer[..head.len] == b"head" && head.more && !head.is_truncated);
+    /// let body = pull.recv_into(&mut buffer)?;
+    /// assert!(&buffer[..body.len] == b"body" && !body.more);
+    /// # Ok::<(), zring::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Socket::recv`].
+    pub fn recv_into(&self, buffer: &mut [u8]) -> Result<Received, Error> {
+        let frames = &mut [FrameBuf::new(buffer)];
+        let more = self.recv_frames(frames, true)?.1;
+        Ok(Received::new(&frames[0], more))
+    }
+
+    /// As [`Socket::recv_into`], if that is possible without waiting.
+    ///
+    /// Only a message that has arrived whole is taken, so a large body is copied from memory of its own.
+    ///
+    /// # Errors
+    /// As [`Socket::recv_into`].
+    pub fn try_recv_into(&self, buffer: &mut [u8]) -> Result<Received, Error> {
+        let frames = &mut [FrameBuf::new(buffer)];
+        let more = self.recv_frames(frames, false)?.1;
+        Ok(Received::new(&frames[0], more))
+    }
+
+    /// Receives one message into memory of the caller's, frame `k` into `buffers[k]`, waiting up to `rcvtimeo`. Otherwise
+    /// as [`Socket::recv_into`]: frames beyond the last buffer stay to be taken, and a message that was begun goes on
+    /// with its next frame. Buffers without a frame are left empty.
+    ///
+    /// ```
+    /// # use zring::{FrameBuf, SocketType, inline::Context};
+    /// # let context = Context::new()?;
+    /// # let (publisher, subscriber) = (context.socket(SocketType::Pub)?, context.socket(SocketType::Sub)?);
+    /// # publisher.bind("tcp://127.0.0.1:*")?;
+    /// # subscriber.connect(&publisher.last_endpoint().unwrap())?;
+    /// # subscriber.subscribe("ticks")?;
+    /// # publisher.wait_for_subscribers("ticks", 1, None)?;
+    /// # publisher.send_multipart([&b"ticks"[..], &[7; 100]])?;
+    /// let (mut topic, mut body) = ([0; 16], vec![0; 1 << 20]);
+    /// let buffers = &mut [FrameBuf::new(&mut topic), FrameBuf::new(&mut body)];
+    /// let received = subscriber.recv_into_vectored(buffers)?;
+    /// assert!(received.frames == 2 && !received.more);
+    /// assert_eq!((buffers[0].bytes(), buffers[1].len()), (&b"ticks"[..], 100));
+    /// # Ok::<(), zring::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Socket::recv`].
+    pub fn recv_into_vectored(
+        &self,
+        buffers: &mut [FrameBuf<'_>],
+    ) -> Result<ReceivedFrames, Error> {
+        let (frames, more) = self.recv_frames(buffers, true)?;
+        Ok(ReceivedFrames { frames, more })
+    }
+
+    /// Receives one frame, waiting up to `rcvtimeo`: the first of the next message, or the next of one that was begun
+    /// in this way or with [`Socket::recv_into`]. [`Socket::more`] says whether another one follows.
+    ///
+    /// # Errors
+    /// As [`Socket::recv`].
+    pub fn recv_frame(&self) -> Result<Frame, Error> {
+        Ok(self.wait_for(self.rcvtimeo(), |core| match core {
+            Some(core) => attempt_frame(core, self.key()),
+            None => self.attempt_frame(),
+        })?)
+    }
+
+    fn attempt_frame(&self) -> Result<Frame, Refusal> {
+        match &self.parts {
+            Some(parts) => self.attempt_take(parts, |core, key, _| attempt_frame(core, key)),
+            None => attempt_frame(&mut self.core(), self.key()),
+        }
+    }
+
+    /// Whether frames are left of a message that was begun with [`Socket::recv_into`] or [`Socket::recv_frame`]
+    /// (libzmq's `RCVMORE`). They are what the next receive takes.
+    #[must_use]
+    pub fn more(&self) -> bool {
+        self.parts().iter().any(|Part { place, key }| self.context.core(place).hub.has_more(*key))
+    }
+
+    /// Drops what is left of a message that was begun; returns how many frames that was.
+    #[allow(clippy::must_use_candidate, reason = "called for its effect")]
+    pub fn skip_rest(&self) -> usize {
+        let mut frames = 0;
+        self.each(|core, key| {
+            frames += core.hub.take_rest(key).map_or(0, |rest| rest.frame_count());
+        });
+        frames
+    }
+
+    fn recv_frames(
+        &self,
+        frames: &mut [FrameBuf<'_>],
+        may_wait: bool,
+    ) -> Result<(usize, bool), Error> {
+        if !may_wait {
+            return match self.attempt_whole(frames) {
+                Err(Refusal::WouldBlock) => {
+                    self.look()?;
+                    Ok(self.attempt_whole(frames)?)
+                }
+                done => Ok(done?),
+            };
+        }
+        let mut claimant = Claimant::default();
+        let received =
+            self.wait_for(self.rcvtimeo(), |core| self.attempt_into(core, frames, &mut claimant));
+        if received.is_err() && claimant.claim.is_some() {
+            return Ok(self.give_up(frames, &mut claimant)?);
+        }
+        Ok(received?)
+    }
+
+    pub(crate) fn attempt_into(
+        &self,
+        core: Option<&mut Core>,
+        frames: &mut [FrameBuf<'_>],
+        claimant: &mut Claimant,
+    ) -> Result<(usize, bool), Refusal> {
+        match (core, &self.parts) {
+            (Some(core), _) => attempt_into(core, self.key(), frames, &mut claimant.claim),
+            (None, Some(parts)) => self.attempt_into_apart(parts, frames, claimant),
+            (None, None) => attempt_into(&mut self.core(), self.key(), frames, &mut claimant.claim),
+        }
+    }
+
+    /// The last attempt of a caller that has a claim.
+    pub(crate) fn give_up(
+        &self,
+        frames: &mut [FrameBuf<'_>],
+        claimant: &mut Claimant,
+    ) -> Result<(usize, bool), Refusal> {
+        let Part { place, key } = &self.parts()[claimant.part];
+        let mut core = self.context.core(place);
+        let last = give_up(&mut core, *key, frames, &mut claimant.claim);
+        C::settle(&mut core)?;
+        last
+    }
+
+    /// A caller with a claim goes.
+    pub(crate) fn let_go(&self, frames: &mut [FrameBuf<'_>], claimant: &mut Claimant) {
+        if claimant.claim.is_some() {
+            let mut core = self.context.core(&self.parts()[claimant.part].place);
+            let Core { shard, hub, .. } = &mut *core;
+            hub.unclaim(shard, &mut claimant.claim, frames);
+            // A kernel that refuses shows in the next call.
+            let _ = C::settle(&mut core);
+        }
+    }
+
+    /// Takes a message that has arrived whole.
+    fn attempt_whole(&self, frames: &mut [FrameBuf<'_>]) -> Result<(usize, bool), Refusal> {
+        match &self.parts {
+            Some(parts) => {
+                self.attempt_take(parts, |core, key, _| attempt_whole(core, key, frames))
+            }
+            None => attempt_whole(&mut self.core(), self.key(), frames),
+        }
+    }
+
+    /// One attempt of a socket that has several parts, one of which may have a claim.
+    fn attempt_into_apart(
+        &self,
+        parts: &Parts<C::Place>,
+        frames: &mut [FrameBuf<'_>],
+        claimant: &mut Claimant,
+    ) -> Result<(usize, bool), Refusal> {
+        loop {
+            let mut is_wanted = false;
+            let received = self.attempt_take(parts, |core, key, part| {
+                if claimant.claim.is_some() && claimant.part != part {
+                    is_wanted = is_wanted || core.hub.has_whole(&mut core.shard, key);
+                    return Err(Refusal::WouldBlock);
+                }
+                claimant.part = part;
+                attempt_into(core, key, frames, &mut claimant.claim)
+            });
+            if received.is_ok() || !is_wanted {
+                return received;
+            }
+            // A message that is whole comes before one that is under way.
+            match self.give_up(frames, claimant) {
+                Err(Refusal::WouldBlock) => {}
+                done => return done,
+            }
+        }
+    }
+}
+
+fn attempt_frame(core: &mut Core, key: u32) -> Result<Frame, Refusal> {
+    let message = attempt_recv(core, key, false)?;
+    let first = message.frames().next().cloned().unwrap_or_default();
+    core.hub.keep_rest(key, message, 1);
+    Ok(first)
+}
+
+fn attempt_whole(
+    core: &mut Core,
+    key: u32,
+    frames: &mut [FrameBuf<'_>],
+) -> Result<(usize, bool), Refusal> {
+    let message = attempt_recv(core, key, false)?;
+    Ok(core.hub.scatter(key, message, frames, &[]))
+}
+
+fn attempt_into(
+    core: &mut Core,
+    key: u32,
+    frames: &mut [FrameBuf<'_>],
+    claim: &mut Option<Claim>,
+) -> Result<(usize, bool), Refusal> {
+    core.check_refusal()?;
+    let Core { shard, hub, .. } = core;
+    let received = hub.try_recv_into(shard, key, frames, claim);
+    if matches!(received, Err(Refusal::WouldBlock | Refusal::Failed(_))) {
+        hub.note_blocked(key);
+    }
+    received
+}
+
+/// The last attempt, and the end of the claim.
+fn give_up(
+    core: &mut Core,
+    key: u32,
+    frames: &mut [FrameBuf<'_>],
+    claim: &mut Option<Claim>,
+) -> Result<(usize, bool), Refusal> {
+    let received = attempt_into(core, key, frames, claim);
+    let Core { shard, hub, .. } = core;
+    hub.unclaim(shard, claim, frames);
+    received
+}
