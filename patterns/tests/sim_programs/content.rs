@@ -38,12 +38,13 @@ fn header(tag: Tag) -> [u8; HEADER_BYTES] {
 
 /// A number of bytes: small ones, those around the bounds of zring's ways of sending, and large ones.
 fn draw_len(world: &World, bytes_max: usize) -> usize {
-    let len = match world.below(8) {
+    let len = match world.below(9) {
         0 => 0,
         1 => 255 + world.below(4),
         2 => 76 + world.below(6),
         3 => 4094 + world.below(6),
         4 => world.below(bytes_max as u64 + 1),
+        8 => bytes_max as u64 - world.below(bytes_max as u64 / 4 + 1),
         bits => world.below(1 << (2 * bits)),
     };
     (len as usize).min(bytes_max)
