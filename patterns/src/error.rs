@@ -62,6 +62,9 @@ pub enum Error {
     /// Sockets of two contexts cannot be waited on together.
     #[error("the sockets belong to different contexts")]
     ForeignSocket,
+    /// The peer was lost inside of a message that was being taken as it arrived: the rest does not come.
+    #[error("the peer was lost inside of the message")]
+    PeerLost,
     /// The context was terminated (libzmq's `ETERM`).
     #[error("the context was terminated")]
     Terminated,

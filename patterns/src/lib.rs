@@ -57,7 +57,9 @@ pub use monitor::{
     DisconnectReason, Event, EventKind, HandshakeFault, IoFault, PeerStats, SocketStats,
 };
 pub use options::{OptionError, Options};
-pub use socket::{CloseReport, Home, Received, ReceivedFrames, Socket};
+pub use socket::{
+    CloseReport, Home, Incoming, IncomingFrame, Received, ReceivedFile, ReceivedFrames, Socket,
+};
 pub use socket_type::SocketType;
 pub use wire::Violation;
 pub use zring_engine::{

@@ -103,7 +103,7 @@ impl<P> Parts<P> {
         self.reading.load(Ordering::Acquire).checked_sub(1)
     }
 
-    fn note_reading(&self, part: Option<usize>) {
+    pub(crate) fn note_reading(&self, part: Option<usize>) {
         let reading = part.map_or(0, |part| part + 1);
         if self.reading.load(Ordering::Relaxed) != reading {
             self.reading.store(reading, Ordering::Release);

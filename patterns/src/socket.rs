@@ -23,9 +23,11 @@ use crate::{
 
 mod into;
 mod settings;
+mod stream;
 
 pub(crate) use into::Claimant;
 pub use into::{Received, ReceivedFrames};
+pub use stream::{Incoming, IncomingFrame, ReceivedFile};
 
 /// What became of a socket's last messages when it was closed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

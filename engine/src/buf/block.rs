@@ -142,6 +142,12 @@ impl SharedMut {
         self.len() == 0
     }
 
+    /// The bytes it holds so far.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.block.as_ref().map_or(&[], |block| &block.bytes)
+    }
+
     /// Appends a copy of `bytes`.
     pub fn extend_from_slice(&mut self, bytes: &[u8]) {
         self.bytes_mut().extend_from_slice(bytes);

@@ -40,19 +40,44 @@ pub(crate) enum Finished {
 }
 
 impl Inbound {
-    /// How long the large body is that is under way and that nobody has claimed.
+    /// Whether the body under way is one that somebody may want elsewhere; then it is held from here on.
+    pub(crate) fn may_be_held(&mut self, holds: bool) -> bool {
+        let is_large = self.has_large_rest() && self.pieces.is_empty();
+        let Some(assembly) = self.assembly.as_mut().filter(|_| is_large && holds) else {
+            return false;
+        };
+        assembly.is_held = !assembly.is_owned && !assembly.is_skipped && !assembly.flags.command();
+        assembly.is_held
+    }
+
+    /// How long the body is that waits for somebody who says where it is to go.
     pub(crate) fn held_bytes(&self) -> Option<u64> {
-        let assembly =
-            self.assembly.as_ref().filter(|_| self.has_large_rest() && self.pieces.is_empty())?;
-        let is_free = !assembly.is_claimed && !assembly.is_owned && !assembly.flags.command();
-        is_free.then(|| assembly.body.len() as u64 + assembly.rest)
+        let held = self.assembly.as_ref().filter(|assembly| assembly.is_held)?;
+        Some(held.bytes)
+    }
+
+    /// The frame whose body is under way: how long it is, and whether others follow.
+    pub(crate) fn under_way(&self) -> Option<(u64, bool)> {
+        let assembly = self.assembly.as_ref().filter(|assembly| !assembly.flags.command())?;
+        (!assembly.is_skipped).then_some((assembly.bytes, assembly.flags.more()))
+    }
+
+    /// Whether the receive that has brought its beginning is ending, and the body is held after that.
+    pub(crate) fn is_about_to_be_held(&self) -> bool {
+        let is_free = |assembly: &Assembly| assembly.asked == 0 && !assembly.is_owned;
+        self.has_large_rest() && self.assembly.as_ref().is_some_and(is_free)
     }
 
     /// The body under way is received into memory of its own, whoever may want it elsewhere.
     pub(crate) fn own_body(&mut self) {
         if let Some(assembly) = &mut self.assembly {
-            assembly.is_owned = true;
+            (assembly.is_owned, assembly.is_held) = (true, false);
         }
+    }
+
+    /// What there is of the body under way.
+    pub(crate) fn held_beginning(&self) -> &[u8] {
+        self.assembly.as_ref().map_or(&[], |assembly| assembly.body.bytes())
     }
 
     /// Whether a frame follows the one that is under way.
@@ -73,9 +98,9 @@ impl Inbound {
         self.claim
     }
 
-    /// Whether the claimed message is whole.
-    pub(crate) fn has_claimed(&self) -> bool {
-        self.claimed.is_some()
+    /// Whether something is whole that one caller alone may take.
+    pub(crate) fn is_set_aside(&self) -> bool {
+        self.claimed.is_some() || self.stream.as_ref().is_some_and(|stream| stream.is_whole)
     }
 
     /// Takes the claimed message if it is whole; that ends the claim.
@@ -91,7 +116,7 @@ impl Inbound {
         let Some(assembly) = &mut self.assembly else { return };
         let body = std::mem::replace(&mut assembly.body, SharedMut::with_expected(0)).freeze();
         frame.begin(&body, body.len() + assembly.rest as usize);
-        assembly.is_claimed = true;
+        (assembly.is_claimed, assembly.is_held) = (true, false);
         self.claim = number;
     }
 
@@ -137,6 +162,15 @@ impl Inbound {
         }
         let spilled = std::mem::take(&mut self.spill);
         (finished, done.and_then(|()| self.handle_spill(spilled, sink)))
+    }
+
+    /// The claimed body was taken whole, piece by piece; what came behind it is decoded.
+    pub(crate) fn finish_taken(&mut self, sink: &mut impl Sink) -> Result<(), DisconnectReason> {
+        let Some(Assembly { flags, bytes, .. }) = self.assembly.take() else { return Ok(()) };
+        self.claim = 0;
+        self.stream_frame(None, bytes, flags.more(), sink)?;
+        let spilled = std::mem::take(&mut self.spill);
+        self.handle_spill(spilled, sink)
     }
 
     /// The claim is given up: what has come of the message so far goes into memory of its own.

@@ -219,7 +219,7 @@ impl Hub {
         let peer = &mut self.peers[key as usize];
         let core = &mut self.sockets[peer.socket as usize];
         let has_some =
-            peer.inbound.has_message() || peer.inbound.has_claimed() || peer.has_undecoded();
+            peer.inbound.has_message() || peer.inbound.is_set_aside() || peer.has_undecoded();
         let keeps = has_some && !core.lingering;
         if !peer.is_gone() || keeps {
             return;

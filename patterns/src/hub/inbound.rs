@@ -7,6 +7,7 @@ use zring_engine::{Buffers, Chunk, Direct, Pool, SharedMut, queue::parcel::Short
 use super::{
     SUBSCRIPTION_BYTES_MAX,
     pipe::{Freight, Pipe},
+    stream::Streamed,
 };
 use crate::{
     frame::{Body, Frame, INLINE_BYTES_MAX, inline_bytes},
@@ -22,6 +23,8 @@ const DIRECT_BYTES_MIN: u64 = 32 << 10;
 pub(super) const SPILL_BYTES: usize = 4 << 10;
 /// After a large frame, this many small ones bring the connection back to the shared ring.
 const DIRECT_FRAMES: u32 = 16;
+/// A body that nobody wants is received in pieces of this size, one after the other into the same memory.
+const SKIP_BYTES: usize = 64 << 10;
 /// Messages decoded ahead of the user at a time; the rest stays undecoded in its chunk.
 const DECODED_MAX: usize = 128;
 /// Undecoded pieces a connection may hold before it stops receiving.
@@ -45,10 +48,18 @@ pub(super) struct Assembly {
     pub(super) flags: FrameFlags,
     pub(super) body: SharedMut,
     pub(super) rest: u64,
+    /// Its length, as announced.
+    pub(super) bytes: u64,
+    /// How much of the rest a direct receive under way may bring.
+    pub(super) asked: u64,
+    /// Nothing receives it: it waits for somebody who says where it is to go.
+    pub(super) is_held: bool,
     /// A caller receives the rest into memory of its own; `body` is empty then.
     pub(super) is_claimed: bool,
     /// It is received into memory of its own, whoever may want it elsewhere.
     pub(super) is_owned: bool,
+    /// Nobody wants it.
+    pub(super) is_skipped: bool,
 }
 
 /// What a decoded frame is given to. Returning an error closes the connection.
@@ -61,6 +72,9 @@ pub(crate) trait Sink {
 
     /// A whole message of one frame: whether the user is to receive it.
     fn single(&mut self, body: &[u8]) -> Result<bool, DisconnectReason>;
+
+    /// All frames of a message that is taken as it arrives have come, so many bytes in all.
+    fn streamed(&mut self, bytes: u64);
 
     /// So many bytes of a longer message lie where the user wants them: the message will have an empty frame instead.
     fn placed(&mut self, bytes: usize);
@@ -125,7 +139,7 @@ pub(crate) struct Inbound {
     decoder: Decoder,
     pub(super) ready: VecDeque<Message>,
     /// Of ready messages that are weighed at all.
-    ready_bytes: u64,
+    pub(super) ready_bytes: u64,
     pub(super) parts: Vec<Frame>,
     pub(super) assembly: Option<Assembly>,
     pub(super) pieces: VecDeque<Piece>,
@@ -135,13 +149,15 @@ pub(crate) struct Inbound {
     direct_frames: u32,
     messages_max: usize,
     bytes_max: u64,
-    frames_max: u32,
+    pub(super) frames_max: u32,
     /// Receiving was stopped because nobody took the messages, or said where a body is to go.
     pub(crate) is_stalled: bool,
     /// The claim on frames of the message that is under way; 0: none.
     pub(super) claim: u64,
     /// That message, when it is whole. Nobody else gets it.
     pub(super) claimed: Option<Message>,
+    /// A message that is taken as it arrives.
+    pub(super) stream: Option<Box<Streamed>>,
 }
 
 impl Inbound {
@@ -163,6 +179,7 @@ impl Inbound {
             is_stalled: false,
             claim: 0,
             claimed: None,
+            stream: None,
         }
     }
 
@@ -265,6 +282,7 @@ impl Inbound {
         if self.claimed.is_none() {
             self.claim = 0;
         }
+        self.stream.take_if(|stream| !stream.is_whole);
     }
 
     /// Takes what a pipe brought, as far as there is room.
@@ -430,7 +448,17 @@ impl Inbound {
         if rest > DIRECT_BYTES_MIN {
             self.direct_frames = DIRECT_FRAMES;
         }
-        self.assembly = Some(Assembly { flags, body, rest, is_claimed: false, is_owned: false });
+        self.assembly = Some(Assembly {
+            flags,
+            body,
+            rest,
+            bytes: body_bytes,
+            asked: 0,
+            is_held: false,
+            is_claimed: false,
+            is_owned: false,
+            is_skipped: false,
+        });
     }
 
     /// Adds what belongs to the unfinished body; delivers the frame when that completes it.
@@ -443,7 +471,9 @@ impl Inbound {
         let Some(assembly) = &mut self.assembly else { return Ok(()) };
         let available = (bytes.len() - *at) as u64;
         let take = available.min(assembly.rest) as usize;
-        assembly.body.extend_from_slice(&bytes[*at..*at + take]);
+        if !assembly.is_skipped {
+            assembly.body.extend_from_slice(&bytes[*at..*at + take]);
+        }
         assembly.rest -= take as u64;
         *at += take;
         self.finish_assembly(sink)
@@ -452,6 +482,9 @@ impl Inbound {
     fn finish_assembly(&mut self, sink: &mut impl Sink) -> Result<(), DisconnectReason> {
         let is_whole = |assembly: &mut Assembly| assembly.rest == 0 && !assembly.is_claimed;
         let Some(assembly) = self.assembly.take_if(is_whole) else { return Ok(()) };
+        if assembly.is_skipped {
+            return self.stream_frame(None, assembly.bytes, assembly.flags.more(), sink);
+        }
         let body = assembly.body.freeze();
         if assembly.flags.command() {
             return sink.command(&body);
@@ -475,6 +508,10 @@ impl Inbound {
                 self.push(Message::single(frame));
             }
             return Ok(());
+        }
+        if self.is_streaming() {
+            let bytes = frame.len() as u64;
+            return self.stream_frame(Some(frame), bytes, more, sink);
         }
         if self.parts.len() as u64 >= u64::from(self.frames_max) {
             return Err(DisconnectReason::TooManyFrames { max: self.frames_max });
@@ -513,6 +550,9 @@ impl Inbound {
         mut spill: Vec<u8>,
         sink: &mut impl Sink,
     ) -> Result<(), DisconnectReason> {
+        if spill.capacity() == 0 {
+            return Ok(());
+        }
         let mut at = 0;
         self.decode_bytes(&spill, &mut at, sink)?;
         if at < spill.len() {
@@ -528,13 +568,18 @@ impl Inbound {
     /// A direct receive ended without bytes.
     pub(crate) fn restore_direct(&mut self, direct: Direct) {
         self.restore(&mut { direct.body }, direct.rest);
-        self.spill = direct.spill;
+        if direct.spill.capacity() > 0 {
+            self.spill = direct.spill;
+        }
     }
 
     fn restore(&mut self, body: &mut Option<SharedMut>, rest: usize) {
-        if let (Some(assembly), Some(body)) = (&mut self.assembly, body.take()) {
-            assembly.body = body;
-            assembly.rest = rest as u64;
+        let Some(assembly) = &mut self.assembly else { return };
+        if let Some(body) = body.take() {
+            assembly.rest -= std::mem::take(&mut assembly.asked) - rest as u64;
+            if !assembly.is_skipped {
+                assembly.body = body;
+            }
         }
     }
 
@@ -550,7 +595,7 @@ impl Inbound {
     /// How to receive next. For a direct receive the unfinished body moves out. `holds`: a large one waits for
     /// somebody who says where it is to go.
     pub(crate) fn arm(&mut self, holds: bool) -> Arm {
-        if self.is_claimed() || holds && self.held_bytes().is_some() {
+        if self.is_claimed() || self.may_be_held(holds) {
             return Arm::Held;
         }
         let pieces_max = if self.direct_frames > 0 { 1 } else { UNDECODED_PIECES_MAX };
@@ -566,13 +611,23 @@ impl Inbound {
         let spill = std::mem::take(&mut self.spill);
         // A body whose chunks were left undecoded is not to be bypassed; there are none here.
         debug_assert!(self.pieces.is_empty());
-        Arm::Direct(match &mut self.assembly {
-            Some(assembly) => Direct {
-                rest: usize::try_from(assembly.rest).unwrap_or(usize::MAX),
-                body: Some(std::mem::replace(&mut assembly.body, SharedMut::with_expected(0))),
-                spill,
-            },
-            None => Direct { body: None, rest: 0, spill },
-        })
+        let Some(assembly) = &mut self.assembly else {
+            return Arm::Direct(Direct { body: None, rest: 0, spill });
+        };
+        assembly.asked = assembly.rest;
+        if !assembly.is_skipped {
+            let rest = usize::try_from(assembly.rest).unwrap_or(usize::MAX);
+            let body = std::mem::replace(&mut assembly.body, SharedMut::with_expected(0));
+            return Arm::Direct(Direct { body: Some(body), rest, spill });
+        }
+        assembly.asked = assembly.rest.min(SKIP_BYTES as u64);
+        let rest = assembly.asked as usize;
+        let body = Some(SharedMut::with_expected(rest));
+        if assembly.asked == assembly.rest {
+            return Arm::Direct(Direct { body, rest, spill });
+        }
+        // Behind this piece stands the next one.
+        self.spill = spill;
+        Arm::Direct(Direct { body, rest, spill: Vec::new() })
     }
 }

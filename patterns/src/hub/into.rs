@@ -4,7 +4,7 @@
 //! until an attempt claims it. The attempt then asks the kernel itself, into the caller's memory, for as much as is
 //! there, and awaits more; so the kernel has that memory only while the attempt runs.
 
-use zring_engine::Shard;
+use zring_engine::{ConnId, Shard};
 
 use super::{
     Hub,
@@ -24,8 +24,10 @@ use crate::{
 const ATTEMPT_BYTES_MAX: usize = 1 << 20;
 
 /// What came of asking the kernel for a claimed body.
-enum Pull {
+pub(super) enum Pull {
     Whole,
+    /// There is no more room for it, or it was enough for an attempt.
+    Full,
     /// There is more to come.
     Waits,
     Lost,
@@ -34,7 +36,7 @@ enum Pull {
 impl SocketCore {
     /// How many frames in front of a message that is under way are not the user's; `None`: it is not for the user, or
     /// not yet known to be.
-    fn hidden_frames(&self, peer: u32, inbound: &Inbound) -> Option<usize> {
+    pub(super) fn hidden_frames(&self, peer: u32, inbound: &Inbound) -> Option<usize> {
         let parts = inbound.parts();
         match &self.pattern {
             Pattern::Pull => Some(0),
@@ -52,7 +54,7 @@ impl SocketCore {
     }
 
     /// Whether [`Hub::try_recv`] has a way around all that is special.
-    fn set_holds(&mut self, holds: bool) {
+    pub(super) fn set_holds(&mut self, holds: bool) {
         self.holds = holds;
         let is_free = matches!(self.pattern, Pattern::Pull | Pattern::Sub(_));
         self.takes_freely = is_free && !holds && self.reading.is_none();
@@ -62,8 +64,9 @@ impl SocketCore {
 impl Hub {
     /// A peer's large body waits for somebody who says where it is to go.
     pub(super) fn hold(&mut self, key: u32) {
-        let core = &mut self.sockets[self.peers[key as usize].socket as usize];
-        if !core.held.contains(&key) {
+        let peer = &self.peers[key as usize];
+        let core = &mut self.sockets[peer.socket as usize];
+        if !core.held.contains(&key) && !peer.inbound.is_streaming() {
             core.held.push_back(key);
         }
         self.waiting.touch(core);
@@ -84,7 +87,7 @@ impl Hub {
     }
 
     /// Has a held body received into memory of its own.
-    fn release_one(&mut self, shard: &mut Shard, socket: u32, key: u32) {
+    pub(super) fn release_one(&mut self, shard: &mut Shard, socket: u32, key: u32) {
         let peer = self.peers.get_mut(key as usize).filter(|peer| peer.socket == socket);
         // A claimed body is being seen to.
         let Some(peer) = peer.filter(|peer| peer.inbound.held_bytes().is_some()) else { return };
@@ -112,13 +115,16 @@ impl Hub {
 
     /// Keeps what follows the first `taken` frames of a message. Returns whether there is anything.
     pub(crate) fn keep_rest(&mut self, socket: u32, message: Message, taken: usize) -> bool {
+        if message.frame_count() <= taken {
+            return false;
+        }
         let core = &mut self.sockets[socket as usize];
-        core.reading = match message.frame_count() > taken {
-            true => Message::from_frames(message.into_frames().into_iter().skip(taken)),
-            false => None,
-        };
+        // Another thread may have left something, too.
+        let others = core.reading.take().map_or(Vec::new(), Message::into_frames);
+        let rest = message.into_frames().into_iter().skip(taken);
+        core.reading = Message::from_frames(others.into_iter().chain(rest));
         core.set_holds(core.holds);
-        core.reading.is_some()
+        true
     }
 
     /// Receives one message, or what is left of one, into the caller's memory. Returns how many frames that was, and
@@ -164,7 +170,17 @@ impl Hub {
                 self.unclaim(shard, claim, frames);
                 continue;
             };
-            match self.pull(shard, held.peer, &mut frames[at]) {
+            let key = held.peer;
+            let (bytes, pulled) = self.pull(shard, key, frames[at].rest_mut());
+            frames[at].advance(bytes);
+            match pulled {
+                Pull::Full => {
+                    // There is more, but others have a turn before.
+                    if let Some(conn) = self.peers[key as usize].conn {
+                        self.await_claimed(shard, conn);
+                    }
+                    return Err(Refusal::WouldBlock);
+                }
                 // Another peer may be faster; one that waits here for the rest of a body must not keep others out.
                 Pull::Waits if !self.sockets[socket as usize].held.is_empty() => {
                     self.unclaim(shard, claim, frames);
@@ -180,7 +196,7 @@ impl Hub {
         }
     }
 
-    fn is_valid(&self, claim: &Claim) -> bool {
+    pub(super) fn is_valid(&self, claim: &Claim) -> bool {
         let peer = self.peers.get(claim.peer as usize);
         let peer = peer.filter(|peer| peer.stats.connection == claim.connection);
         peer.is_some_and(|peer| peer.inbound.claim_number() == claim.number)
@@ -200,7 +216,7 @@ impl Hub {
             let Some(peer) = peer.filter(|peer| peer.socket == socket && peer.is_ready()) else {
                 continue;
             };
-            if peer.inbound.held_bytes().is_none() {
+            if peer.inbound.held_bytes().is_none() || peer.inbound.is_streaming() {
                 continue;
             }
             let Some((at, hidden)) = place(core, key, &peer.inbound, frames) else {
@@ -246,46 +262,51 @@ impl Hub {
         claim.body = Some((at, frame.len()));
     }
 
-    /// Receives what is there of a claimed body.
-    fn pull(&mut self, shard: &mut Shard, key: u32, frame: &mut FrameBuf<'_>) -> Pull {
-        let peer = &mut self.peers[key as usize];
-        let Some(conn) = peer.conn.filter(|_| peer.is_ready()) else { return Pull::Waits };
-        let mut left = ATTEMPT_BYTES_MAX;
+    /// Receives what is there of a claimed body. Returns how much of `memory` that filled.
+    pub(super) fn pull(&mut self, shard: &mut Shard, key: u32, memory: &mut [u8]) -> (usize, Pull) {
+        let peer = &self.peers[key as usize];
+        let Some(conn) = peer.conn.filter(|_| peer.is_ready()) else { return (0, Pull::Waits) };
+        let room = memory.len().min(ATTEMPT_BYTES_MAX);
+        let mut filled = 0;
         while let Some((rest, spill)) = self.peers[key as usize].inbound.claimed_rest() {
             if rest == 0 {
-                return Pull::Whole;
+                return (filled, Pull::Whole);
             }
-            if left == 0 {
+            if filled == room {
                 break;
             }
-            let body = frame.rest_mut();
-            let body_bytes = body.len().min(left);
+            let body_bytes = (room - filled).min(usize::try_from(rest).unwrap_or(usize::MAX));
             // What follows the body is received with the last of it only.
             let no_spill = &mut Vec::new();
             let spill = if body_bytes as u64 == rest { spill } else { no_spill };
-            match shard.try_receive(conn, &mut body[..body_bytes], spill) {
+            match shard.try_receive(conn, &mut memory[filled..filled + body_bytes], spill) {
                 Ok(Some(0)) => {
                     self.disconnect(shard, key, DisconnectReason::PeerClosedInMessage);
-                    return Pull::Lost;
+                    return (filled, Pull::Lost);
                 }
                 Ok(Some(bytes)) => {
                     let bytes = bytes.min(body_bytes);
-                    left -= bytes;
-                    frame.advance(bytes);
+                    filled += bytes;
                     let peer = &mut self.peers[key as usize];
                     peer.stats.bytes_into += bytes as u64;
                     peer.inbound.note_claimed(bytes as u64);
                 }
-                Ok(None) => break,
+                Ok(None) => {
+                    self.await_claimed(shard, conn);
+                    return (filled, Pull::Waits);
+                }
                 Err(error) => {
                     self.fail(shard, key, &error);
-                    return Pull::Lost;
+                    return (filled, Pull::Lost);
                 }
             }
         }
+        (filled, Pull::Full)
+    }
+
+    pub(super) fn await_claimed(&mut self, shard: &mut Shard, conn: ConnId) {
         shard.await_readable(conn);
         self.wants_flush = true;
-        Pull::Waits
     }
 
     /// A claimed body is whole: the message may be, too.

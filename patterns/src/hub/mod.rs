@@ -17,6 +17,7 @@ mod receive;
 mod send;
 pub(crate) mod socket;
 pub(crate) mod spread;
+pub(crate) mod stream;
 mod subscribe;
 mod waiting;
 

@@ -162,6 +162,11 @@ impl Sink for Delivery<'_> {
         self.judge_single(body)
     }
 
+    fn streamed(&mut self, bytes: u64) {
+        self.stats.messages_in += 1;
+        self.stats.bytes_in += bytes;
+    }
+
     fn placed(&mut self, bytes: usize) {
         self.stats.bytes_in += bytes as u64;
     }

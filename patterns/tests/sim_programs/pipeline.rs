@@ -154,6 +154,9 @@ impl Pipeline {
                 true => stage.shared(socket_type, state.options()),
                 false => stage.socket(socket_type, state.options()),
             });
+            if !is_shared {
+                current(&puller).let_stream();
+            }
             scene.pullers.push(puller.clone());
             let starts_ns = stage.moment_ns();
             scene.tasks.push(world.spawn(pull(state.clone(), puller.clone(), at, Some(starts_ns))));

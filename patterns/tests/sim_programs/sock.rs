@@ -34,6 +34,8 @@ pub(crate) struct Sock {
     is_busy: Rc<Cell<bool>>,
     /// Its context goes with it.
     is_alone: bool,
+    /// One task alone receives: nobody overtakes a message that is taken bit by bit.
+    may_stream: Cell<bool>,
 }
 
 enum Kind {
@@ -88,7 +90,12 @@ async fn within<T>(
 
 impl Sock {
     fn new(kind: Kind) -> Self {
-        let sock = Self { kind: Leaky::new(kind), is_busy: Rc::default(), is_alone: false };
+        let sock = Self {
+            kind: Leaky::new(kind),
+            is_busy: Rc::default(),
+            is_alone: false,
+            may_stream: Cell::default(),
+        };
         each!(sock, socket => socket.monitor(EVENTS));
         sock
     }
@@ -131,6 +138,10 @@ impl Sock {
 
     pub(crate) fn is_alone(&self) -> bool {
         self.is_alone
+    }
+
+    pub(crate) fn let_stream(&self) {
+        self.may_stream.set(true);
     }
 
     pub(crate) fn is_inline(&self) -> bool {
@@ -286,6 +297,45 @@ impl Sock {
         self.with_rest(frames, received.more)
     }
 
+    /// Frame by frame, each in one way or another, however long that takes.
+    async fn recv_streaming(&self, stage: &Stage, ns: u64) -> Result<Option<Message>, Error> {
+        let brief = Some(Duration::from_nanos(ns));
+        each!(self, socket => {
+            socket.set_rcvtimeo(brief);
+            let begun = none_yet(self.blocking(|| socket.recv_streaming()))?;
+            let Some(mut message) = begun else { return Ok(None) };
+            let mut frames: Vec<Frame> = Vec::new();
+            loop {
+                socket.set_rcvtimeo(brief);
+                let taken = self.blocking(|| {
+                    let Some(mut frame) = message.next_frame()? else { return Ok(None) };
+                    loop {
+                        let taken = match stage.below(2) {
+                            0 => frame.take(),
+                            _ => {
+                                let mut memory = vec![0; frame.len() as usize];
+                                frame.read_into(&mut memory).map(|_| memory.into())
+                            }
+                        };
+                        // What is given out has to be taken before the next one.
+                        match taken {
+                            Err(Error::WouldBlock) => stage.world().run_for(MS),
+                            taken => return taken.map(Some),
+                        }
+                    }
+                });
+                match taken {
+                    Ok(Some(frame)) => frames.push(frame),
+                    Ok(None) => return Ok(Message::from_frames(frames)),
+                    Err(Error::WouldBlock) => stage.pause().await,
+                    // Whoever sent it sends it again, or has said that it was handed over.
+                    Err(Error::PeerLost) => return Ok(None),
+                    Err(error) => return Err(error),
+                }
+            }
+        })
+    }
+
     fn with_rest(&self, mut frames: Vec<Frame>, more: bool) -> Result<Option<Message>, Error> {
         if more {
             let rest = self.try_recv()?.expect("the rest is there");
@@ -319,7 +369,8 @@ impl Sock {
     ) -> Result<Option<Message>, Error> {
         let ns = stage.moment_ns();
         let world = stage.world();
-        match (&*self.kind, caller, stage.below(9)) {
+        match (&*self.kind, caller, stage.below(10)) {
+            (_, Caller::Task, 9) if self.may_stream.get() => self.recv_streaming(stage, ns).await,
             (_, _, 0) => self.recv_blocking(stage, ns),
             (_, _, 6 | 7) => self.recv_into(stage, ns),
             (Kind::Shared(socket), Caller::Task, 8) => {

@@ -1,0 +1,456 @@
+//! Taking a message as it arrives.
+
+use std::{collections::VecDeque, fmt, fs::File, io};
+
+use super::{Home, Received, Socket};
+use crate::{
+    core::Core,
+    error::{Error, Refusal},
+    frame::{Frame, FrameBuf},
+    hub::stream::{Begun, Next, Stream},
+    message::Message,
+    parts::Part,
+};
+
+/// How much is received at a time on its way into a file.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// A message that is taken frame by frame while it arrives; see [`Socket::recv_streaming`]. What is left of it when this
+/// is dropped is skipped.
+pub struct Incoming<'a, C: Home> {
+    socket: &'a Socket<C>,
+    part: usize,
+    source: Source,
+    /// The frame that was given out last, as far as it was not taken.
+    frame: Option<Pending>,
+}
+
+enum Source {
+    /// It was there whole.
+    Whole(VecDeque<Frame>),
+    /// It comes from a peer.
+    Peer(Stream),
+    /// Nothing is left of it.
+    Ended,
+}
+
+/// A frame that was given out and not taken yet.
+enum Pending {
+    Frame(Frame),
+    /// Its body is under way.
+    Large {
+        bytes: u64,
+    },
+    /// So many of the bytes are in a file; what was received and is not there yet.
+    InPieces {
+        bytes: u64,
+        written: u64,
+        piece: Vec<u8>,
+        is_whole: bool,
+    },
+}
+
+/// One frame of an [`Incoming`] message: how long it is is known, its body may still be under way. What of it was not
+/// taken when the next one is asked for is skipped.
+pub struct IncomingFrame<'i, 'a, C: Home> {
+    incoming: &'i mut Incoming<'a, C>,
+    len: u64,
+    more: bool,
+}
+
+/// What [`Socket::recv_to_file`] received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReceivedFile {
+    /// The length of the frame's body in bytes; all of it is in the file.
+    pub len: u64,
+    /// More frames of the same message follow ([`Socket::more`]).
+    pub more: bool,
+}
+
+impl<C: Home> Socket<C> {
+    /// Begins to take a message as it arrives, waiting up to `rcvtimeo` for its beginning: one that is there whole, or
+    /// else the first that has begun. Its frames are given out as their headers arrive, and each can be taken, received
+    /// straight into memory or a file, or skipped, whatever its size.
+    ///
+    /// While it is under way, other messages of the same peer wait behind it. A peer that is lost meanwhile shows as [`Error::PeerLost`]; a message received in any other way would not have been seen at all.
+    ///
+    /// ```
+    /// # use zring::{SocketType, inline::Context};
+    /// # let context = Context::new()?;
+    /// # let (push, pull) = (context.socket(SocketType::Push)?, context.socket(SocketType::Pull)?);
+    /// # pull.bind("tcp://127.0.0.1:*")?;
+    /// # push.connect(&pull.last_endpoint().unwrap())?;
+    /// # push.send_multipart([&b"name"[..], b"not wanted", &[7; 100_000]])?;
+    /// let mut message = pull.recv_streaming()?;
+    /// let name = message.next_frame()?.expect("a message has a frame").take()?;
+    /// assert_eq!(name.bytes(), b"name");
+    /// message.next_frame()?.expect("a second one").skip();
+    /// let mut body = message.next_frame()?.expect("a third one");
+    /// let mut memory = vec![0; body.len() as usize];
+    /// body.read_into(&mut memory)?;
+    /// assert!(message.next_frame()?.is_none());
+    /// # Ok::<(), zring::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Socket::recv`].
+    pub fn recv_streaming(&self) -> Result<Incoming<'_, C>, Error> {
+        let mut part = 0;
+        let begun = self.wait_for(self.rcvtimeo(), |core| match (core, &self.parts) {
+            (Some(core), _) => begin(core, self.key()),
+            (None, Some(parts)) => self.attempt_take(parts, |core, key, number| {
+                part = number;
+                begin(core, key)
+            }),
+            (None, None) => begin(&mut self.core(), self.key()),
+        })?;
+        let source = match begun {
+            Begun::Whole(message) => Source::Whole(message.into_frames().into()),
+            Begun::Stream(stream) => Source::Peer(stream),
+        };
+        Ok(Incoming { socket: self, part, source, frame: None })
+    }
+
+    /// Receives one frame into a file, beginning at `offset`, waiting up to `rcvtimeo` whenever nothing comes: the first
+    /// frame of the next message. Frames behind it stay to be taken, as after [`Socket::recv_into`]. However long the
+    /// body is, at most 256 KiB of it are in memory.
+    ///
+    /// # Errors
+    /// As [`Socket::recv`]; [`Error::PeerLost`]; [`Error::Io`] when the file cannot be written. The file may then hold a
+    /// part of the body, and the rest of the message is skipped.
+    pub fn recv_to_file(&self, file: &File, offset: u64) -> Result<ReceivedFile, Error> {
+        let mut message = self.recv_streaming()?;
+        let mut frame = message.next_frame()?.ok_or(Error::PeerLost)?;
+        let (len, more) = (frame.len(), frame.more());
+        frame.write_to(file, offset)?;
+        if more {
+            let mut rest = Vec::new();
+            while let Some(mut frame) = message.next_frame()? {
+                rest.push(frame.take()?);
+            }
+            self.keep_rest(message.part, rest);
+        }
+        Ok(ReceivedFile { len, more })
+    }
+
+    /// These frames are what is received next.
+    fn keep_rest(&self, part: usize, rest: Vec<Frame>) {
+        let Part { place, key } = &self.parts()[part];
+        if let Some(rest) = Message::from_frames(rest) {
+            self.context.core(place).hub.keep_rest(*key, rest, 0);
+            if let Some(parts) = &self.parts {
+                parts.note_reading(Some(part));
+            }
+        }
+    }
+}
+
+fn begin(core: &mut Core, key: u32) -> Result<Begun, Refusal> {
+    core.check_refusal()?;
+    let Core { shard, hub, .. } = core;
+    let begun = hub.begin_stream(shard, key);
+    if matches!(begun, Err(Refusal::WouldBlock | Refusal::Failed(_))) {
+        hub.note_blocked(key);
+    }
+    begun
+}
+
+impl<'a, C: Home> Incoming<'a, C> {
+    /// The next frame, waiting up to `rcvtimeo` for its header; `None` behind the last one. What was left of the frame
+    /// before is skipped.
+    ///
+    /// # Errors
+    /// [`Error::WouldBlock`] when the time is up (the message stays as it is), [`Error::PeerLost`], and as
+    /// [`Socket::recv`].
+    pub fn next_frame(&mut self) -> Result<Option<IncomingFrame<'_, 'a, C>>, Error> {
+        self.skip();
+        let (frame, len, more) = match &mut self.source {
+            Source::Ended => return Ok(None),
+            Source::Whole(frames) => {
+                let Some(frame) = frames.pop_front() else { return Ok(None) };
+                let len = frame.len() as u64;
+                (Pending::Frame(frame), len, !frames.is_empty())
+            }
+            Source::Peer(stream) => {
+                let stream = *stream;
+                match self.attempt(|core| core.hub.next_streamed(&mut core.shard, stream))? {
+                    Next::Frame(frame, more) => {
+                        self.end_unless(more);
+                        let len = frame.len() as u64;
+                        (Pending::Frame(frame), len, more)
+                    }
+                    Next::Header(bytes, more) => (Pending::Large { bytes }, bytes, more),
+                    Next::End => {
+                        self.end_unless(false);
+                        return Ok(None);
+                    }
+                }
+            }
+        };
+        self.frame = Some(frame);
+        Ok(Some(IncomingFrame { incoming: self, len, more }))
+    }
+
+    /// The last frame was taken, unless others follow.
+    fn end_unless(&mut self, more: bool) {
+        if !more {
+            self.source = Source::Ended;
+        }
+    }
+
+    /// Repeats an attempt at the socket's part until it succeeds, fails, or `rcvtimeo` is over.
+    fn attempt<T>(
+        &self,
+        mut attempt: impl FnMut(&mut Core) -> Result<T, Refusal>,
+    ) -> Result<T, Error> {
+        let Part { place, key } = &self.socket.parts()[self.part];
+        let timeout = self.socket.rcvtimeo();
+        let done = self.socket.context.wait_for(place, *key, timeout, |core| {
+            core.check_refusal()?;
+            attempt(core)
+        });
+        Ok(done?)
+    }
+
+    /// Does something at once.
+    fn act(&self, action: impl FnOnce(&mut Core)) {
+        let mut core = self.socket.context.core(&self.socket.parts()[self.part].place);
+        action(&mut core);
+        // A kernel that refuses shows in the next call.
+        let _ = C::settle(&mut core);
+    }
+
+    fn stream(&self) -> Option<Stream> {
+        match self.source {
+            Source::Peer(stream) => Some(stream),
+            _ => None,
+        }
+    }
+
+    /// Skips what is left of the frame that was given out last.
+    fn skip(&mut self) {
+        let is_under_way = match self.frame.take() {
+            Some(Pending::Large { .. }) => true,
+            Some(Pending::InPieces { is_whole, .. }) => !is_whole,
+            Some(Pending::Frame(_)) | None => false,
+        };
+        if let Some(stream) = self.stream().filter(|_| is_under_way) {
+            self.act(|core| core.hub.skip_streamed(&mut core.shard, stream));
+        }
+    }
+
+    /// A large frame, when it is whole in memory of its own.
+    fn take_large(&mut self, stream: Stream) -> Result<Frame, Error> {
+        let (frame, more) = self.attempt(|core| {
+            core.hub.own_streamed(&mut core.shard, stream);
+            match core.hub.next_streamed(&mut core.shard, stream)? {
+                Next::Frame(frame, more) => Ok((frame, more)),
+                Next::Header(..) | Next::End => Err(Refusal::WouldBlock),
+            }
+        })?;
+        self.frame = None;
+        self.end_unless(more);
+        Ok(frame)
+    }
+
+    /// A large frame straight into memory that has room for it.
+    fn place_large(&mut self, stream: Stream, buffer: &mut [u8]) -> Result<(), Error> {
+        let mut frame = FrameBuf::new(buffer);
+        let mut claim = None;
+        let placed = self.attempt(|core| {
+            if claim.is_none() {
+                claim = Some(core.hub.claim_streamed(stream, &mut frame)?);
+            }
+            let room = frame.rest_mut();
+            let (bytes, is_whole) = core.hub.pull_streamed(&mut core.shard, stream, room)?;
+            frame.advance(bytes);
+            if is_whole { Ok(()) } else { core.hub.go_on(&mut core.shard, stream) }
+        });
+        if placed.is_err()
+            && let Some(claim) = claim
+        {
+            self.act(|core| core.hub.unclaim_streamed(&mut core.shard, &claim, frame));
+        }
+        placed
+    }
+
+    /// More of a large frame on its way into a file, appended to `piece`. Whether that was all of it.
+    fn pull_piece(&mut self, stream: Stream, piece: &mut Vec<u8>) -> Result<bool, Error> {
+        let start = piece.len();
+        piece.resize(start + PIECE_BYTES, 0);
+        let mut bytes = 0;
+        let pulled = self.attempt(|core| {
+            let room = &mut piece[start..];
+            let (filled, is_whole) = core.hub.pull_streamed(&mut core.shard, stream, room)?;
+            bytes = filled;
+            Ok(is_whole)
+        });
+        piece.truncate(start + bytes);
+        pulled
+    }
+}
+
+impl<C: Home> Drop for Incoming<'_, C> {
+    fn drop(&mut self) {
+        if let Some(stream) = self.stream() {
+            self.act(|core| core.hub.abandon_stream(&mut core.shard, stream));
+        }
+    }
+}
+
+impl<C: Home> IncomingFrame<'_, '_, C> {
+    /// The length of the body in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether the body is empty.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether another frame follows.
+    #[must_use]
+    pub fn more(&self) -> bool {
+        self.more
+    }
+
+    /// Takes the frame, waiting up to `rcvtimeo` for all of it.
+    ///
+    /// # Errors
+    /// [`Error::WouldBlock`] when the time is up (what has arrived is kept: it may be taken later), [`Error::PeerLost`],
+    /// and [`Error::Io`] with [`io::ErrorKind::InvalidInput`] when it was taken before.
+    pub fn take(&mut self) -> Result<Frame, Error> {
+        match (self.incoming.frame.take(), self.incoming.stream()) {
+            (Some(Pending::Frame(frame)), _) => Ok(frame),
+            (large @ Some(Pending::Large { .. }), Some(stream)) => {
+                self.incoming.frame = large;
+                self.incoming.take_large(stream)
+            }
+            (other, _) => {
+                self.incoming.frame = other;
+                Err(taken())
+            }
+        }
+    }
+
+    /// Receives the body into memory of the caller's, waiting up to `rcvtimeo` for all of it: a large one that has room
+    /// there straight from the kernel. What has no room is lost.
+    ///
+    /// # Errors
+    /// As [`IncomingFrame::take`].
+    pub fn read_into(&mut self, buffer: &mut [u8]) -> Result<Received, Error> {
+        if let (Some(Pending::Large { bytes }), Some(stream)) =
+            (&self.incoming.frame, self.incoming.stream())
+            && *bytes <= buffer.len() as u64
+            && self.is_held(stream)?
+        {
+            let len = self.len as usize;
+            self.incoming.place_large(stream, &mut buffer[..len])?;
+            self.incoming.frame = None;
+            self.incoming.end_unless(self.more);
+            return Ok(Received { len, is_truncated: false, more: self.more });
+        }
+        let frame = self.take()?;
+        let mut buffer = FrameBuf::new(buffer);
+        buffer.take(frame.bytes());
+        Ok(Received::new(&buffer, self.more))
+    }
+
+    /// Receives the body into a file, beginning at `offset`, waiting up to `rcvtimeo` whenever nothing comes. At most
+    /// 256 KiB of a large body are in memory.
+    ///
+    /// # Errors
+    /// As [`IncomingFrame::take`], and [`Error::Io`] when the file cannot be written. What was received is kept, so
+    /// another call with the same file and offset goes on where this one stopped.
+    pub fn write_to(&mut self, file: &File, offset: u64) -> Result<(), Error> {
+        let Some(stream) = self.incoming.stream() else { return self.write_whole(file, offset) };
+        if let Some(Pending::Large { bytes }) = self.incoming.frame
+            && self.is_held(stream)?
+        {
+            let first = self.incoming.attempt(|core| core.hub.claim_pieces(stream))?;
+            let piece = first.bytes().to_vec();
+            let (written, is_whole) = (0, false);
+            self.incoming.frame = Some(Pending::InPieces { bytes, written, piece, is_whole });
+        }
+        if !matches!(self.incoming.frame, Some(Pending::InPieces { .. })) {
+            return self.write_whole(file, offset);
+        }
+        self.write_pieces(stream, file, offset)?;
+        self.incoming.frame = None;
+        self.incoming.end_unless(self.more);
+        Ok(())
+    }
+
+    /// Whether the body waits for somebody who says where it is to go. It does not where time was up before, or where
+    /// another call has begun to receive it.
+    fn is_held(&self, stream: Stream) -> Result<bool, Error> {
+        self.incoming.attempt(|core| core.hub.is_streamed_held(stream))
+    }
+
+    fn write_whole(&mut self, file: &File, offset: u64) -> Result<(), Error> {
+        let frame = self.take()?;
+        if let Err(error) = write_all_at(file, frame.bytes(), offset) {
+            self.incoming.frame = Some(Pending::Frame(frame));
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    fn write_pieces(&mut self, stream: Stream, file: &File, offset: u64) -> Result<(), Error> {
+        let Some(Pending::InPieces { bytes, mut written, mut piece, mut is_whole }) =
+            self.incoming.frame.take()
+        else {
+            return Err(taken());
+        };
+        let outcome = loop {
+            if let Err(error) = write_all_at(file, &piece, offset + written) {
+                break Err(error.into());
+            }
+            written += piece.len() as u64;
+            piece.clear();
+            if is_whole {
+                break Ok(());
+            }
+            match self.incoming.pull_piece(stream, &mut piece) {
+                Ok(whole) => is_whole = whole,
+                Err(error) => break Err(error),
+            }
+        };
+        debug_assert!(outcome.is_err() || written == bytes);
+        self.incoming.frame = Some(Pending::InPieces { bytes, written, piece, is_whole });
+        outcome
+    }
+
+    /// Skips the frame. The bytes of a large one are dropped as they come.
+    pub fn skip(self) {
+        self.incoming.skip();
+    }
+}
+
+fn taken() -> Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "the frame was taken before").into()
+}
+
+fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    file.write_all_at(bytes, offset)
+}
+
+impl<C: Home> fmt::Debug for Incoming<'_, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Incoming").field("part", &self.part).finish_non_exhaustive()
+    }
+}
+
+impl<C: Home> fmt::Debug for IncomingFrame<'_, '_, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IncomingFrame")
+            .field("len", &self.len)
+            .field("more", &self.more)
+            .finish_non_exhaustive()
+    }
+}
