@@ -31,6 +31,57 @@ pub enum DriverChoice {
     Sim,
 }
 
+/// Whether something has to be, or only should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Where it is not to be had, one line in the log says why, and the next best is taken.
+    Preferred,
+    /// Where it is not to be had, opening fails and names the limit that forbids it.
+    Required,
+}
+
+/// The pages that a receive pool is to lie on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum HugePages {
+    /// The system's ordinary pages.
+    #[default]
+    No,
+    /// Pages of 2 MiB that the kernel puts together at once (`madvise(MADV_HUGEPAGE)`); next best: ordinary ones.
+    Transparent(Need),
+    /// Pages of 2 MiB that the administrator has set aside (`vm.nr_hugepages`, `MAP_HUGETLB`); next best: transparent
+    /// ones.
+    Explicit(Need),
+}
+
+/// What the memory of the receive pool is to be like. By default it is whatever the allocator gives.
+///
+/// A page that is first touched, or was swapped out, when a message arrives makes that message late. One shard's pool
+/// has 4 MiB unless configured otherwise. Huge pages, and a locked pool, are put in place when the pool is made,
+/// whatever `prefault` says; they round its size up to a multiple of 2 MiB. Linux only.
+///
+/// What came of it: [`ShardStats::pool_backing`](crate::ShardStats::pool_backing).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PoolMemory {
+    /// All pages are put in place when the pool is made, rather than left to the allocator, which may do so or not.
+    pub prefault: bool,
+    /// The pool is never swapped out: `mlock(2)`, within `RLIMIT_MEMLOCK`. Explicit huge pages never are.
+    pub lock: Option<Need>,
+    /// The pages it lies on.
+    pub huge_pages: HugePages,
+}
+
+impl PoolMemory {
+    /// Whether there is anything that opening fails without.
+    #[must_use]
+    pub fn is_required(&self) -> bool {
+        let huge = match self.huge_pages {
+            HugePages::No => None,
+            HugePages::Transparent(need) | HugePages::Explicit(need) => Some(need),
+        };
+        [self.lock, huge].contains(&Some(Need::Required))
+    }
+}
+
 /// Configuration of one shard. Every queue and pool of the engine has its bound here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -50,6 +101,8 @@ pub struct Config {
     pub pool: PoolConfig,
     /// The receive pool where each receive takes a whole buffer: io_uring before Linux 6.12.
     pub pool_whole: PoolConfig,
+    /// What the memory of the receive pool is to be like.
+    pub pool_memory: PoolMemory,
     /// Bytes in one block of the send arena.
     pub arena_block_bytes: usize,
     /// Blocks of the send arena kept for reuse.
@@ -75,6 +128,7 @@ impl Default for Config {
                 with_kernel: 16,
                 reserve: 32,
             },
+            pool_memory: PoolMemory::default(),
             arena_block_bytes: 64 << 10,
             arena_blocks_max: 64,
             uring_mask: None,

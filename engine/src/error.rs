@@ -1,6 +1,6 @@
 //! What can go wrong when a shard is opened or turned.
 
-use std::io;
+use std::{fmt, io};
 
 /// An environment fault of the engine.
 #[derive(Debug, thiserror::Error)]
@@ -28,10 +28,97 @@ pub enum Error {
     /// The feature mask names something that no probe knows.
     #[error("unknown io_uring feature in the mask: {0:?} (known: inc, multishot, ringfd)")]
     UnknownFeature(String),
+    /// The receive pool cannot have the memory that is required.
+    #[error("the receive pool cannot have its memory: {0}")]
+    PoolMemory(#[from] PoolMemoryError),
     /// The configuration is out of its bounds.
     #[error("configuration out of bounds: {0}")]
     Config(&'static str),
     /// This operating system does not have the driver that was chosen.
     #[error("this operating system has no such driver")]
     NoDriver,
+}
+
+/// What a receive pool was to get ([`PoolMemory`](crate::PoolMemory)) and cannot have.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PoolMemoryError {
+    /// It cannot be locked.
+    #[error(
+        "{needed_bytes} bytes cannot be locked: {cause}; the limit RLIMIT_MEMLOCK (`ulimit -l`) is {}",
+        Limit(limit_bytes)
+    )]
+    Lock {
+        /// How many bytes one pool needs; what else the process has locked counts, too.
+        needed_bytes: u64,
+        /// How many the process may lock; `None`: any number.
+        limit_bytes: Option<u64>,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// Explicit huge pages are not to be had.
+    #[error(
+        "{needed_pages} explicit huge pages of 2 MiB are not to be had: {cause}; {} free \
+         (/proc/sys/vm/nr_hugepages sets how many there are)",
+        Free(free_pages)
+    )]
+    ExplicitHugePages {
+        /// How many pages of 2 MiB one pool needs.
+        needed_pages: u64,
+        /// How many are free; `None`: the kernel does not have such pages.
+        free_pages: Option<u64>,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// The kernel did not put the memory on transparent huge pages.
+    #[error(
+        "{huge_bytes} of {needed_bytes} bytes lie on transparent huge pages{}; \
+         /sys/kernel/mm/transparent_hugepage/enabled says {setting}",
+        Because(cause)
+    )]
+    TransparentHugePages {
+        /// How many bytes one pool needs.
+        needed_bytes: u64,
+        /// How many of them lie on huge pages.
+        huge_bytes: u64,
+        /// The kernel's setting: `always`, `madvise` or `never`.
+        setting: String,
+        /// What the system said, if it refused.
+        cause: Option<io::Error>,
+    },
+    /// There is no memory to map.
+    #[error("no memory: {0}")]
+    Map(io::Error),
+    /// Only Linux does any of it.
+    #[error("this system does not prefault, lock or enlarge its pages")]
+    Unsupported,
+}
+
+/// How errors show what may be missing.
+struct Limit<'a>(&'a Option<u64>);
+struct Free<'a>(&'a Option<u64>);
+struct Because<'a>(&'a Option<io::Error>);
+
+impl fmt::Display for Limit<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(bytes) => write!(f, "{bytes} bytes"),
+            None => f.write_str("unlimited"),
+        }
+    }
+}
+
+impl fmt::Display for Free<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(pages) => write!(f, "{pages} are"),
+            None => f.write_str("none are"),
+        }
+    }
+}
+
+impl fmt::Display for Because<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_ref().map_or(Ok(()), |cause| write!(f, " ({cause})"))
+    }
 }

@@ -35,16 +35,16 @@ pub use buf::{
     ArenaPool, Buffers, Chunk, Gather, HEAD_BYTES_MAX, Lease, Pool, PoolConfig, PoolStats, Segment,
     Shared, SharedMut,
 };
-pub use config::{Config, DriverChoice, WaitStrategy};
+pub use config::{Config, DriverChoice, HugePages, Need, PoolMemory, WaitStrategy};
 pub use conn::{ConnId, ListenerId};
 pub use driver::{Direct, Kind, Parking, SEGMENTS_PER_SEND_MAX};
-pub use error::Error;
+pub use error::{Error, PoolMemoryError};
 pub use handler::{Handler, ReceiveEnd};
 pub use parker::Parker;
 pub use resolver::ResolveError;
 pub use runner::{Runner, RunnerConfig};
 pub use shard::{Shard, TurnWait};
 pub use socket2::SockAddr;
-pub use stats::ShardStats;
+pub use stats::{PoolBacking, ShardStats};
 pub use time::Clock;
 pub use timer::TimerId;

@@ -14,4 +14,21 @@ pub struct ShardStats {
     pub bytes_in: u64,
     /// What the receive pool did.
     pub pool: PoolStats,
+    /// What the memory of the receive pool is.
+    pub pool_backing: PoolBacking,
+}
+
+/// The memory that a receive pool really got ([`PoolMemory`](crate::PoolMemory) says what it was to get).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PoolBacking {
+    /// Bytes of memory: those of the buffers, rounded up to whole pages.
+    pub bytes: usize,
+    /// Bytes in each of the pages under them: 4,096, or 2 MiB, in which case all of them are huge.
+    pub page_bytes: usize,
+    /// How many of the bytes stay in memory, locked or because explicit huge pages do so anyway. Counted only where
+    /// locking was asked for.
+    pub locked_bytes: usize,
+    /// Whether every page was put in place when the pool was made; else that was left to the allocator.
+    pub prefaulted: bool,
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::inproc::Inproc;
 pub use zring_engine::{DriverChoice as Driver, sys::thread::Scheduling};
-use zring_engine::{RunnerConfig, WaitStrategy, lead::Idle};
+use zring_engine::{PoolMemory, RunnerConfig, WaitStrategy, lead::Idle};
 
 /// What a call that has to wait does meanwhile, and a Runner that finds nothing to do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -36,12 +36,37 @@ pub struct Config {
     /// Where its sockets meet others of the process by `inproc://` names: those of contexts whose configuration is a
     /// clone of this one.
     pub inproc: Inproc,
+    /// What the memory that messages are received into is to be like, for each shard: by default whatever the
+    /// allocator gives. For an even latency have it put in place, locked and on huge pages before the first message:
+    ///
+    /// ```
+    /// use zring::{Config, Context, HugePages, Need, PoolMemory};
+    ///
+    /// # fn main() -> Result<(), zring::Error> {
+    /// let context = Context::with_config(Config {
+    ///     pool_memory: PoolMemory {
+    ///         prefault: true,
+    ///         lock: Some(Need::Preferred),
+    ///         huge_pages: HugePages::Transparent(Need::Preferred),
+    ///     },
+    ///     ..Config::default()
+    /// })?;
+    /// let got = context.engine_stats()[0].pool_backing;
+    /// println!("pages of {} bytes, {} bytes locked", got.page_bytes, got.locked_bytes);
+    /// assert!(got.prefaulted);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// With [`Need::Required`](crate::Need::Required) opening the context fails where it is not to be had, and the error
+    /// says which limit is in the way.
+    pub pool_memory: PoolMemory,
     /// io_uring features to do without, comma-separated (`inc`, `multishot`, `ringfd`), so that every
     /// way of working can be tested on one kernel. `None`: what the environment's `ZRING_URING_MASK` says.
     pub uring_mask: Option<String>,
     /// How long dropping the context may take to send what closed sockets have queued (5 s).
     pub drain_on_drop: Duration,
-    /// Sizes and bounds; its `driver`, `shared`, `wait` and `uring_mask` are overruled.
+    /// Sizes and bounds; its `driver`, `shared`, `wait`, `pool_memory` and `uring_mask` are overruled.
     pub engine: zring_engine::Config,
 }
 
@@ -54,6 +79,7 @@ impl Default for Config {
             runner_cores: Vec::new(),
             runner_scheduling: Scheduling::Inherited,
             inproc: Inproc::new(),
+            pool_memory: PoolMemory::default(),
             uring_mask: None,
             drain_on_drop: Duration::from_secs(5),
             engine: zring_engine::Config::default(),
@@ -75,6 +101,7 @@ impl Config {
             driver: self.driver,
             shared: false,
             wait,
+            pool_memory: self.pool_memory,
             uring_mask: self.uring_mask,
             ..self.engine
         }
@@ -91,6 +118,7 @@ impl Config {
             driver,
             shared: true,
             wait,
+            pool_memory: self.pool_memory,
             uring_mask: self.uring_mask,
             ..self.engine
         }

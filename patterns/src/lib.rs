@@ -63,7 +63,8 @@ pub use socket::{
 pub use socket_type::SocketType;
 pub use wire::Violation;
 pub use zring_engine::{
-    Config as EngineConfig, Kind as DriverKind, PoolConfig, PoolStats, ShardStats,
+    Config as EngineConfig, Error as EngineError, HugePages, Kind as DriverKind, Need, PoolBacking,
+    PoolConfig, PoolMemory, PoolStats, ShardStats,
 };
 
 /// The examples of the pages that a newcomer reads first, compiled and run.

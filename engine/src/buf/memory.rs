@@ -1,12 +1,8 @@
 //! The allocation under a receive pool, and how a lease gives itself back to it.
 
-use std::{
-    alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
-    ptr::NonNull,
-    task::Waker,
-};
+use std::{ptr::NonNull, task::Waker};
 
-use super::pool::PoolConfig;
+use super::region::Region;
 use crate::sync::{AtomicUsize, OnceLock, Ordering};
 
 /// While the pool owns a buffer its count carries this bias, so that no lease is ever the last.
@@ -116,10 +112,9 @@ impl Header {
     }
 }
 
-/// The allocation that buffers and headers live in, freed by whoever finishes last: the pool or a lease.
+/// The memory that buffers and headers live in, freed by whoever finishes last: the pool or a lease.
 pub(super) struct Memory {
-    pub(super) base: NonNull<u8>,
-    layout: Layout,
+    pub(super) region: Region,
     pub(super) headers: Box<[Header]>,
     /// Buffers not yet finished with, plus one for the pool itself.
     pub(super) live: AtomicUsize,
@@ -133,18 +128,11 @@ impl Memory {
         }
     }
 
-    /// `owned`: the calling thread is the pool's owner.
-    pub(super) fn allocate(config: &PoolConfig, owned: bool) -> NonNull<Self> {
+    /// So many buffers lie in the region. `owned`: the calling thread is the pool's owner.
+    pub(super) fn over(region: Region, buffers: usize, owned: bool) -> NonNull<Self> {
         let owner = if owned { thread_number() } else { 0 };
-        let buffers = usize::from(config.buffers);
-        let bytes = buffers * config.buffer_bytes as usize;
-        let layout = Layout::from_size_align(bytes, PAGE_BYTES).expect("bounded by PoolConfig");
-        // SAFETY: the layout's size is not zero (PoolConfig is valid).
-        let base = NonNull::new(unsafe { alloc_zeroed(layout) })
-            .unwrap_or_else(|| handle_alloc_error(layout));
         let memory = Box::into_raw(Box::new(Self {
-            base,
-            layout,
+            region,
             headers: Box::new([]),
             live: AtomicUsize::new(buffers + 1),
             waker: OnceLock::new(),
@@ -168,12 +156,9 @@ impl Memory {
         // SAFETY: alive, since the caller's unit of `live` is still counted.
         // Acquire matters to the last one only, and is cheap here: this happens once in a buffer's life.
         if unsafe { this.as_ref() }.live.fetch_sub(1, Ordering::AcqRel) == 1 {
-            // SAFETY: the last unit: nobody else can reach the memory. It came from a box and
-            // from `alloc_zeroed` with this very layout.
-            unsafe {
-                let memory = Box::from_raw(this.as_ptr());
-                dealloc(memory.base.as_ptr(), memory.layout);
-            }
+            // SAFETY: the last unit: nobody else can reach the memory. It came from a box; the region in it
+            // gives the buffers back.
+            drop(unsafe { Box::from_raw(this.as_ptr()) });
         }
     }
 }

@@ -4,10 +4,13 @@
 mod block;
 mod gather;
 mod lease;
+#[cfg(target_os = "linux")]
+mod mapping;
 mod memory;
 mod pool;
 #[cfg(all(test, loom))]
 mod pool_loom;
+mod region;
 
 pub use block::{Shared, SharedMut};
 pub use gather::{ArenaPool, Gather, HEAD_BYTES_MAX, Segment};

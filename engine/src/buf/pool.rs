@@ -5,8 +5,9 @@ use std::{cell::Cell, fmt, ops::Range, ptr::NonNull, task::Waker};
 use super::{
     lease::Lease,
     memory::{Memory, OWNED, PAGE_BYTES, STARVED, thread_number},
+    region::Region,
 };
-use crate::sync::Ordering;
+use crate::{config::PoolMemory, error::Error, stats::PoolBacking, sync::Ordering};
 
 /// Geometry of the receive pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +34,10 @@ impl PoolConfig {
             && self.buffer_bytes <= 16 << 20
             && (1..=self.buffers).contains(&self.with_kernel)
             && (1..self.buffers).contains(&self.reserve)
+    }
+
+    fn bytes(&self) -> usize {
+        usize::from(self.buffers) * self.buffer_bytes as usize
     }
 }
 
@@ -155,15 +160,35 @@ impl Pool {
     ///
     /// # Panics
     /// If `config` is not valid ([`PoolConfig::is_valid`]).
-    #[must_use]
+    #[cfg(test)]
     pub(crate) fn new(config: PoolConfig, owned: bool) -> Self {
-        static TAGS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        Self::over(Region::of_the_heap(config.bytes()), config, owned)
+    }
+
+    /// As [`Pool::new`], in memory as `wanted`.
+    ///
+    /// # Errors
+    /// [`Error::PoolMemory`] when something that is required of the memory is not to be had.
+    ///
+    /// # Panics
+    /// If `config` is not valid ([`PoolConfig::is_valid`]).
+    pub(crate) fn open(
+        config: PoolConfig,
+        wanted: &PoolMemory,
+        owned: bool,
+    ) -> Result<Self, Error> {
         assert!(config.is_valid(), "pool geometry out of bounds: {config:?}");
+        Ok(Self::over(Region::open(config.bytes(), wanted)?, config, owned))
+    }
+
+    fn over(region: Region, config: PoolConfig, owned: bool) -> Self {
+        static TAGS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        assert!(config.is_valid() && config.bytes() <= region.backing().bytes);
         let buffers = config.buffers;
         let mut lent = Vec::new();
         lent.reserve_exact(usize::from(buffers));
         Self {
-            memory: Memory::allocate(&config, owned),
+            memory: Memory::over(region, usize::from(buffers), owned),
             tag: TAGS.fetch_add(1, Ordering::Relaxed),
             owner: if owned { thread_number() } else { 0 },
             config,
@@ -191,6 +216,12 @@ impl Pool {
     #[must_use]
     pub fn stats(&self) -> PoolStats {
         self.stats.get()
+    }
+
+    /// What its memory really is.
+    #[must_use]
+    pub fn backing(&self) -> PoolBacking {
+        self.memory().region.backing()
     }
 
     fn count_stat(&self, count: impl FnOnce(&mut PoolStats)) {
@@ -241,7 +272,7 @@ impl Pool {
         let offset = usize::from(buffer) * self.config.buffer_bytes as usize;
         // SAFETY: the buffer's index was bounds-checked by `meta` when it was taken; the offset lies
         // inside the allocation.
-        unsafe { self.memory().base.add(offset) }
+        unsafe { self.memory().region.base().add(offset) }
     }
 
     /// Where the unfilled part of a buffer begins, and how many bytes it has.

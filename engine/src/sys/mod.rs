@@ -9,6 +9,8 @@ pub mod eventfd;
 pub mod interface;
 pub mod net;
 #[cfg(target_os = "linux")]
+pub mod pages;
+#[cfg(target_os = "linux")]
 pub mod poll;
 #[cfg(unix)]
 pub mod signal;

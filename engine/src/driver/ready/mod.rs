@@ -105,12 +105,12 @@ impl Ready {
     /// Opens a poller and a receive pool.
     ///
     /// # Errors
-    /// [`Error::Ready`], when the system is out of descriptors or memory.
+    /// [`Error::Ready`], when the system is out of descriptors or memory; [`Error::PoolMemory`].
     pub fn open(config: &Config) -> Result<(Self, Pool), Error> {
         let poller = Poller::new().map_err(|cause| Error::Ready { step: "a poller", cause })?;
         let mode = if poller.supports_level() { PollMode::Level } else { PollMode::Oneshot };
         let this = Self::with(poller, mode);
-        let mut pool = Pool::new(config.pool, !config.shared);
+        let mut pool = Pool::open(config.pool, &config.pool_memory, !config.shared)?;
         pool.set_waker(this.waker());
         Ok((this, pool))
     }

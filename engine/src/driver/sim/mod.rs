@@ -111,7 +111,7 @@ impl Sim {
         locked.note(Some(index), "open", u64::from(is_whole), u64::from(uses_beyond));
         drop(locked);
         let geometry = if is_whole { config.pool_whole } else { config.pool };
-        let mut pool = Pool::new(geometry, !config.shared);
+        let mut pool = Pool::open(geometry, &config.pool_memory, !config.shared)?;
         let buffers = Buffers::new(is_whole, uses_beyond);
         let mut this = Self { net, index, queue: Vec::new(), buffers, bell };
         pool.set_waker(this.waker());

@@ -111,7 +111,7 @@ impl Uring {
     /// Opens a ring for the calling thread, probes it and registers a buffer ring for a new pool.
     ///
     /// # Errors
-    /// [`Error::Uring`] with the refused step, if the kernel lacks it or forbids it.
+    /// [`Error::Uring`] with the refused step, if the kernel lacks it or forbids it; [`Error::PoolMemory`].
     pub fn open(config: &Config) -> Result<(Self, Pool), Error> {
         let mask = Mask::resolve(config.uring_mask.as_deref())?;
         let refused = |step| move |cause| Error::Uring { step, cause };
@@ -126,7 +126,7 @@ impl Uring {
             .map_err(refused("io_uring_setup"))?;
         let features = Features::probe(&ring, mask).map_err(refused("probe"))?;
         let geometry = if features.incremental.is_some() { config.pool } else { config.pool_whole };
-        let mut pool = Pool::new(geometry, !config.shared);
+        let mut pool = Pool::open(geometry, &config.pool_memory, !config.shared)?;
         let buffers = BufRing::open(&ring, pool.config().buffers, features.incremental)
             .map_err(refused("IORING_REGISTER_PBUF_RING"))?;
         let park = EventFd::new().map_err(refused("eventfd"))?;
