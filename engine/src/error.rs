@@ -26,7 +26,7 @@ pub enum Error {
     #[error("unknown driver in ZRING_DRIVER: {0:?} (known: uring, ready)")]
     UnknownDriver(String),
     /// The feature mask names something that no probe knows.
-    #[error("unknown io_uring feature in the mask: {0:?} (known: inc, multishot, ringfd)")]
+    #[error("unknown io_uring feature in the mask: {0:?} (known: inc, multishot, zc, ringfd)")]
     UnknownFeature(String),
     /// The receive pool cannot have the memory that is required.
     #[error("the receive pool cannot have its memory: {0}")]

@@ -45,6 +45,6 @@ pub use resolver::ResolveError;
 pub use runner::{Runner, RunnerConfig};
 pub use shard::{Shard, TurnWait};
 pub use socket2::SockAddr;
-pub use stats::{PoolBacking, ShardStats};
+pub use stats::{PoolBacking, ShardStats, ZeroCopyStats};
 pub use time::Clock;
 pub use timer::TimerId;

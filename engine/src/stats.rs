@@ -12,10 +12,27 @@ pub struct ShardStats {
     pub completions: u64,
     /// Bytes received.
     pub bytes_in: u64,
+    /// What became of large sends that asked to go without a copy.
+    pub zero_copy: ZeroCopyStats,
     /// What the receive pool did.
     pub pool: PoolStats,
     /// What the memory of the receive pool is.
     pub pool_backing: PoolBacking,
+}
+
+/// What became of large sends that asked the kernel to send from their memory instead of a copy of it. io_uring only.
+///
+/// A connection's first large send asks; the others do so only once the kernel has said that it avoided the copy
+/// (`sends` grows faster than `copied`). Over loopback it never does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ZeroCopyStats {
+    /// Sends that asked and that the kernel has reported on.
+    pub sends: u64,
+    /// How many of them it copied all the same.
+    pub copied: u64,
+    /// Sends that asked, were refused (Unix-domain sockets, too little lockable memory) and went the ordinary way.
+    pub refused: u64,
 }
 
 /// The memory that a receive pool really got ([`PoolMemory`](crate::PoolMemory) says what it was to get).

@@ -64,7 +64,7 @@ pub use socket_type::SocketType;
 pub use wire::Violation;
 pub use zring_engine::{
     Config as EngineConfig, Error as EngineError, HugePages, Kind as DriverKind, Need, PoolBacking,
-    PoolConfig, PoolMemory, PoolStats, ShardStats,
+    PoolConfig, PoolMemory, PoolStats, ShardStats, ZeroCopyStats,
 };
 
 /// The examples of the pages that a newcomer reads first, compiled and run.

@@ -64,6 +64,24 @@ impl Gather {
         }
     }
 
+    /// The same bytes once more, in the same memory: nothing is copied but the few bytes of heads. Arena blocks become
+    /// shared ones in both, so that neither is recycled under the other.
+    #[must_use]
+    pub fn twin(&mut self) -> Self {
+        let share = |segment: &mut Segment| match segment {
+            Segment::Arena(block) => {
+                let shared = Shared::from_vec(std::mem::take(block));
+                *segment = Segment::Shared(shared.clone());
+                Segment::Shared(shared)
+            }
+            Segment::Head { bytes, len } => Segment::Head { bytes: *bytes, len: *len },
+            Segment::Shared(shared) => Segment::Shared(shared.clone()),
+            Segment::Lease(lease) => Segment::Lease(lease.clone()),
+            Segment::Static(bytes) => Segment::Static(bytes),
+        };
+        Self { segments: self.segments.iter_mut().map(share).collect(), bytes: self.bytes }
+    }
+
     /// Takes the first segment away.
     pub fn pop(&mut self) -> Option<Segment> {
         let segment = self.segments.pop_front()?;
@@ -160,6 +178,28 @@ mod tests {
         assert_eq!(all, b"\x01\x02\x09\x09\x09body");
         assert!(list.pop().is_some());
         assert_eq!(list.bytes(), 7);
+    }
+
+    #[test]
+    fn a_twin_is_the_same_memory() {
+        let mut list = Gather::new();
+        list.push(Segment::Arena(vec![1; 100]));
+        list.push(Segment::Head { bytes: [9; HEAD_BYTES_MAX], len: 3 });
+        list.push(Segment::Shared(Shared::copy_from(b"body")));
+        list.push(Segment::Static(b"rest"));
+        let parts = |list: &Gather| -> Vec<(*const u8, Vec<u8>)> {
+            list.segments().map(|part| (part.bytes().as_ptr(), part.bytes().to_vec())).collect()
+        };
+        let before = parts(&list);
+        let twin = list.twin();
+        assert_eq!(parts(&list), before, "nothing moves that the kernel may be reading");
+        assert_eq!(twin.bytes(), list.bytes());
+        for (at, (one, other)) in before.iter().zip(parts(&twin)).enumerate() {
+            assert_eq!(one.1, other.1);
+            assert_eq!(one.0 == other.0, at != 1, "all but the head");
+        }
+        drop(list);
+        assert_eq!(parts(&twin)[0].1, [1; 100]);
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //! | receive (ring) | chunks of the pool while `more`; the last one without: end, error, or no buffer |
 //! | receive (direct) | one, giving the [`Direct`] back |
 //! | await readable | one |
-//! | send | one, giving the [`Gather`] back with how many of its bytes the kernel took |
+//! | send | one, giving the [`Gather`] back with how many of its bytes the kernel took, or a twin of it |
 //! | cancel | none of its own: the operation ends with what it had done so far, or `ECANCELED` |
 
 use std::{
@@ -26,6 +26,7 @@ use socket2::SockAddr;
 
 use crate::{
     buf::{Chunk, Gather, Pool, SharedMut},
+    stats::ZeroCopyStats,
     sys::net::{self, Family, SocketOptions},
 };
 
@@ -292,6 +293,11 @@ pub trait Driver {
     /// Closes a descriptor that no operation is under way on.
     fn close(&mut self, fd: OwnedFd) {
         drop(fd);
+    }
+
+    /// What became of sends that were to go without a copy; drivers that have none of that say nothing.
+    fn zero_copy_stats(&self) -> ZeroCopyStats {
+        ZeroCopyStats::default()
     }
 
     /// Queues an operation; it reaches the kernel with the next [`Driver::flush`] or [`Driver::poll`].

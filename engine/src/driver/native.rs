@@ -17,6 +17,7 @@ use crate::{
     buf::Pool,
     config::{Config, DriverChoice},
     error::Error,
+    stats::ZeroCopyStats,
     sync::OnceLock,
     sys::net::{Family, SocketOptions},
 };
@@ -206,6 +207,10 @@ impl Driver for Native {
     #[inline]
     fn has_queued(&self) -> bool {
         each_driver!(self, driver => driver.has_queued())
+    }
+
+    fn zero_copy_stats(&self) -> ZeroCopyStats {
+        each_driver!(self, driver => driver.zero_copy_stats())
     }
 
     fn adopt(&mut self, fd: &OwnedFd) {

@@ -150,7 +150,12 @@ impl Shard {
     /// Totals so far.
     #[must_use]
     pub fn stats(&self) -> ShardStats {
-        ShardStats { pool: self.pool.stats(), pool_backing: self.pool.backing(), ..self.stats }
+        ShardStats {
+            pool: self.pool.stats(),
+            zero_copy: self.driver.zero_copy_stats(),
+            pool_backing: self.pool.backing(),
+            ..self.stats
+        }
     }
 
     /// The configuration it was opened with.

@@ -96,6 +96,11 @@ impl Case {
         Config { pool, pool_whole: pool, ..self.config() }
     }
 
+    /// Whether its driver asks for large sends to go without a copy.
+    pub(crate) fn asks_for_zero_copy(&self) -> bool {
+        matches!(self.on, On::Uring(mask) if !mask.split(',').any(|name| name == "zc"))
+    }
+
     /// Whether a waiting turn sleeps.
     pub(crate) fn parks(&self) -> bool {
         self.wait == WaitStrategy::Park

@@ -19,6 +19,7 @@ mod setup;
 mod stream;
 mod timing;
 mod world;
+mod zero_copy;
 
 macro_rules! contract {
     ($($module:ident :: $body:ident),+ $(,)?) => {
@@ -58,6 +59,10 @@ macro_rules! contract {
                 #[test]
                 fn uring_plain_ring_fd_over_tcp() {
                     run(Uring("ringfd"), Tcp, body);
+                }
+                #[test]
+                fn uring_copying_over_tcp() {
+                    run(Uring("zc"), Tcp, body);
                 }
                 #[test]
                 fn uring_spinning_over_tcp() {
@@ -133,6 +138,11 @@ contract! {
     closing::stale_ids_are_ignored,
     closing::a_shard_dropped_with_everything_in_flight,
     closing::connections_come_and_go,
+    zero_copy::exactly_one_send_of_each_connection_asks,
+    zero_copy::a_body_is_held_until_the_peer_has_it,
+    zero_copy::a_close_waits_for_no_held_body,
+    zero_copy::a_close_in_the_middle_of_a_large_body,
+    zero_copy::a_shard_is_dropped_with_a_body_held,
     timing::timers_come_in_order,
     timing::a_park_ends_in_time,
     timing::a_waker_ends_a_park,

@@ -40,7 +40,12 @@ impl Uring {
                 Some(Completion::Readable { token, result: outcome(entry.result()).map(drop) })
             }
             Kind::Direct { .. } => Some(self.complete_direct(op, entry.result())),
-            Kind::Send { .. } => self.complete_send(op, entry.result()),
+            Kind::Send { .. } | Kind::Held { .. } if cqueue::notif(entry.flags()) => {
+                self.complete_notification(op, entry.result());
+                None
+            }
+            Kind::Send { .. } => self.complete_send(op, entry),
+            Kind::Held { .. } => unreachable!("its send was answered"),
         }
     }
 
@@ -122,7 +127,11 @@ impl Uring {
         Completion::ReceivedDirect { token: slot.token, direct, result }
     }
 
-    fn complete_send(&mut self, op: OpId, result: i32) -> Option<Completion> {
+    fn complete_send(&mut self, op: OpId, entry: &cqueue::Entry) -> Option<Completion> {
+        if self.note_answer(op, entry) {
+            return None;
+        }
+        let result = entry.result();
         let slot = self.slots.find(op).expect("checked by the caller");
         let (token, cancelled) = (slot.token, slot.cancelled);
         let Kind::Send { gather, sent, .. } = &mut slot.kind else {
@@ -135,12 +144,7 @@ impl Uring {
             return None;
         }
         let error = outcome(result).err();
-        let Kind::Send { gather, message, .. } = self.slots.remove(op).kind else {
-            unreachable!("checked above")
-        };
-        if let Some(message) = message {
-            self.slots.give_message(message);
-        }
+        let gather = self.release_gather(op);
         Some(Completion::Sent { token, gather, bytes, error })
     }
 }

@@ -8,6 +8,7 @@ mod parking;
 mod probe;
 mod slot;
 mod watch;
+mod zero_copy;
 
 use std::{
     collections::VecDeque,
@@ -27,6 +28,7 @@ use self::{
     probe::Features,
     slot::{Kind, Slot, Slots},
     watch::Watch,
+    zero_copy::ZeroCopy,
 };
 use super::{
     Completion, Direct, Driver, OpId, Received, SEGMENTS_PER_SEND_MAX, Submission, Token, Wait,
@@ -35,6 +37,7 @@ use crate::{
     buf::{Gather, Pool, Segment},
     config::{Config, WaitStrategy},
     error::Error,
+    stats::ZeroCopyStats,
     sync::{Arc, OnceLock},
     sys::eventfd::EventFd,
 };
@@ -93,6 +96,7 @@ pub struct Uring {
     /// Completions that the kernel has nothing to do with.
     ended: VecDeque<Completion>,
     features: Features,
+    zero_copy: ZeroCopy,
     waker: Arc<EventFdWaker>,
     /// What the next alarm entry to be submitted points at.
     alarm: Box<types::Timespec>,
@@ -141,6 +145,7 @@ impl Uring {
             spins: config.wait == WaitStrategy::Spin,
             ended: VecDeque::new(),
             features,
+            zero_copy: ZeroCopy::new(features.zero_copy, config.zero_copy_bytes_min),
             waker,
             alarm: Box::default(),
             parking: None,
@@ -249,19 +254,24 @@ impl Uring {
     fn push_send(&mut self, op: OpId) {
         let slot = self.slots.find(op).expect("the caller holds the slot");
         let fd = types::Fd(slot.fd);
-        let Kind::Send { gather, sent, message } = &mut slot.kind else {
+        let Kind::Send { gather, sent, message, zero_copy } = &mut slot.kind else {
             unreachable!("only sends are submitted here")
         };
         let entry = match single(gather) {
-            Some(segment) => {
+            Some(segment) if !zero_copy.asks => {
                 let rest = &segment.bytes()[*sent..];
                 let len = rest.len().min(u32::MAX as usize) as u32;
                 opcode::Send::new(fd, rest.as_ptr(), len).flags(SEND_FLAGS).build()
             }
-            None => {
+            _ => {
                 let message = message.as_mut().expect("taken with the slot");
                 message.gather(gather, *sent);
-                opcode::SendMsg::new(fd, &raw const message.header).flags(SEND_FLAGS as u32).build()
+                let header = &raw const message.header;
+                if zero_copy.asks {
+                    zero_copy::entry(fd, header)
+                } else {
+                    opcode::SendMsg::new(fd, header).flags(SEND_FLAGS as u32).build()
+                }
             }
         };
         self.push(entry.user_data(op.0));
@@ -269,8 +279,10 @@ impl Uring {
 
     fn submit_send(&mut self, token: Token, fd: RawFd, gather: Gather, sent: usize) -> OpId {
         assert!(gather.segments().len() <= SEGMENTS_PER_SEND_MAX, "too many segments in one send");
-        let message = single(&gather).is_none().then(|| self.slots.take_message());
-        let op = self.slots.insert(token, fd, Kind::Send { gather, sent, message });
+        let zero_copy = self.zero_copy.choose(token, fd, &gather);
+        let needs_message = zero_copy.asks || single(&gather).is_none();
+        let message = needs_message.then(|| self.slots.take_message());
+        let op = self.slots.insert(token, fd, Kind::Send { gather, sent, message, zero_copy });
         self.push_send(op);
         op
     }
@@ -323,11 +335,23 @@ impl Driver for Uring {
         op
     }
 
+    fn close(&mut self, fd: OwnedFd) {
+        self.forget_path(&fd);
+    }
+
+    fn zero_copy_stats(&self) -> ZeroCopyStats {
+        self.zero_copy.stats()
+    }
+
     fn cancel(&mut self, op: OpId) {
         if let Some(completion) = self.watch.cancel(op, &mut self.slots) {
             return self.ended.push_back(completion);
         }
         let Some(slot) = self.slots.find(op) else { return };
+        // What is held has ended for everybody but the kernel, which ends it when it can.
+        if matches!(slot.kind, Kind::Held { .. }) {
+            return;
+        }
         if !std::mem::replace(&mut slot.cancelled, true) {
             self.push(opcode::AsyncCancel::new(op.0).build().user_data(CANCEL));
         }
@@ -441,7 +465,7 @@ impl Driver for Uring {
     }
 
     fn in_flight(&self) -> usize {
-        self.slots.len()
+        self.slots.len() - self.zero_copy.held()
     }
 
     fn shut_down(&mut self, pool: &mut Pool) -> bool {
@@ -461,7 +485,7 @@ impl Driver for Uring {
                 break;
             }
         }
-        self.slots.len() == 0
+        self.in_flight() == 0
     }
 
     fn waker(&self) -> Waker {
@@ -493,14 +517,22 @@ impl Driver for Uring {
 
 impl Drop for Uring {
     fn drop(&mut self) {
-        if self.slots.len() > 0 {
+        if self.in_flight() > 0 {
             // The kernel may still write into these slots: losing the memory is the lesser evil.
             tracing::error!(
-                ops = self.slots.len(),
+                ops = self.in_flight(),
                 "io_uring operations did not end; leaking them"
             );
-            std::mem::forget(std::mem::take(&mut self.slots));
             self.buffers.leak();
+        } else if self.zero_copy.held() > 0 {
+            // A peer has not acknowledged them yet, and used again, their memory would be sent to it.
+            tracing::warn!(
+                sends = self.zero_copy.held(),
+                "the kernel still sends from memory of a shard that is dropped; leaking it"
+            );
+        }
+        if self.slots.len() > 0 {
+            std::mem::forget(std::mem::take(&mut self.slots));
         }
     }
 }

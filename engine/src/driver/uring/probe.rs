@@ -3,7 +3,7 @@
 
 use std::io;
 
-use io_uring::IoUring;
+use io_uring::{IoUring, opcode};
 
 use super::bufring::BufRing;
 use crate::error::Error;
@@ -16,11 +16,12 @@ pub const MASK_VARIABLE: &str = "ZRING_URING_MASK";
 pub struct Mask {
     inc: bool,
     multishot: bool,
+    zc: bool,
 }
 
 impl Mask {
     /// Reads a list such as `inc,multishot`. Names: `inc` (incremental buffer consumption),
-    /// `multishot` (receives that re-arm themselves), `ringfd` (the registered ring descriptor, which is
+    /// `multishot` (receives that re-arm themselves), `zc` (sends without a copy), `ringfd` (the registered ring descriptor, which is
     /// not used at present: the io-uring crate keeps its index in a value that a ring cannot hold).
     ///
     /// # Errors
@@ -31,6 +32,7 @@ impl Mask {
             match name {
                 "inc" => mask.inc = true,
                 "multishot" => mask.multishot = true,
+                "zc" => mask.zc = true,
                 "ringfd" => {}
                 other => return Err(Error::UnknownFeature(other.to_owned())),
             }
@@ -55,11 +57,23 @@ pub(super) struct Incremental(());
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Multishot(());
 
+/// Proof that a send may go without a copy (Linux 6.1).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ZeroCopySends(());
+
+impl ZeroCopySends {
+    #[cfg(test)]
+    pub(super) fn for_tests() -> Self {
+        Self(())
+    }
+}
+
 /// What the probe found.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Features {
     pub(super) incremental: Option<Incremental>,
     pub(super) multishot: Option<Multishot>,
+    pub(super) zero_copy: Option<ZeroCopySends>,
 }
 
 impl Features {
@@ -70,8 +84,15 @@ impl Features {
         let multishot = (!mask.multishot).then_some(Multishot(()));
         let incremental =
             (!mask.inc && BufRing::accepts_incremental(ring)?).then_some(Incremental(()));
-        Ok(Self { incremental, multishot })
+        let zero_copy = (!mask.zc && knows_zero_copy(ring)?).then_some(ZeroCopySends(()));
+        Ok(Self { incremental, multishot, zero_copy })
     }
+}
+
+fn knows_zero_copy(ring: &IoUring) -> io::Result<bool> {
+    let mut probe = io_uring::Probe::new();
+    ring.submitter().register_probe(&mut probe)?;
+    Ok(probe.is_supported(opcode::SendMsgZc::CODE))
 }
 
 #[cfg(test)]

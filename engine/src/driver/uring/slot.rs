@@ -6,7 +6,10 @@ use socket2::SockAddr;
 
 use crate::{
     buf::{Gather, SharedMut},
-    driver::{Direct, OpId, SEGMENTS_PER_SEND_MAX, Token, rest_of, uring::connect::Pause},
+    driver::{
+        Direct, OpId, SEGMENTS_PER_SEND_MAX, Token, rest_of,
+        uring::{connect::Pause, zero_copy::Progress},
+    },
 };
 
 /// A message header and its vector, at an address that does not move.
@@ -85,6 +88,13 @@ pub(super) enum Kind {
         gather: Gather,
         sent: usize,
         message: Option<Box<Message>>,
+        zero_copy: Progress,
+    },
+    /// A send that is over, but the kernel still reads its memory: see `zero_copy`.
+    Held {
+        _gather: Gather,
+        message: Option<Box<Message>>,
+        zero_copy: Progress,
     },
 }
 

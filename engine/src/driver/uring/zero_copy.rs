@@ -1,0 +1,357 @@
+//! Sends that the kernel makes from our memory, without a copy of its own, where it really can.
+//!
+//! Asking for it (`IORING_OP_SENDMSG_ZC`) promises nothing: over loopback, and through devices that cannot gather, the
+//! kernel copies all the same, and has then done more work than for an ordinary send. It says afterwards which it was.
+//! So each connection asks once and follows the answer ([`Path`]).
+//!
+//! ```text
+//! submitted ──▶ taken (bytes, F_MORE) ──▶ Completion::Sent, with a twin of the list
+//!                  └─ the list stays in its slot ([`Kind::Held`]) ──▶ notification (F_NOTIF, usage) ──▶ dropped
+//! ```
+//! `Sent` does not wait for the notification, which over TCP comes with the peer's acknowledgement: the connection's
+//! next send would wait a round trip for it. The bodies in the twin are the same memory, counted once more, so whoever
+//! asks whether he has a body for himself again is told when the kernel is done with it.
+
+use std::{
+    collections::HashMap,
+    os::fd::{AsRawFd, OwnedFd, RawFd},
+};
+
+use io_uring::{cqueue, opcode, squeue, types};
+use libc::msghdr;
+
+use super::{Kind, SEND_FLAGS, Uring, probe::ZeroCopySends, slot::Slot};
+use crate::{
+    buf::{Gather, Segment},
+    driver::{OpId, Token},
+    stats::ZeroCopyStats,
+};
+
+/// `IORING_SEND_ZC_REPORT_USAGE` and `IORING_NOTIF_USAGE_ZC_COPIED` of `linux/io_uring.h` (6.2).
+const REPORT_USAGE: u16 = 1 << 3;
+const COPIED: u32 = 1 << 31;
+/// After so many large sends a connection whose kernel copied asks again: routes change.
+const ASKED_AGAIN_AFTER: u32 = 1000;
+
+/// How the large sends of one connection go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Path {
+    /// One has asked; until it is answered the others are ordinary.
+    Asking,
+    /// The kernel made do without a copy: all ask.
+    Avoids,
+    /// It copied, or had no room to do otherwise: ordinary sends, so many until one asks again.
+    Copies { left: u32 },
+    /// Such sockets cannot.
+    Never,
+}
+
+/// The part of one send in it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Progress {
+    /// What is submitted asks to go without a copy.
+    pub(super) asks: bool,
+    /// The kernel refused the asking: its notifications say nothing.
+    refused: bool,
+    /// Notifications to come.
+    notifications: u32,
+}
+
+/// What the connections of a driver learned, and the totals.
+#[derive(Debug)]
+pub(super) struct ZeroCopy {
+    feature: Option<ZeroCopySends>,
+    bytes_min: usize,
+    /// By descriptor; of connections that had a large send. The token tells a descriptor that is used again.
+    paths: HashMap<RawFd, (Token, Path)>,
+    /// Sends that are over for all but the kernel.
+    held: usize,
+    stats: ZeroCopyStats,
+}
+
+impl ZeroCopy {
+    pub(super) fn new(feature: Option<ZeroCopySends>, bytes_min: usize) -> Self {
+        Self { feature, bytes_min, paths: HashMap::new(), held: 0, stats: ZeroCopyStats::default() }
+    }
+
+    pub(super) fn stats(&self) -> ZeroCopyStats {
+        self.stats
+    }
+
+    /// How many slots wait for notifications alone.
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Decides on one send.
+    pub(super) fn choose(&mut self, token: Token, fd: RawFd, gather: &Gather) -> Progress {
+        if self.feature.is_none() || gather.bytes() < self.bytes_min {
+            return Progress::default();
+        }
+        let asks = referenced_bytes(gather) >= self.bytes_min && self.asks(token, fd);
+        Progress { asks, ..Progress::default() }
+    }
+
+    /// Whether a large send of this connection asks.
+    fn asks(&mut self, token: Token, fd: RawFd) -> bool {
+        let (known, path) = self.paths.entry(fd).or_insert((token, Path::Copies { left: 0 }));
+        if *known != token {
+            (*known, *path) = (token, Path::Copies { left: 0 });
+        }
+        match path {
+            Path::Avoids => true,
+            Path::Asking | Path::Never => false,
+            Path::Copies { left: 0 } => {
+                *path = Path::Asking;
+                true
+            }
+            Path::Copies { left } => {
+                *left -= 1;
+                false
+            }
+        }
+    }
+
+    fn path(&mut self, token: Token, fd: RawFd) -> Option<&mut Path> {
+        let (known, path) = self.paths.get_mut(&fd)?;
+        (*known == token).then_some(path)
+    }
+
+    /// The kernel's report on a send that asked.
+    fn learn(&mut self, token: Token, fd: RawFd, copied: bool) {
+        self.stats.sends += 1;
+        self.stats.copied += u64::from(copied);
+        let Some(path) = self.path(token, fd) else { return };
+        match (*path, copied) {
+            (Path::Asking | Path::Avoids, true) => {
+                *path = Path::Copies { left: ASKED_AGAIN_AFTER };
+            }
+            (Path::Asking, false) => *path = Path::Avoids,
+            // Reports on sends from before another one changed the path.
+            (Path::Avoids, false) | (Path::Copies { .. } | Path::Never, _) => {}
+        }
+    }
+
+    /// The kernel did not take the asking at all.
+    fn refuse(&mut self, token: Token, fd: RawFd, errno: i32) {
+        self.stats.refused += 1;
+        if errno == libc::EINVAL {
+            // It does not know the report (before Linux 6.2), so nothing would ever be learned.
+            self.feature = None;
+        }
+        if let Some(path) = self.path(token, fd) {
+            // Pinned memory counts towards a limit (ENOMEM, ENOBUFS), which other sends may leave room under later.
+            let is_for_now = matches!(errno, libc::ENOMEM | libc::ENOBUFS);
+            *path = if is_for_now { Path::Copies { left: ASKED_AGAIN_AFTER } } else { Path::Never };
+        }
+    }
+
+    fn forget(&mut self, fd: RawFd) {
+        self.paths.remove(&fd);
+    }
+}
+
+/// How many bytes lie in memory that outlives the send by itself.
+fn referenced_bytes(gather: &Gather) -> usize {
+    let bytes = |segment: &Segment| match segment {
+        Segment::Shared(_) | Segment::Lease(_) | Segment::Static(_) => segment.bytes().len(),
+        Segment::Arena(_) | Segment::Head { .. } => 0,
+    };
+    gather.segments().map(bytes).sum()
+}
+
+/// The send of a message that asks to go without a copy, and for a report.
+pub(super) fn entry(fd: types::Fd, header: *const msghdr) -> squeue::Entry {
+    opcode::SendMsgZc::new(fd, header).ioprio(REPORT_USAGE).flags(SEND_FLAGS as u32).build()
+}
+
+impl Uring {
+    /// The kernel has answered a send that may have asked. Returns whether the answer was a refusal, after which the
+    /// send is on its way once more, as an ordinary one.
+    pub(super) fn note_answer(&mut self, op: OpId, entry: &cqueue::Entry) -> bool {
+        let slot = self.slots.find(op).expect("the caller holds the slot");
+        let (token, fd, cancelled) = (slot.token, slot.fd, slot.cancelled);
+        let Kind::Send { zero_copy, .. } = &mut slot.kind else {
+            unreachable!("checked by the caller")
+        };
+        if !zero_copy.asks {
+            return false;
+        }
+        zero_copy.notifications += u32::from(cqueue::more(entry.flags()));
+        let errno = -entry.result();
+        let is_refusal =
+            matches!(errno, libc::EOPNOTSUPP | libc::EINVAL | libc::ENOMEM | libc::ENOBUFS);
+        if !is_refusal || cancelled {
+            return false;
+        }
+        zero_copy.asks = false;
+        zero_copy.refused = true;
+        self.zero_copy.refuse(token, fd, errno);
+        self.push_send(op);
+        true
+    }
+
+    /// What of a send's memory goes back to its owner now that the kernel has answered for all of it: the list itself,
+    /// or, where the kernel still sends from it, a twin.
+    pub(super) fn release_gather(&mut self, op: OpId) -> Gather {
+        let slot = self.slots.find(op).expect("the caller holds the slot");
+        let Kind::Send { zero_copy, .. } = &slot.kind else {
+            unreachable!("checked by the caller")
+        };
+        if zero_copy.notifications == 0 {
+            let Kind::Send { gather, message, .. } = self.slots.remove(op).kind else {
+                unreachable!("seen above")
+            };
+            if let Some(message) = message {
+                self.slots.give_message(message);
+            }
+            return gather;
+        }
+        let zero_copy = *zero_copy;
+        // A kind that needs no memory stands in for a moment.
+        let Kind::Send { mut gather, message, .. } =
+            std::mem::replace(&mut slot.kind, Kind::Receive)
+        else {
+            unreachable!("seen above")
+        };
+        let twin = gather.twin();
+        slot.kind = Kind::Held { _gather: gather, message, zero_copy };
+        self.zero_copy.held += 1;
+        twin
+    }
+
+    /// The kernel is done with the memory of one send that asked.
+    pub(super) fn complete_notification(&mut self, op: OpId, result: i32) {
+        let slot = self.slots.find(op).expect("checked by the caller");
+        let (token, fd) = (slot.token, slot.fd);
+        let (Kind::Send { zero_copy, .. } | Kind::Held { zero_copy, .. }) = &mut slot.kind else {
+            unreachable!("only sends ask")
+        };
+        debug_assert!(zero_copy.notifications > 0, "a notification that was not announced");
+        zero_copy.notifications -= 1;
+        let Progress { refused, notifications, .. } = *zero_copy;
+        if !refused {
+            self.zero_copy.learn(token, fd, result as u32 & COPIED != 0);
+        }
+        if notifications > 0 {
+            return;
+        }
+        if let Some(Slot { kind: Kind::Held { .. }, .. }) = self.slots.find(op) {
+            self.zero_copy.held -= 1;
+            if let Kind::Held { message: Some(message), .. } = self.slots.remove(op).kind {
+                self.slots.give_message(message);
+            }
+        }
+    }
+
+    /// A descriptor is closed: its number says nothing any more.
+    pub(super) fn forget_path(&mut self, fd: &OwnedFd) {
+        self.zero_copy.forget(fd.as_raw_fd());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buf::Shared;
+
+    const LARGE: usize = 64 << 10;
+
+    fn zero_copy() -> ZeroCopy {
+        ZeroCopy::new(Some(ZeroCopySends::for_tests()), LARGE)
+    }
+
+    fn large() -> Gather {
+        let mut gather = Gather::new();
+        gather.push(Segment::Head { bytes: [0; 10], len: 9 });
+        gather.push(Segment::Shared(Shared::zeroed(LARGE)));
+        gather
+    }
+
+    /// What happens to a large send of connection `token` on descriptor 7.
+    fn asks(zero_copy: &mut ZeroCopy, token: Token) -> bool {
+        zero_copy.choose(token, 7, &large()).asks
+    }
+
+    #[test]
+    fn a_connection_whose_kernel_copies_asks_rarely() {
+        let mut zero_copy = zero_copy();
+        assert!(asks(&mut zero_copy, 1));
+        assert!(!asks(&mut zero_copy, 1), "one answer is enough");
+        zero_copy.learn(1, 7, true);
+        let asked = (0..3 * (ASKED_AGAIN_AFTER + 1)).filter(|_| {
+            let asked = asks(&mut zero_copy, 1);
+            if asked {
+                zero_copy.learn(1, 7, true);
+            }
+            asked
+        });
+        assert_eq!(asked.count(), 3);
+        assert_eq!(zero_copy.stats(), ZeroCopyStats { sends: 4, copied: 4, refused: 0 });
+    }
+
+    #[test]
+    fn a_connection_whose_kernel_avoids_the_copy_always_asks_until_it_does_not() {
+        let mut zero_copy = zero_copy();
+        assert!(asks(&mut zero_copy, 1));
+        zero_copy.learn(1, 7, false);
+        for _ in 0..10 {
+            assert!(asks(&mut zero_copy, 1));
+            zero_copy.learn(1, 7, false);
+        }
+        assert!(asks(&mut zero_copy, 1));
+        // The route changed; a report from before that comes late changes nothing.
+        zero_copy.learn(1, 7, true);
+        assert!(!asks(&mut zero_copy, 1));
+        zero_copy.learn(1, 7, false);
+        assert!(!asks(&mut zero_copy, 1));
+        let copies = (0..ASKED_AGAIN_AFTER - 2).filter(|_| asks(&mut zero_copy, 1)).count();
+        assert_eq!(copies, 0);
+        assert!(asks(&mut zero_copy, 1));
+        zero_copy.learn(1, 7, false);
+        assert!(asks(&mut zero_copy, 1), "the way back");
+        assert_eq!(zero_copy.stats().copied, 1);
+    }
+
+    #[test]
+    fn a_refusal_is_for_ever_for_a_while_or_for_all() {
+        let mut zero_copy = zero_copy();
+        assert!(asks(&mut zero_copy, 1));
+        zero_copy.refuse(1, 7, libc::EOPNOTSUPP);
+        assert_eq!((0..5000).filter(|_| asks(&mut zero_copy, 1)).count(), 0);
+        assert!(asks(&mut zero_copy, 2), "the descriptor is another connection's now");
+        zero_copy.refuse(2, 7, libc::ENOMEM);
+        let left = ASKED_AGAIN_AFTER as usize + 1;
+        assert_eq!((0..left).filter(|_| asks(&mut zero_copy, 2)).count(), 1);
+        assert!(asks(&mut zero_copy, 3));
+        zero_copy.refuse(3, 7, libc::EINVAL);
+        assert!(!asks(&mut zero_copy, 4), "nobody asks where nothing is reported");
+        assert_eq!(zero_copy.stats(), ZeroCopyStats { sends: 0, copied: 0, refused: 3 });
+    }
+
+    #[test]
+    fn a_late_report_is_not_about_the_next_connection() {
+        let mut zero_copy = zero_copy();
+        assert!(asks(&mut zero_copy, 1));
+        zero_copy.forget(7);
+        zero_copy.learn(1, 7, false);
+        assert!(zero_copy.paths.is_empty());
+        assert!(asks(&mut zero_copy, 2));
+        zero_copy.learn(1, 7, false);
+        assert!(!asks(&mut zero_copy, 2), "still waiting for its own answer");
+    }
+
+    #[test]
+    fn only_large_bodies_by_reference_count() {
+        let mut zero_copy = zero_copy();
+        let mut gather = Gather::new();
+        gather.push(Segment::Arena(vec![0; 2 * LARGE]));
+        gather.push(Segment::Shared(Shared::zeroed(LARGE - 1)));
+        assert!(!zero_copy.choose(1, 7, &gather).asks);
+        assert!(zero_copy.paths.is_empty());
+        gather.push(Segment::Static(b"x"));
+        assert!(zero_copy.choose(1, 7, &gather).asks);
+        let mut masked = ZeroCopy::new(None, LARGE);
+        assert!(!masked.choose(1, 7, &gather).asks);
+    }
+}
