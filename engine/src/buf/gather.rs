@@ -65,9 +65,10 @@ impl Gather {
     }
 
     /// The same bytes once more, in the same memory: nothing is copied but the few bytes of heads. Arena blocks become
-    /// shared ones in both, so that neither is recycled under the other.
+    /// shared ones in both, so that neither is recycled under the other. `spare`, an empty list, is what it is made of.
     #[must_use]
-    pub fn twin(&mut self) -> Self {
+    pub fn twin(&mut self, mut spare: Self) -> Self {
+        debug_assert!(spare.is_empty());
         let share = |segment: &mut Segment| match segment {
             Segment::Arena(block) => {
                 let shared = Shared::from_vec(std::mem::take(block));
@@ -79,7 +80,9 @@ impl Gather {
             Segment::Lease(lease) => Segment::Lease(lease.clone()),
             Segment::Static(bytes) => Segment::Static(bytes),
         };
-        Self { segments: self.segments.iter_mut().map(share).collect(), bytes: self.bytes }
+        spare.segments.extend(self.segments.iter_mut().map(share));
+        spare.bytes = self.bytes;
+        spare
     }
 
     /// Takes the first segment away.
@@ -191,7 +194,7 @@ mod tests {
             list.segments().map(|part| (part.bytes().as_ptr(), part.bytes().to_vec())).collect()
         };
         let before = parts(&list);
-        let twin = list.twin();
+        let twin = list.twin(Gather::new());
         assert_eq!(parts(&list), before, "nothing moves that the kernel may be reading");
         assert_eq!(twin.bytes(), list.bytes());
         for (at, (one, other)) in before.iter().zip(parts(&twin)).enumerate() {

@@ -41,8 +41,7 @@ impl Uring {
             }
             Kind::Direct { .. } => Some(self.complete_direct(op, entry.result())),
             Kind::Send { .. } | Kind::Held { .. } if cqueue::notif(entry.flags()) => {
-                self.complete_notification(op, entry.result());
-                None
+                self.complete_notification(op, entry.result())
             }
             Kind::Send { .. } => self.complete_send(op, entry),
             Kind::Held { .. } => unreachable!("its send was answered"),
@@ -133,18 +132,15 @@ impl Uring {
         }
         let result = entry.result();
         let slot = self.slots.find(op).expect("checked by the caller");
-        let (token, cancelled) = (slot.token, slot.cancelled);
+        let cancelled = slot.cancelled;
         let Kind::Send { gather, sent, .. } = &mut slot.kind else {
             unreachable!("checked by the caller")
         };
         *sent += result.max(0) as usize;
-        let (bytes, all) = (*sent, gather.bytes());
-        if result > 0 && bytes < all && !cancelled {
+        if result > 0 && *sent < gather.bytes() && !cancelled {
             self.push_send(op);
             return None;
         }
-        let error = outcome(result).err();
-        let gather = self.release_gather(op);
-        Some(Completion::Sent { token, gather, bytes, error })
+        self.end_send(op, result)
     }
 }

@@ -218,6 +218,26 @@ impl Uring {
         !queue.is_empty() || queue.taskrun() || queue.cq_overflow() || !self.backlog.is_empty()
     }
 
+    /// Has the kernel finish what it has begun; whether anything completed. If not, answered sends end as they are.
+    #[cold]
+    fn finds_more(&mut self) -> bool {
+        if self.has_work() {
+            // A fault comes up again with the next turn.
+            let _ = self.enter();
+        }
+        let finds = self.has_completion();
+        if !finds {
+            self.end_answered();
+        }
+        finds
+    }
+
+    /// Whether something ended without the kernel, or is about to.
+    #[inline]
+    fn has_ended(&self) -> bool {
+        !self.ended.is_empty() || self.zero_copy.has_answered()
+    }
+
     /// Whether the next receive is to be asked for instead of armed.
     fn watches(&self) -> bool {
         self.spins && self.parked == 0 && self.waker.shown.get().is_none() && self.watch.has_room()
@@ -372,7 +392,7 @@ impl Driver for Uring {
             // Before looking, so that whatever completes later makes it readable again.
             let _ = event_fd.drain();
         }
-        if wait == Wait::No || !self.ended.is_empty() || self.has_completion() {
+        if wait == Wait::No || self.has_ended() || self.has_completion() {
             return if self.has_work() { self.enter() } else { Ok(()) };
         }
         if let Wait::Park(timeout_ns) = wait {
@@ -410,7 +430,7 @@ impl Driver for Uring {
         self.watch.give_up();
         self.arm_unserved();
         self.flush()?;
-        if !self.ended.is_empty() || self.has_completion() || self.has_work() {
+        if self.has_ended() || self.has_completion() || self.has_work() {
             return Ok(None);
         }
         let fd = match &self.parking {
@@ -431,7 +451,7 @@ impl Driver for Uring {
 
     #[inline]
     fn has_queued(&self) -> bool {
-        !self.ended.is_empty() || !self.backlog.is_empty() || self.pushed
+        self.has_ended() || !self.backlog.is_empty() || self.pushed
     }
 
     #[inline]
@@ -439,7 +459,12 @@ impl Driver for Uring {
         loop {
             // The queue's handle goes before the entry is looked at.
             let entry = self.ring.completion().next();
-            let Some(entry) = entry else { break };
+            let Some(entry) = entry else {
+                if self.zero_copy.has_answered() && self.finds_more() {
+                    continue;
+                }
+                break;
+            };
             if let Some(completion) = self.complete(&entry, pool) {
                 return Some(completion);
             }

@@ -92,7 +92,7 @@ pub(super) enum Kind {
     },
     /// A send that is over, but the kernel still reads its memory: see `zero_copy`.
     Held {
-        _gather: Gather,
+        gather: Gather,
         message: Option<Box<Message>>,
         zero_copy: Progress,
     },

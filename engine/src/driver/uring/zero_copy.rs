@@ -20,10 +20,10 @@ use std::{
 use io_uring::{cqueue, opcode, squeue, types};
 use libc::msghdr;
 
-use super::{Kind, SEND_FLAGS, Uring, probe::ZeroCopySends, slot::Slot};
+use super::{Kind, SEND_FLAGS, Uring, outcome, probe::ZeroCopySends, slot::Slot};
 use crate::{
     buf::{Gather, Segment},
-    driver::{OpId, Token},
+    driver::{Completion, OpId, Token},
     stats::ZeroCopyStats,
 };
 
@@ -32,6 +32,8 @@ const REPORT_USAGE: u16 = 1 << 3;
 const COPIED: u32 = 1 << 31;
 /// After so many large sends a connection whose kernel copied asks again: routes change.
 const ASKED_AGAIN_AFTER: u32 = 1000;
+/// How many lists are kept for twins.
+const SPARE_LISTS_MAX: usize = 16;
 
 /// How the large sends of one connection go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +57,8 @@ pub(super) struct Progress {
     refused: bool,
     /// Notifications to come.
     notifications: u32,
+    /// What the kernel said of the send as a whole, once it has.
+    answer: Option<i32>,
 }
 
 /// What the connections of a driver learned, and the totals.
@@ -64,18 +68,35 @@ pub(super) struct ZeroCopy {
     bytes_min: usize,
     /// By descriptor; of connections that had a large send. The token tells a descriptor that is used again.
     paths: HashMap<RawFd, (Token, Path)>,
+    /// Sends that the kernel has answered, but whose notification is not there yet.
+    answered: Vec<OpId>,
     /// Sends that are over for all but the kernel.
     held: usize,
+    /// Empty lists for twins.
+    spare: Vec<Gather>,
     stats: ZeroCopyStats,
 }
 
 impl ZeroCopy {
     pub(super) fn new(feature: Option<ZeroCopySends>, bytes_min: usize) -> Self {
-        Self { feature, bytes_min, paths: HashMap::new(), held: 0, stats: ZeroCopyStats::default() }
+        Self {
+            feature,
+            bytes_min,
+            paths: HashMap::new(),
+            answered: Vec::new(),
+            held: 0,
+            spare: Vec::new(),
+            stats: ZeroCopyStats::default(),
+        }
     }
 
     pub(super) fn stats(&self) -> ZeroCopyStats {
         self.stats
+    }
+
+    /// Whether a send has been answered that is not completed yet.
+    pub(super) fn has_answered(&self) -> bool {
+        !self.answered.is_empty()
     }
 
     /// How many slots wait for notifications alone.
@@ -191,37 +212,50 @@ impl Uring {
         true
     }
 
-    /// What of a send's memory goes back to its owner now that the kernel has answered for all of it: the list itself,
-    /// or, where the kernel still sends from it, a twin.
-    pub(super) fn release_gather(&mut self, op: OpId) -> Gather {
+    /// The kernel has answered for all of a send. One that it still reads from waits until the completions that are there
+    /// were looked at: over loopback the notification is mostly among them, and then nothing has to be held.
+    pub(super) fn end_send(&mut self, op: OpId, result: i32) -> Option<Completion> {
         let slot = self.slots.find(op).expect("the caller holds the slot");
-        let Kind::Send { zero_copy, .. } = &slot.kind else {
+        let Kind::Send { zero_copy, .. } = &mut slot.kind else {
             unreachable!("checked by the caller")
         };
-        if zero_copy.notifications == 0 {
-            let Kind::Send { gather, message, .. } = self.slots.remove(op).kind else {
-                unreachable!("seen above")
-            };
-            if let Some(message) = message {
-                self.slots.give_message(message);
-            }
-            return gather;
+        if zero_copy.notifications > 0 {
+            zero_copy.answer = Some(result);
+            self.zero_copy.answered.push(op);
+            return None;
         }
-        let zero_copy = *zero_copy;
-        // A kind that needs no memory stands in for a moment.
-        let Kind::Send { mut gather, message, .. } =
-            std::mem::replace(&mut slot.kind, Kind::Receive)
+        let Slot { token, kind: Kind::Send { gather, sent, message, .. }, .. } =
+            self.slots.remove(op)
         else {
             unreachable!("seen above")
         };
-        let twin = gather.twin();
-        slot.kind = Kind::Held { _gather: gather, message, zero_copy };
-        self.zero_copy.held += 1;
-        twin
+        if let Some(message) = message {
+            self.slots.give_message(message);
+        }
+        let error = outcome(result).err();
+        Some(Completion::Sent { token, gather, bytes: sent, error })
+    }
+
+    /// Nothing else has completed: what was answered ends now, with a twin of its list, and is held.
+    pub(super) fn end_answered(&mut self) {
+        while let Some(op) = self.zero_copy.answered.pop() {
+            let slot = self.slots.find(op).expect("it ends here");
+            // A kind without memory stands in for a moment.
+            let kind = std::mem::replace(&mut slot.kind, Kind::Receive);
+            let Kind::Send { mut gather, sent, message, zero_copy } = kind else {
+                unreachable!("only sends are answered so")
+            };
+            let twin = gather.twin(self.zero_copy.spare.pop().unwrap_or_default());
+            slot.kind = Kind::Held { gather, message, zero_copy };
+            self.zero_copy.held += 1;
+            let error = zero_copy.answer.and_then(|result| outcome(result).err());
+            let token = slot.token;
+            self.ended.push_back(Completion::Sent { token, gather: twin, bytes: sent, error });
+        }
     }
 
     /// The kernel is done with the memory of one send that asked.
-    pub(super) fn complete_notification(&mut self, op: OpId, result: i32) {
+    pub(super) fn complete_notification(&mut self, op: OpId, result: i32) -> Option<Completion> {
         let slot = self.slots.find(op).expect("checked by the caller");
         let (token, fd) = (slot.token, slot.fd);
         let (Kind::Send { zero_copy, .. } | Kind::Held { zero_copy, .. }) = &mut slot.kind else {
@@ -229,18 +263,35 @@ impl Uring {
         };
         debug_assert!(zero_copy.notifications > 0, "a notification that was not announced");
         zero_copy.notifications -= 1;
-        let Progress { refused, notifications, .. } = *zero_copy;
+        let Progress { refused, notifications, answer, .. } = *zero_copy;
+        let is_held = matches!(slot.kind, Kind::Held { .. });
         if !refused {
             self.zero_copy.learn(token, fd, result as u32 & COPIED != 0);
         }
         if notifications > 0 {
-            return;
+            return None;
         }
-        if let Some(Slot { kind: Kind::Held { .. }, .. }) = self.slots.find(op) {
-            self.zero_copy.held -= 1;
-            if let Kind::Held { message: Some(message), .. } = self.slots.remove(op).kind {
-                self.slots.give_message(message);
-            }
+        if is_held {
+            self.let_go(op);
+            return None;
+        }
+        let result = answer?;
+        self.zero_copy.answered.retain(|&other| other != op);
+        self.end_send(op, result)
+    }
+
+    /// Nobody reads what was held any more.
+    fn let_go(&mut self, op: OpId) {
+        self.zero_copy.held -= 1;
+        let Kind::Held { mut gather, message, .. } = self.slots.remove(op).kind else {
+            unreachable!("checked by the caller")
+        };
+        if let Some(message) = message {
+            self.slots.give_message(message);
+        }
+        while gather.pop().is_some() {}
+        if self.zero_copy.spare.len() < SPARE_LISTS_MAX {
+            self.zero_copy.spare.push(gather);
         }
     }
 
