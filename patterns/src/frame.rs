@@ -1,6 +1,6 @@
 //! One frame: a body, wherever its bytes lie.
 
-use std::fmt;
+use std::{fmt, ops::RangeBounds};
 
 use zring_engine::{Chunk, Lease, Pool, Shared, queue::parcel::SHORT_BYTES_MAX};
 
@@ -168,6 +168,32 @@ impl Frame {
             Body::Shared(shared) => shared.try_mut(),
             Body::Lease(_) | Body::Static(_) => None,
         }
+    }
+
+    /// A part of the body as a frame of its own. Leased, shared and static memory is shared, not copied; what lies in
+    /// the frame is copied.
+    ///
+    /// However short, a part of a leased body keeps the whole receive buffer from being used again.
+    ///
+    /// ```
+    /// let frame = zring::Frame::from("topic/body");
+    /// assert_eq!(frame.slice(6..).bytes(), b"body");
+    /// ```
+    ///
+    /// # Panics
+    /// If `range` does not lie inside the body.
+    #[must_use]
+    pub fn slice(&self, range: impl RangeBounds<usize>) -> Self {
+        let bytes = self.bytes();
+        let part = &bytes[(range.start_bound().cloned(), range.end_bound().cloned())];
+        let start = part.as_ptr().addr() - bytes.as_ptr().addr();
+        let range = start..start + part.len();
+        Self(match &self.0 {
+            Body::Inline { .. } => return Self::copy_from(part),
+            Body::Lease(lease) => Body::Lease(lease.slice(range)),
+            Body::Shared(shared) => Body::Shared(shared.slice(range)),
+            Body::Static(bytes) => Body::Static(&bytes[range]),
+        })
     }
 
     /// Length of the body in bytes.
@@ -360,6 +386,31 @@ mod tests {
         assert!(matches!(long.0, Body::Shared(_)));
         assert_eq!(long.clone().len(), INLINE_BYTES_MAX + 1);
         assert_eq!(Frame::new(), Frame::from(""));
+    }
+
+    #[test]
+    fn a_slice_shares_what_can_be_shared() {
+        let bodies = [vec![7; 10], (0..200).collect::<Vec<u8>>()];
+        for (body, is_shared) in bodies.into_iter().zip([false, true]) {
+            let frame = Frame::from(body.clone());
+            let slice = frame.slice(2..9);
+            assert_eq!(slice.bytes(), &body[2..9]);
+            let is_inside = frame.bytes().as_ptr_range().contains(&slice.bytes().as_ptr());
+            assert_eq!(is_inside, is_shared);
+            assert_eq!(slice.slice(1..=2).bytes(), &body[3..5], "of a slice");
+            assert_eq!((frame.slice(..).len(), frame.slice(5..5).len()), (body.len(), 0));
+            drop(frame);
+            assert_eq!(slice.bytes(), &body[2..9]);
+        }
+        static BODY: [u8; 100] = [1; 100];
+        let slice = Frame::from_static(&BODY).slice(10..);
+        assert_eq!((slice.bytes().as_ptr(), slice.len()), (BODY[10..].as_ptr(), 90));
+    }
+
+    #[test]
+    #[should_panic(expected = "out of range")]
+    fn a_slice_beyond_the_body_panics() {
+        let _ = Frame::from("short").slice(3..6);
     }
 
     #[test]

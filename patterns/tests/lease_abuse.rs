@@ -4,11 +4,15 @@ mod common;
 
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::content::body;
-use common::{Context, PATIENCE, Socket, Way, bind_tcp, in_ways, open, setting};
-use zring::{Message, SocketType};
+use common::raw::{MORE, Raw, frame, header};
+use common::{
+    Context, PATIENCE, Socket, Way, bind_tcp, in_ways, open, pair, setting, turn_for, turn_until,
+    turning,
+};
+use zring::{Config, EngineConfig, Message, PoolConfig, PoolStats, SocketType};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -191,5 +195,224 @@ fn a_message_received_is_sent_on_after_its_context_is_gone() {
         for number in 0..100 {
             is_intact(&pull.recv().expect("a message"), number);
         }
+    });
+}
+
+/// What the pools of all shards say together.
+fn pools(ctx: &Context) -> PoolStats {
+    let mut sum = PoolStats::default();
+    for shard in ctx.engine_stats() {
+        sum.copies_forced += shard.pool.copies_forced;
+        sum.exhausted += shard.pool.exhausted;
+        sum.leases_out += shard.pool.leases_out;
+        sum.buffers_pinned += shard.pool.buffers_pinned;
+        sum.bytes_pinned += shard.pool.bytes_pinned;
+    }
+    sum
+}
+
+fn leased_frames(messages: &[Message]) -> u64 {
+    messages.iter().flat_map(Message::frames).filter(|frame| frame.is_leased()).count() as u64
+}
+
+/// Waits until no lease is out and none pins anything.
+fn all_is_back(ctx: &Context) {
+    turn_until(ctx, "the last leases", || {
+        let pool = pools(ctx);
+        (pool.leases_out, pool.buffers_pinned, pool.bytes_pinned) == (0, 0, 0)
+    });
+}
+
+/// Two connected sockets beside the abused ones, on the same shards.
+struct Neighbour {
+    pull: Socket,
+    push: Socket,
+    round: u64,
+}
+
+impl Neighbour {
+    fn new(ctx: &Context) -> Self {
+        let (pull, push) = pair(ctx, SocketType::Pull, SocketType::Push);
+        Self { pull, push, round: 0 }
+    }
+
+    /// A small and a large message pass, in time.
+    fn is_served(&mut self) {
+        for size in [10, 300, 50_000] {
+            self.round += 1;
+            let start = Instant::now();
+            self.push.send(body(self.round, size)).expect("send");
+            assert!(self.pull.recv().expect("a message").body() == body(self.round, size));
+            let limit = Duration::from_secs(5) * setting("ZRING_PATIENCE_FACTOR").unwrap_or(1);
+            assert!(start.elapsed() < limit, "starved for {:?}", start.elapsed());
+        }
+    }
+}
+
+#[test]
+fn who_keeps_everything_starves_nobody_and_pins_no_more_than_the_pool() {
+    receiving(messages(), |ctx, pull| {
+        let mut neighbour = Neighbour::new(&ctx);
+        let mut kept = Vec::new();
+        for number in 0..messages() {
+            kept.push(pull.recv().expect("a message"));
+            if number % 1000 == 999 {
+                neighbour.is_served();
+                let engine = EngineConfig::default();
+                let pool_bytes = engine.pool.buffers as u64 * u64::from(engine.pool.buffer_bytes);
+                let most = pool_bytes * ctx.engine_stats().len() as u64;
+                assert!(pools(&ctx).bytes_pinned <= most);
+            }
+        }
+        let (leased, pool) = (leased_frames(&kept), pools(&ctx));
+        assert_eq!(pool.leases_out, leased, "nothing else is out");
+        assert!(pool.copies_forced > 0 && leased < kept.len() as u64, "{pool:?}");
+        for (number, message) in kept.iter().enumerate() {
+            is_intact(message, number);
+        }
+        drop(kept);
+        all_is_back(&ctx);
+        neighbour.is_served();
+    });
+}
+
+#[test]
+fn leases_that_are_kept_are_counted_while_traffic_goes_on() {
+    receiving(3000, |ctx, pull| {
+        let mut kept = Vec::new();
+        for number in 0..3000 {
+            let message = pull.recv().expect("a message");
+            is_intact(&message, number);
+            if number % 250 == 14 {
+                kept.push(message);
+            }
+        }
+        let leased = leased_frames(&kept);
+        assert!(leased > 0);
+        let pool = pools(&ctx);
+        assert_eq!(pool.leases_out, leased);
+        assert!((1..=leased).contains(&pool.buffers_pinned), "{pool:?}");
+        // A clone and a slice are leases, too, and each keeps the buffer.
+        let one = kept.iter().position(|message| leased_frames(std::slice::from_ref(message)) > 0);
+        let message = kept.swap_remove(one.expect("some are leased"));
+        kept.clear();
+        let bytes = message.body().to_vec();
+        let frame = message.frames().next().expect("a frame").clone();
+        let slice = frame.slice(10..bytes.len() - 10);
+        assert!(slice.is_leased());
+        assert_eq!((pools(&ctx).leases_out, pools(&ctx).buffers_pinned), (3, 1));
+        drop((message, frame));
+        assert_eq!((pools(&ctx).leases_out, slice.bytes()), (1, &bytes[10..bytes.len() - 10]));
+        thread::spawn(move || drop(slice)).join().expect("the other thread");
+        all_is_back(&ctx);
+    });
+}
+
+/// The peer does not read, so what is forwarded to it waits: in the buffers that it came in, not in copies.
+#[test]
+fn what_is_forwarded_waits_in_the_buffer_it_came_in() {
+    const SIZE: usize = 6000;
+    const PLUG_BYTES: usize = 8 << 20;
+    in_ways(Way::every(), LIMIT, |way| {
+        let ctx = way.context();
+        let (pull, source) = pair(&ctx, SocketType::Pull, SocketType::Push);
+        let push = open(&ctx, SocketType::Push);
+        let endpoint = bind_tcp(&push);
+        let mut sink = turning(&ctx, || {
+            let mut raw = Raw::connect(&endpoint);
+            raw.handshake(1, "PULL");
+            raw
+        });
+        push.wait_for_peers(1, Some(PATIENCE)).expect("the sink");
+        push.send(body(0, PLUG_BYTES)).expect("the plug");
+        turn_for(&ctx, Duration::from_millis(20));
+        assert_eq!(pools(&ctx).leases_out, 0);
+
+        let mut expected = Vec::new();
+        let mut leased = 0;
+        for round in 0..10 {
+            let parts: Vec<Vec<u8>> =
+                (0..1 + round % 3).map(|part| body(100 * round + part, SIZE)).collect();
+            source.send_multipart(parts.clone()).expect("send");
+            let message = pull.recv().expect("a message");
+            leased += leased_frames(std::slice::from_ref(&message));
+            // A part of a lease goes the same way, and so does a clone.
+            let cut = message.frames().next().expect("a frame").slice(1000..);
+            leased += u64::from(cut.is_leased());
+            push.send(message).expect("forward");
+            push.send(Message::from_frames([cut]).expect("a frame")).expect("forward");
+            expected.push(parts.clone());
+            expected.push(vec![parts[0][1000..].to_vec()]);
+        }
+        assert!(leased > 15, "{leased} leased frames");
+        assert_eq!(pools(&ctx).leases_out, leased, "only the outbox has them");
+
+        turning(&ctx, || {
+            assert!(sink.data().1 == body(0, PLUG_BYTES));
+            for parts in expected {
+                let last = parts.len() - 1;
+                for (at, part) in parts.into_iter().enumerate() {
+                    let (flags, got) = sink.data();
+                    assert_eq!((flags & MORE != 0, got == part), (at < last, true));
+                }
+            }
+        });
+        all_is_back(&ctx);
+    });
+}
+
+/// Buffers so few that idle sockets hold all of them, while one connection is in the middle of a large frame.
+#[test]
+fn an_exhausted_ring_ends_no_half_received_frame() {
+    const LARGE: usize = 300_000;
+    const FLOOD: u64 = 60;
+    in_ways(Way::every(), LIMIT, |way| {
+        let tiny = PoolConfig { buffers: 4, buffer_bytes: 4096, with_kernel: 2, reserve: 1 };
+        let engine = EngineConfig { pool: tiny, pool_whole: tiny, ..EngineConfig::default() };
+        let ctx = way.context_with(Config { engine, ..way.config() });
+        let mut neighbour = Neighbour::new(&ctx);
+        let large = open(&ctx, SocketType::Pull);
+        let endpoint = bind_tcp(&large);
+        let bytes = body(7, LARGE);
+        let mut sender = turning(&ctx, || {
+            let mut raw = Raw::connect(&endpoint);
+            raw.handshake(1, "PUSH");
+            raw.say(&header(0, LARGE as u64));
+            raw.say(&bytes[..LARGE / 2]);
+            raw
+        });
+        let idle: Vec<(Socket, Raw)> = (0..8)
+            .map(|_| {
+                let pull = open(&ctx, SocketType::Pull);
+                pull.set_rcvhwm(1);
+                let endpoint = bind_tcp(&pull);
+                let raw = turning(&ctx, || {
+                    let mut raw = Raw::connect(&endpoint);
+                    raw.handshake(1, "PUSH");
+                    for number in 0..FLOOD {
+                        raw.say(&frame(0, &body(number, 1000)));
+                    }
+                    raw
+                });
+                (pull, raw)
+            })
+            .collect();
+        turn_until(&ctx, "exhaustion", || pools(&ctx).exhausted > 0);
+        for _ in 0..10 {
+            neighbour.is_served();
+        }
+        turning(&ctx, || sender.say(&bytes[LARGE / 2..]));
+        let message = large.recv().expect("the large message");
+        assert!(message.body() == bytes);
+        neighbour.is_served();
+        for (pull, _raw) in &idle {
+            let kept: Vec<Message> = (0..FLOOD).map(|_| pull.recv().expect("a message")).collect();
+            for (number, message) in (0..).zip(kept) {
+                assert!(message.body() == body(number, 1000), "{number}");
+            }
+        }
+        neighbour.is_served();
+        drop(message);
+        all_is_back(&ctx);
     });
 }

@@ -41,7 +41,11 @@ impl PoolConfig {
     }
 }
 
-/// What the pool did, in totals since it was made.
+/// What the pool did, in totals since it was made, and what is out at the moment.
+///
+/// Holding leases costs memory up to a bound: at most `buffers - reserve` buffers wait for leases alone
+/// ([`PoolConfig`]). Beyond that bodies are copied (`copies_forced`). Where receives find no buffer all the same
+/// (`exhausted`), the peers' TCP pushes back until one is back.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PoolStats {
     /// Leases handed out.
@@ -52,6 +56,13 @@ pub struct PoolStats {
     pub recycled: u64,
     /// Receives that found no buffer at all and had to wait for one.
     pub exhausted: u64,
+    /// At the moment: leases that are held, clones and slices among them, in messages that wait or were taken, or in
+    /// sends under way.
+    pub leases_out: u64,
+    /// At the moment: buffers that leases keep from being filled again, wholly or in the part that is filled.
+    pub buffers_pinned: u64,
+    /// At the moment: the size of these buffers in bytes. One lease of a byte pins a whole buffer.
+    pub bytes_pinned: u64,
 }
 
 /// The owner's part of one buffer.
@@ -212,10 +223,20 @@ impl Pool {
         &self.config
     }
 
-    /// Totals so far.
+    /// Totals so far, and a look at each buffer for what is out. Leases that other threads drop meanwhile are counted or
+    /// not.
     #[must_use]
     pub fn stats(&self) -> PoolStats {
-        self.stats.get()
+        let mut stats = self.stats.get();
+        for (header, meta) in self.memory().headers.iter().zip(&self.meta) {
+            let count = header.count.load(Ordering::Relaxed) & !STARVED;
+            let back = header.local.load(Ordering::Relaxed);
+            let out = (count + meta.out.get()).saturating_sub(OWNED + back);
+            stats.leases_out += out as u64;
+            stats.buffers_pinned += u64::from(out > 0);
+        }
+        stats.bytes_pinned = stats.buffers_pinned * u64::from(self.config.buffer_bytes);
+        stats
     }
 
     /// What its memory really is.
@@ -645,6 +666,39 @@ mod tests {
         std::thread::spawn(move || drop(elsewhere)).join().unwrap();
         pool.collect();
         assert_eq!((pool.lent_len(), pool.ready_len()), (0, 4));
+    }
+
+    #[test]
+    fn leases_that_are_out_are_counted() {
+        for owned in [true, false] {
+            let mut pool = Pool::new(CONFIG, owned);
+            let out = |pool: &Pool| {
+                let stats = pool.stats();
+                assert_eq!(stats.bytes_pinned, stats.buffers_pinned * 4096);
+                (stats.leases_out, stats.buffers_pinned)
+            };
+            assert_eq!(out(&pool), (0, 0));
+            let (first, second) = (pool.take_ready().unwrap(), pool.take_ready().unwrap());
+            let one = fill(&mut pool, first, b"abcdef", false);
+            let other = fill(&mut pool, second, b"ghi", true);
+            let lease = pool.lease(&one, 0..6).unwrap();
+            let (clone, slice) = (lease.clone(), lease.slice(2..4));
+            let far = pool.lease(&other, 0..3).unwrap();
+            assert_eq!(out(&pool), (4, 2));
+            pool.release(one);
+            pool.release(other);
+            assert_eq!(out(&pool), (4, 2), "chunks are no leases");
+            drop(lease);
+            assert_eq!(out(&pool), (3, 2));
+            std::thread::spawn(move || drop((clone, far))).join().unwrap();
+            assert_eq!((out(&pool), &slice[..]), ((1, 1), &b"cd"[..]));
+            // Marking what is lent changes no count.
+            pool.starve();
+            assert_eq!(out(&pool), (1, 1));
+            drop(slice);
+            pool.collect();
+            assert_eq!(out(&pool), (0, 0));
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@
 pub(crate) mod claim;
 mod ending;
 mod flush;
+#[cfg(test)]
+mod forward;
 mod heartbeat;
 pub(crate) mod inbound;
 mod inproc;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use zring::inline::{self, CloseReport};
 use zring::{
     Error, Event, Frame, FrameBuf, Message, OptionError, Options, PeerStats, Received,
-    ReceivedFrames, SendError, Sendable, SocketStats, SocketType,
+    ReceivedFrames, SendError, Sendable, ShardStats, SocketStats, SocketType,
 };
 
 /// A context of either kind.
@@ -49,6 +49,14 @@ impl Context {
         match self {
             Context::Inline(ctx) => Batch { _scope: Some(ctx.batch()) },
             Context::Background(_) => Batch { _scope: None },
+        }
+    }
+
+    /// What its shards did.
+    pub(crate) fn engine_stats(&self) -> Vec<ShardStats> {
+        match self {
+            Context::Inline(ctx) => vec![ctx.engine_stats()],
+            Context::Background(ctx) => ctx.engine_stats(),
         }
     }
 
