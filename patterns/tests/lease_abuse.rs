@@ -266,7 +266,10 @@ fn who_keeps_everything_starves_nobody_and_pins_no_more_than_the_pool() {
         }
         let (leased, pool) = (leased_frames(&kept), pools(&ctx));
         assert_eq!(pool.leases_out, leased, "nothing else is out");
-        assert!(pool.copies_forced > 0 && leased < kept.len() as u64, "{pool:?}");
+        // Some 8 MB, which no pool holds.
+        if messages() >= 6000 {
+            assert!(pool.copies_forced > 0 && leased < kept.len() as u64, "{pool:?}");
+        }
         for (number, message) in kept.iter().enumerate() {
             is_intact(message, number);
         }

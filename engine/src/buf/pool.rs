@@ -121,6 +121,8 @@ pub struct Pool {
     config: PoolConfig,
     meta: Box<[Meta]>,
     with_kernel: usize,
+    /// Buffers that were leased from since they were taken, wherever they are now: what could be pinned by leases alone.
+    leased: Cell<usize>,
     /// A receive waits for a buffer: whatever becomes ready is to be told.
     is_starving: bool,
     /// Filled and released, but leases are out.
@@ -205,6 +207,7 @@ impl Pool {
             config,
             meta: (0..buffers).map(|_| Meta::default()).collect(),
             with_kernel: 0,
+            leased: Cell::new(0),
             is_starving: false,
             lent,
             ready: (0..buffers).rev().collect(),
@@ -349,11 +352,11 @@ impl Pool {
         }
     }
 
-    /// Whether leases pin so many buffers that no other may be leased from.
+    /// Whether so many buffers are leased from that no other may be.
     #[must_use]
     #[inline]
     pub fn is_low(&self) -> bool {
-        self.lent.len() + usize::from(self.config.reserve) >= usize::from(self.config.buffers)
+        self.leased.get() + usize::from(self.config.reserve) >= usize::from(self.config.buffers)
     }
 
     /// A lease on `range` of the chunk, or nothing when the reserve forbids to pin another buffer.
@@ -366,11 +369,15 @@ impl Pool {
     pub fn lease(&self, chunk: &Chunk, range: Range<usize>) -> Option<Lease> {
         self.check(chunk);
         let meta = &self.meta[usize::from(chunk.buffer)];
-        if self.is_low() {
-            self.count_refusal();
-            return None;
+        let out = meta.out.get();
+        if out == 0 {
+            if self.is_low() {
+                self.count_refusal();
+                return None;
+            }
+            self.leased.set(self.leased.get() + 1);
         }
-        meta.out.set(meta.out.get() + 1);
+        meta.out.set(out + 1);
         let bytes = NonNull::from(&self.bytes(chunk)[range.clone()]).cast();
         let header = NonNull::from(&self.memory().headers[usize::from(chunk.buffer)]);
         // SAFETY: counted in `out` just now; the range is filled and immutable until all leases are back.
@@ -426,6 +433,7 @@ impl Pool {
 
     fn recycle(&mut self, buffer: u16) {
         let out = self.meta[usize::from(buffer)].out.get() as u64;
+        self.leased.set(self.leased.get() - usize::from(out > 0));
         self.count_stat(|stats| {
             stats.recycled += 1;
             stats.leases += out;
@@ -666,6 +674,31 @@ mod tests {
         std::thread::spawn(move || drop(elsewhere)).join().unwrap();
         pool.collect();
         assert_eq!((pool.lent_len(), pool.ready_len()), (0, 4));
+    }
+
+    #[test]
+    fn the_reserve_holds_whoever_has_the_buffers() {
+        let mut pool = Pool::new(CONFIG, true);
+        let buffers: Vec<_> = std::iter::from_fn(|| pool.take_ready()).collect();
+        let chunks: Vec<_> =
+            buffers.into_iter().map(|buffer| fill(&mut pool, buffer, b"abc", true)).collect();
+        // Nothing is lent yet, but all of these would be once the kernel and the handler are done with them.
+        let mut leases: Vec<_> =
+            chunks.iter().filter_map(|chunk| pool.lease(chunk, 0..3)).collect();
+        assert_eq!(leases.len(), usize::from(CONFIG.buffers - CONFIG.reserve));
+        assert!(pool.is_low());
+        leases.extend(pool.lease(&chunks[0], 1..2));
+        assert_eq!(pool.stats().leases_out, leases.len() as u64, "the buffer is pinned anyway");
+        assert_eq!(pool.stats().copies_forced, u64::from(CONFIG.reserve));
+        for chunk in chunks {
+            let end = pool.filled(chunk.buffer, 0, false);
+            pool.release(chunk);
+            pool.release(end);
+        }
+        assert_eq!(pool.ready_len(), usize::from(CONFIG.reserve), "never pinned by leases");
+        drop(leases);
+        pool.collect();
+        assert!(!pool.is_low() && pool.ready_len() == usize::from(CONFIG.buffers));
     }
 
     #[test]

@@ -194,7 +194,7 @@ pub(crate) fn a_shard_is_dropped_with_a_body_held(case: &Case) {
         let start = Instant::now();
         if is_read {
             let reader = thread::spawn(move || {
-                thread::sleep(Duration::from_millis(50));
+                thread::sleep(Duration::from_millis(10));
                 read_up_to(peer, 2 * BODY_BYTES)
             });
             drop(world);

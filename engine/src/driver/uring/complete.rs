@@ -95,6 +95,10 @@ impl Uring {
                 }
             }
         };
+        if matches!(received, Received::NoBuffer) {
+            self.watch.yield_buffer(pool);
+            self.arm_unserved();
+        }
         if !more {
             let slot = self.slots.find(op).expect("checked by the caller");
             let (fd, cancelled) = (slot.fd, slot.cancelled);

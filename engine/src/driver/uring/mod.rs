@@ -53,6 +53,8 @@ const SPINS: u32 = 512;
 /// How many rounds a shutdown waits for the last completions before it leaks their memory instead.
 const DRAIN_ROUNDS: u32 = 100;
 const DRAIN_ROUND_NS: u64 = 20_000_000;
+/// How many rounds it waits once only peers that have not acknowledged are missing: about half a second.
+const HELD_ROUNDS: u32 = 25;
 const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
 
 #[derive(Debug)]
@@ -497,6 +499,7 @@ impl Driver for Uring {
         for op in self.slots.ids() {
             self.cancel(op);
         }
+        let mut held_rounds = 0;
         for _ in 0..DRAIN_ROUNDS {
             while let Some(completion) = self.next(pool) {
                 if let Completion::Received { received: Received::Bytes(chunk), .. } = completion {
@@ -505,6 +508,10 @@ impl Driver for Uring {
             }
             if self.slots.len() == 0 {
                 return true;
+            }
+            held_rounds += u32::from(self.in_flight() == 0);
+            if held_rounds > HELD_ROUNDS {
+                break;
             }
             if self.poll(Wait::Park(Some(DRAIN_ROUND_NS))).is_err() {
                 break;
@@ -549,15 +556,14 @@ impl Drop for Uring {
                 "io_uring operations did not end; leaking them"
             );
             self.buffers.leak();
+            std::mem::forget(std::mem::take(&mut self.slots));
         } else if self.zero_copy.held() > 0 {
             // A peer has not acknowledged them yet, and used again, their memory would be sent to it.
             tracing::warn!(
                 sends = self.zero_copy.held(),
-                "the kernel still sends from memory of a shard that is dropped; leaking it"
+                "the kernel still sends from memory of a shard that is dropped: it is never freed"
             );
-        }
-        if self.slots.len() > 0 {
-            std::mem::forget(std::mem::take(&mut self.slots));
+            self.keep_held();
         }
     }
 }

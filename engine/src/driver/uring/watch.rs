@@ -46,6 +46,16 @@ impl Watch {
         self.ops.push(op);
     }
 
+    /// Somebody else has no buffer: the one that is filled here goes back to the pool, and the ring serves everybody.
+    #[cold]
+    pub(super) fn yield_buffer(&mut self, pool: &mut Pool) {
+        self.give_up();
+        if let Some(buffer) = self.buffer.take() {
+            let rest = pool.filled(buffer, 0, false);
+            pool.release(rest);
+        }
+    }
+
     /// Gives all of them up, to be armed on the ring instead.
     pub(super) fn give_up(&mut self) {
         self.unserved.append(&mut self.ops);

@@ -25,6 +25,7 @@ use crate::{
     buf::{Gather, Segment},
     driver::{Completion, OpId, Token},
     stats::ZeroCopyStats,
+    sync::{Mutex, OnceLock},
 };
 
 /// `IORING_SEND_ZC_REPORT_USAGE` and `IORING_NOTIF_USAGE_ZC_COPIED` of `linux/io_uring.h` (6.2).
@@ -292,6 +293,20 @@ impl Uring {
         while gather.pop().is_some() {}
         if self.zero_copy.spare.len() < SPARE_LISTS_MAX {
             self.zero_copy.spare.push(gather);
+        }
+    }
+
+    /// The ring goes, and with it the notifications that have not come: what they are about is kept for ever.
+    pub(super) fn keep_held(&mut self) {
+        static KEPT: OnceLock<Mutex<Vec<Gather>>> = OnceLock::new();
+        let mut kept = KEPT
+            .get_or_init(|| Mutex::new(Vec::new()))
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        for op in self.slots.ids() {
+            if let Kind::Held { gather, .. } = self.slots.remove(op).kind {
+                kept.push(gather);
+            }
         }
     }
 
