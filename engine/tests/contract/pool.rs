@@ -7,7 +7,7 @@ use std::{
 };
 
 use socket2::Socket;
-use zring_engine::{ConnId, Direct, Lease, PoolConfig, SharedMut};
+use zring_engine::{Chunk, ConnId, Direct, Lease, PoolConfig, SharedMut};
 
 use crate::{
     case::{Case, patience},
@@ -40,18 +40,35 @@ fn starved(case: &Case, seed: u64) -> (World<'_>, ConnId) {
     (world, conn)
 }
 
-/// Takes leases on all kept chunks and releases these; the bytes are checked as stream `seed`.
-fn lease_all(world: &mut World<'_>, conn: ConnId, seed: u64, at: &mut usize) -> Vec<Lease> {
+/// Takes leases on all kept chunks that the reserve allows and releases these; the others, which pin their buffers, are
+/// for the caller to release. The bytes are checked as stream `seed`.
+fn lease_all(
+    world: &mut World<'_>,
+    conn: ConnId,
+    seed: u64,
+    at: &mut usize,
+) -> (Vec<Lease>, Vec<Chunk>) {
     let chunks = std::mem::take(&mut world.side(conn).chunks);
     let (mut pool, _) = world.shard.memory();
-    let lease = |chunk| pool.lease(chunk, 0..chunk.len()).expect("nothing is lent yet");
-    let leases: Vec<_> = chunks.iter().map(lease).collect();
-    for (chunk, lease) in chunks.into_iter().zip(&leases) {
-        check(seed, *at, lease);
-        *at += lease.len();
-        pool.release(chunk);
+    let leases: Vec<_> = chunks.iter().map(|chunk| pool.lease(chunk, 0..chunk.len())).collect();
+    let (mut leased, mut pinned) = (Vec::new(), Vec::new());
+    for (chunk, lease) in chunks.into_iter().zip(leases) {
+        check(seed, *at, pool.bytes(&chunk));
+        *at += chunk.len();
+        match lease {
+            Some(lease) => {
+                leased.push(lease);
+                pool.release(chunk);
+            }
+            None => pinned.push(chunk),
+        }
     }
-    leases
+    assert!(!leased.is_empty());
+    (leased, pinned)
+}
+
+fn release_all(world: &mut World<'_>, chunks: Vec<Chunk>) {
+    chunks.into_iter().for_each(|chunk| world.shard.release(chunk));
 }
 
 pub(crate) fn exhaustion_and_recovery(case: &Case) {
@@ -131,7 +148,7 @@ pub(crate) fn a_lease_dropped_elsewhere_ends_a_park(case: &Case) {
     for round in 0..60 {
         let before = world.recorder.starved;
         world.turn_until("exhaustion", |world| world.recorder.starved > before);
-        let leases = lease_all(&mut world, conn, 5, &mut at);
+        let (leases, pinned) = lease_all(&mut world, conn, 5, &mut at);
         // The first ones find the shard asleep, the last ones race with it falling asleep.
         let delay = Duration::from_micros(if round < 5 { 20_000 } else { round * 3 });
         let dropper = thread::spawn(move || {
@@ -145,6 +162,7 @@ pub(crate) fn a_lease_dropped_elsewhere_ends_a_park(case: &Case) {
             assert!(start.elapsed() < patience() / 2, "nobody woke the shard in round {round}");
         }
         dropper.join().expect("the dropper");
+        release_all(&mut world, pinned);
     }
 }
 
@@ -188,7 +206,8 @@ pub(crate) fn leases_from_before_the_exhaustion_end_a_park(case: &Case) {
     };
     fill(&mut world, 3);
     let mut at = 0;
-    let leases = lease_all(&mut world, conn, 13, &mut at);
+    let (leases, pinned) = lease_all(&mut world, conn, 13, &mut at);
+    assert!(pinned.is_empty());
     assert_eq!((world.shard.pool().lent_len(), world.recorder.starved), (3, 0));
     fill(&mut world, 1);
     // A receive that was armed while there were buffers asks for one when bytes are there.
@@ -229,7 +248,7 @@ pub(crate) fn a_lease_dropped_elsewhere_signals_the_event_fd(case: &Case) {
     let mut at = 0;
     for round in 0..20 {
         follow_to_rest(&mut world);
-        let leases = lease_all(&mut world, conn, 7, &mut at);
+        let (leases, pinned) = lease_all(&mut world, conn, 7, &mut at);
         if round % 2 == 0 {
             follow_to_rest(&mut world);
         }
@@ -239,6 +258,7 @@ pub(crate) fn a_lease_dropped_elsewhere_signals_the_event_fd(case: &Case) {
         });
         follow(&mut world, "a lease came back", |world| !world.side(conn).chunks.is_empty());
         dropper.join().expect("the dropper");
+        release_all(&mut world, pinned);
     }
 }
 
@@ -247,9 +267,10 @@ pub(crate) fn a_lease_dropped_here_signals_the_event_fd(case: &Case) {
     let mut at = 0;
     for _ in 0..20 {
         follow_to_rest(&mut world);
-        let leases = lease_all(&mut world, conn, 12, &mut at);
+        let (leases, pinned) = lease_all(&mut world, conn, 12, &mut at);
         drop(leases);
         follow(&mut world, "a lease came back", |world| !world.side(conn).chunks.is_empty());
+        release_all(&mut world, pinned);
     }
 }
 
