@@ -121,10 +121,14 @@ fn what_raw_uring_cannot_do() {
 fn bodies_may_go_into_one_buffer() {
     let result = measure(&["throughput", "--receive", "into"]);
     check_common(&result, "throughput", "tcp");
-    let output = bench(&["throughput", "--receive", "into", "--subject", "zring-bg"]);
+    for subject in ["zring", "zring-bg"] {
+        let arguments = ["throughput", "--receive", "into", "--subject", subject, "--size", "64K"];
+        check_common(&measure(&arguments), "throughput", "tcp");
+    }
+    let output = bench(&["throughput", "--receive", "into", "--subject", "raw-uring"]);
     assert_eq!(output.status.code(), Some(1));
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(stderr.contains("--receive into is not supported by zring-bg"), "{stderr}");
+    assert!(stderr.contains("--receive into is not supported by raw-uring"), "{stderr}");
     assert_eq!(bench(&["roundtrip", "--receive", "into"]).status.code(), Some(2));
 }
 

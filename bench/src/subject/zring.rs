@@ -14,7 +14,7 @@ use crate::sides::Announce;
 use crate::subject::zring_crowd::{self, Silent};
 use crate::subject::{
     Case, Common, Crowd, Pattern, Publisher, Receiver, Replier, Requester, STALL, Sender, Subject,
-    Subscribers, Visitor, Worker, not_into, queue_messages, zring_fan,
+    Subscribers, Visitor, Worker, queue_messages, zring_fan,
 };
 
 /// From this body size on, messages are shared instead of copied.
@@ -200,8 +200,15 @@ impl<C: Kind> Subject for Sockets<C> {
     fn receiver(&self, case: &Case, announce: Announce) -> Result<Box<dyn Receiver>> {
         match case.receive {
             Receive::Lease => Ok(Box::new(Side::<C>::bind(case, SocketType::Pull, announce)?)),
-            Receive::Into => Err(not_into(C::NAME)),
+            Receive::Into => {
+                let side = Side::<C>::bind(case, SocketType::Pull, announce)?;
+                Ok(Box::new(IntoReceiver { side, buffer: vec![0; case.size_bytes] }))
+            }
         }
+    }
+
+    fn receives_into(&self) -> bool {
+        true
     }
 
     fn requester(&self, case: &Case, endpoint: &str) -> Result<Box<dyn Requester>> {
@@ -409,6 +416,30 @@ impl<C: Kind> Receiver for Side<C> {
 
     fn driver(&self) -> Option<&'static str> {
         self.driver
+    }
+}
+
+/// Receives into one buffer, again and again.
+struct IntoReceiver<C: Kind> {
+    side: Side<C>,
+    buffer: Vec<u8>,
+}
+
+impl<C: Kind> Receiver for IntoReceiver<C> {
+    fn receive_burst(&mut self, check: &mut SequenceCheck) -> Result<Verdict> {
+        for _ in 0..self.side.burst {
+            let received =
+                self.side.socket.recv_into(&mut self.buffer).map_err(Failure::library)?;
+            let kept = received.len.min(self.buffer.len());
+            if check.accept(&self.buffer[..kept])? == Verdict::End {
+                return Ok(Verdict::End);
+            }
+        }
+        Ok(Verdict::InOrder)
+    }
+
+    fn driver(&self) -> Option<&'static str> {
+        self.side.driver
     }
 }
 

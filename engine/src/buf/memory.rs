@@ -2,7 +2,7 @@
 
 use std::{ptr::NonNull, task::Waker};
 
-use super::region::Region;
+use super::backing::Region;
 use crate::sync::{AtomicUsize, OnceLock, Ordering};
 
 /// While the pool owns a buffer its count carries this bias, so that no lease is ever the last.

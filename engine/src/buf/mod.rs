@@ -1,6 +1,7 @@
 //! Memory that the kernel and the user share: the receive pool and its leases, heap blocks for
 //! large bodies, and the lists of segments that one send gathers.
 
+mod backing;
 mod block;
 mod gather;
 mod lease;
@@ -10,7 +11,6 @@ mod memory;
 mod pool;
 #[cfg(all(test, loom))]
 mod pool_loom;
-mod region;
 
 pub use block::{Shared, SharedMut};
 pub use gather::{ArenaPool, Gather, HEAD_BYTES_MAX, Segment};

@@ -3,9 +3,9 @@
 use std::{cell::Cell, fmt, ops::Range, ptr::NonNull, task::Waker};
 
 use super::{
+    backing::Region,
     lease::Lease,
     memory::{Memory, OWNED, PAGE_BYTES, STARVED, thread_number},
-    region::Region,
 };
 use crate::{config::PoolMemory, error::Error, stats::PoolBacking, sync::Ordering};
 

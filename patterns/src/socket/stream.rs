@@ -41,10 +41,9 @@ enum Pending {
     Large {
         bytes: u64,
     },
-    /// So many of the bytes are in a file; what was received and is not there yet.
+    /// It is taken piece by piece: how much of it was, and what was received and not taken.
     InPieces {
-        bytes: u64,
-        written: u64,
+        taken: u64,
         piece: Vec<u8>,
         is_whole: bool,
     },
@@ -275,19 +274,9 @@ impl<'a, C: Home> Incoming<'a, C> {
         placed
     }
 
-    /// More of a large frame on its way into a file, appended to `piece`. Whether that was all of it.
-    fn pull_piece(&mut self, stream: Stream, piece: &mut Vec<u8>) -> Result<bool, Error> {
-        let start = piece.len();
-        piece.resize(start + PIECE_BYTES, 0);
-        let mut bytes = 0;
-        let pulled = self.attempt(|core| {
-            let room = &mut piece[start..];
-            let (filled, is_whole) = core.hub.pull_streamed(&mut core.shard, stream, room)?;
-            bytes = filled;
-            Ok(is_whole)
-        });
-        piece.truncate(start + bytes);
-        pulled
+    /// More of a large frame: how many bytes of `memory` that filled, and whether it was all.
+    fn pull(&self, stream: Stream, memory: &mut [u8]) -> Result<(usize, bool), Error> {
+        self.attempt(|core| core.hub.pull_streamed(&mut core.shard, stream, memory))
     }
 }
 
@@ -360,69 +349,117 @@ impl<C: Home> IncomingFrame<'_, '_, C> {
         Ok(Received::new(&buffer, self.more))
     }
 
-    /// Receives the body into a file, beginning at `offset`, waiting up to `rcvtimeo` whenever nothing comes. At most
-    /// 256 KiB of a large body are in memory.
+    /// Receives the body into a file, byte `k` of it at `offset + k`, waiting up to `rcvtimeo` whenever nothing comes. At
+    /// most 256 KiB of a large body are in memory.
     ///
     /// # Errors
     /// As [`IncomingFrame::take`], and [`Error::Io`] when the file cannot be written. What was received is kept, so
     /// another call with the same file and offset goes on where this one stopped.
     pub fn write_to(&mut self, file: &File, offset: u64) -> Result<(), Error> {
-        let Some(stream) = self.incoming.stream() else { return self.write_whole(file, offset) };
-        if let Some(Pending::Large { bytes }) = self.incoming.frame
-            && self.is_held(stream)?
-        {
-            let first = self.incoming.attempt(|core| core.hub.claim_pieces(stream))?;
-            let piece = first.bytes().to_vec();
-            let (written, is_whole) = (0, false);
-            self.incoming.frame = Some(Pending::InPieces { bytes, written, piece, is_whole });
+        let mut memory = Vec::new();
+        loop {
+            match &mut self.incoming.frame {
+                None => return Err(taken()),
+                Some(Pending::Large { .. }) => self.take_in_pieces()?,
+                Some(Pending::Frame(frame)) => {
+                    write_all_at(file, frame.bytes(), offset + self.len - frame.len() as u64)?;
+                    self.incoming.frame = None;
+                    return Ok(());
+                }
+                Some(Pending::InPieces { taken, piece, is_whole }) => {
+                    write_all_at(file, piece, offset + *taken)?;
+                    *taken += piece.len() as u64;
+                    piece.clear();
+                    if *is_whole {
+                        self.incoming.frame = None;
+                        return Ok(());
+                    }
+                    let at = offset + *taken;
+                    memory.resize(PIECE_BYTES, 0);
+                    let bytes = self.pull(&mut memory)?;
+                    let written = write_all_at(file, &memory[..bytes], at);
+                    if let Some(Pending::InPieces { taken, piece, .. }) = &mut self.incoming.frame {
+                        match written {
+                            Ok(()) => *taken += bytes as u64,
+                            Err(_) => piece.extend_from_slice(&memory[..bytes]),
+                        }
+                    }
+                    written?;
+                }
+            }
         }
-        if !matches!(self.incoming.frame, Some(Pending::InPieces { .. })) {
-            return self.write_whole(file, offset);
+    }
+
+    /// Receives a part of the body, as much as there is room for and there without a wait, or after one of up to
+    /// `rcvtimeo`. 0: all of it was taken.
+    ///
+    /// # Errors
+    /// As [`IncomingFrame::take`].
+    pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
+        if let Some(Pending::Large { .. }) = self.incoming.frame {
+            self.take_in_pieces()?;
         }
-        self.write_pieces(stream, file, offset)?;
-        self.incoming.frame = None;
-        self.incoming.end_unless(self.more);
+        match &mut self.incoming.frame {
+            Some(Pending::Frame(frame)) => {
+                let bytes = frame.len().min(buffer.len());
+                buffer[..bytes].copy_from_slice(&frame.bytes()[..bytes]);
+                *frame = frame.slice(bytes..);
+                Ok(bytes)
+            }
+            Some(Pending::InPieces { taken, piece, is_whole })
+                if *is_whole || !piece.is_empty() =>
+            {
+                let bytes = piece.len().min(buffer.len());
+                buffer[..bytes].copy_from_slice(&piece[..bytes]);
+                piece.drain(..bytes);
+                *taken += bytes as u64;
+                Ok(bytes)
+            }
+            Some(Pending::InPieces { .. }) if buffer.is_empty() => Ok(0),
+            Some(_) => {
+                let bytes = self.pull(buffer)?;
+                if let Some(Pending::InPieces { taken, .. }) = &mut self.incoming.frame {
+                    *taken += bytes as u64;
+                }
+                Ok(bytes)
+            }
+            None => Err(taken()),
+        }
+    }
+
+    /// From here on a large body is taken piece by piece, unless it is on its way into memory of its own already.
+    fn take_in_pieces(&mut self) -> Result<(), Error> {
+        let held = match self.incoming.stream() {
+            Some(stream) => self.is_held(stream)?.then_some(stream),
+            None => None,
+        };
+        self.incoming.frame = Some(match held {
+            Some(stream) => {
+                let first = self.incoming.attempt(|core| core.hub.claim_pieces(stream))?;
+                Pending::InPieces { taken: 0, piece: first.bytes().to_vec(), is_whole: false }
+            }
+            None => Pending::Frame(self.take()?),
+        });
         Ok(())
+    }
+
+    /// Receives more of a body that is taken piece by piece.
+    fn pull(&mut self, memory: &mut [u8]) -> Result<usize, Error> {
+        let Some(stream) = self.incoming.stream() else { return Err(taken()) };
+        let (bytes, is_last) = self.incoming.pull(stream, memory)?;
+        if let Some(Pending::InPieces { is_whole, .. }) = &mut self.incoming.frame {
+            *is_whole = is_last;
+        }
+        if is_last {
+            self.incoming.end_unless(self.more);
+        }
+        Ok(bytes)
     }
 
     /// Whether the body waits for somebody who says where it is to go. It does not where time was up before, or where
     /// another call has begun to receive it.
     fn is_held(&self, stream: Stream) -> Result<bool, Error> {
         self.incoming.attempt(|core| core.hub.is_streamed_held(stream))
-    }
-
-    fn write_whole(&mut self, file: &File, offset: u64) -> Result<(), Error> {
-        let frame = self.take()?;
-        if let Err(error) = write_all_at(file, frame.bytes(), offset) {
-            self.incoming.frame = Some(Pending::Frame(frame));
-            return Err(error.into());
-        }
-        Ok(())
-    }
-
-    fn write_pieces(&mut self, stream: Stream, file: &File, offset: u64) -> Result<(), Error> {
-        let Some(Pending::InPieces { bytes, mut written, mut piece, mut is_whole }) =
-            self.incoming.frame.take()
-        else {
-            return Err(taken());
-        };
-        let outcome = loop {
-            if let Err(error) = write_all_at(file, &piece, offset + written) {
-                break Err(error.into());
-            }
-            written += piece.len() as u64;
-            piece.clear();
-            if is_whole {
-                break Ok(());
-            }
-            match self.incoming.pull_piece(stream, &mut piece) {
-                Ok(whole) => is_whole = whole,
-                Err(error) => break Err(error),
-            }
-        };
-        debug_assert!(outcome.is_err() || written == bytes);
-        self.incoming.frame = Some(Pending::InPieces { bytes, written, piece, is_whole });
-        outcome
     }
 
     /// Skips the frame. The bytes of a large one are dropped as they come.
