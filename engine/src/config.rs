@@ -107,7 +107,8 @@ pub struct Config {
     pub arena_block_bytes: usize,
     /// Blocks of the send arena kept for reuse.
     pub arena_blocks_max: usize,
-    /// Sends with so many bytes by reference may ask to go without a copy in the kernel (io_uring); [`usize::MAX`]: none.
+    /// Sends with so many bytes by reference may ask to go without a copy in the kernel (io_uring; 64 KiB is a good bound).
+    /// [`usize::MAX`], the default: none.
     pub zero_copy_bytes_min: usize,
     /// io_uring features to hide from the probe (comma-separated); `None` asks the environment's
     /// `ZRING_URING_MASK`.
@@ -133,7 +134,7 @@ impl Default for Config {
             pool_memory: PoolMemory::default(),
             arena_block_bytes: 64 << 10,
             arena_blocks_max: 64,
-            zero_copy_bytes_min: 64 << 10,
+            zero_copy_bytes_min: usize::MAX,
             uring_mask: None,
         }
     }

@@ -213,7 +213,8 @@ fn large_sends_go_without_a_copy() {
         let stop = stop.clone();
         move || acknowledge(SENDS, &stop)
     });
-    let config = Config { driver: DriverChoice::Uring, ..Config::default() };
+    let config =
+        Config { driver: DriverChoice::Uring, zero_copy_bytes_min: 64 << 10, ..Config::default() };
     let mut world = World { shard: Shard::open(config).expect("a ring"), sent: Sent::default() };
     let conn = world.shard.adopt(fd);
     let send = |world: &mut World, body: Segment| {

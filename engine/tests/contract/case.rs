@@ -88,7 +88,13 @@ impl Case {
             On::Ready => (DriverChoice::Ready, ""),
         };
         let uring_mask = Some(mask.to_owned());
-        Config { driver, wait: self.wait, uring_mask, ..Config::default() }
+        Config {
+            driver,
+            wait: self.wait,
+            uring_mask,
+            zero_copy_bytes_min: 64 << 10,
+            ..Config::default()
+        }
     }
 
     /// A configuration with one pool geometry, whichever way the buffers are consumed.
