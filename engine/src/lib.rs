@@ -32,8 +32,8 @@ mod time;
 mod timer;
 
 pub use buf::{
-    ArenaPool, Buffers, Chunk, Gather, HEAD_BYTES_MAX, Lease, Pool, PoolConfig, PoolStats, Segment,
-    Shared, SharedMut,
+    ArenaPool, Buffers, Chunk, FileError, FileFault, FileRegion, Gather, HEAD_BYTES_MAX, Lease,
+    Pool, PoolConfig, PoolStats, Segment, Shared, SharedMut,
 };
 pub use config::{Config, DriverChoice, HugePages, Need, PoolMemory, WaitStrategy};
 pub use conn::{ConnId, ListenerId};

@@ -71,6 +71,13 @@ pub enum Error {
     /// The engine could not be opened.
     #[error(transparent)]
     Engine(#[from] zring_engine::Error),
+    /// A part of a file cannot be a body.
+    #[error(transparent)]
+    File(#[from] zring_engine::FileError),
+    /// A body that lies in a file has to be in memory (for a peer within the process, or as the topic of what PUB
+    /// sends) and could not be read.
+    #[error("the body could not be read from its file: {0}")]
+    FileRead(#[source] io::Error),
     /// The operating system refused.
     #[error(transparent)]
     Io(#[from] io::Error),

@@ -1,8 +1,18 @@
 //! One frame: a body, wherever its bytes lie.
 
-use std::{fmt, ops::RangeBounds};
+use std::{
+    fmt,
+    fs::File,
+    io,
+    ops::{Bound, RangeBounds},
+    sync::Arc,
+};
 
-use zring_engine::{Chunk, Lease, Pool, Shared, queue::parcel::SHORT_BYTES_MAX};
+use zring_engine::{
+    Chunk, FileFault, FileRegion, Lease, Pool, Shared, queue::parcel::SHORT_BYTES_MAX,
+};
+
+use crate::error::Error;
 
 /// Bodies up to this length are kept inside the frame, unless they are leased.
 pub const INLINE_BYTES_MAX: usize = SHORT_BYTES_MAX;
@@ -12,9 +22,12 @@ const COPIED_BYTES_MAX: usize = 40;
 /// One part of a [`Message`](crate::Message): an immutable body in memory of its own kind.
 ///
 /// At most 88 bytes itself. A body lies in the frame (up to [`INLINE_BYTES_MAX`] bytes), in the
-/// receive ring (leased), in shared heap memory, or in static memory. A clone copies inline bodies and
-/// shares the others. `Send` and `Sync`: a leased body may be dropped on any thread, also after its socket
-/// and context are gone.
+/// receive ring (leased), in shared heap memory, in static memory, or in a file ([`Frame::from_file`]). A clone copies
+/// inline bodies and shares the others. `Send` and `Sync`: a leased body may be dropped on any thread, also after its
+/// socket and context are gone.
+///
+/// Two frames are equal when their bodies are; one in a file equals only the same part of the same open file, because
+/// comparing never reads files.
 #[derive(Clone)]
 pub struct Frame(pub(crate) Body);
 
@@ -29,6 +42,7 @@ pub(crate) enum Body {
     Lease(Lease),
     Shared(Shared),
     Static(&'static [u8]),
+    File(FileRegion),
 }
 
 pub(crate) type Words = [u64; INLINE_BYTES_MAX / 8];
@@ -56,6 +70,48 @@ impl Frame {
     #[must_use]
     pub fn from_static(bytes: &'static [u8]) -> Self {
         Self(Body::Static(bytes))
+    }
+
+    /// A body that lies in a file: `len` bytes from `offset` on. Over TCP and Unix-domain sockets the kernel sends them
+    /// from the page cache; nothing is read into this process, so a body may be larger than its memory. What is not in
+    /// the page cache is read in on a thread of its own, while the socket goes on with its other connections. A peer
+    /// within the process gets the body in memory: `send` reads it then.
+    ///
+    /// The file stays open until the last clone of the frame is gone, sent ones included. It must not be changed before
+    /// the peer has received the message: which bytes it gets otherwise is not defined. If the file gets
+    /// shorter, or cannot be read any more, the message is dropped and counted, and its connection ends with
+    /// [`DisconnectReason::File`](crate::DisconnectReason::File), because half of the frame may be out.
+    ///
+    /// The body is not in memory: [`Frame::bytes`] is empty, [`Frame::len`] is its length, [`Frame::read`] reads it. A
+    /// region of no bytes is an ordinary empty frame.
+    ///
+    /// ```
+    /// use std::{fs::File, io::Write};
+    /// use zring::{Frame, SocketType, inline::Context};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("table");
+    /// File::create(&path)?.write_all(b"header 12345")?;
+    /// let context = Context::new()?;
+    /// let push = context.socket(SocketType::Push)?;
+    /// push.bind("tcp://127.0.0.1:0")?;
+    /// let pull = context.socket(SocketType::Pull)?;
+    /// pull.connect(&push.last_endpoint().unwrap())?;
+    ///
+    /// let part = Frame::from_file(File::open(&path)?, 7, 5)?;
+    /// assert_eq!((part.len(), part.bytes()), (5, &b""[..]));
+    /// push.send_multipart([Frame::from("table"), part])?;
+    /// assert_eq!(pull.recv()?.to_vecs(), [b"table", b"12345"]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::File`] when it is not a regular file, not open for reading, open for direct I/O, or ends before
+    /// `offset + len`.
+    pub fn from_file(file: impl Into<Arc<File>>, offset: u64, len: u64) -> Result<Self, Error> {
+        let region = FileRegion::new(file, offset, len)?;
+        Ok(if region.is_empty() { Self::new() } else { Self(Body::File(region)) })
     }
 
     /// A body of `len` zero bytes, to be filled through [`Frame::get_mut`].
@@ -137,14 +193,14 @@ impl Frame {
         Self(Body::Inline { len: 0, words: Words::default() })
     }
 
-    /// The body.
+    /// The body; empty when it lies in a file ([`Frame::is_file`]).
     #[must_use]
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         match &self.0 {
             Body::Lease(lease) => lease,
             Body::Inline { len, words } => inline_bytes(words, *len),
-            Body::Shared(_) | Body::Static(_) => self.outer_bytes(),
+            Body::Shared(_) | Body::Static(_) | Body::File(_) => self.outer_bytes(),
         }
     }
 
@@ -154,6 +210,7 @@ impl Frame {
         match &self.0 {
             Body::Shared(shared) => shared,
             Body::Static(bytes) => bytes,
+            Body::File(_) => &[],
             Body::Lease(_) | Body::Inline { .. } => unreachable!("told apart by the caller"),
         }
     }
@@ -166,12 +223,12 @@ impl Frame {
         match &mut self.0 {
             Body::Inline { len, words } => Some(inline_bytes_mut(words, *len)),
             Body::Shared(shared) => shared.try_mut(),
-            Body::Lease(_) | Body::Static(_) => None,
+            Body::Lease(_) | Body::Static(_) | Body::File(_) => None,
         }
     }
 
-    /// A part of the body as a frame of its own. Leased, shared and static memory is shared, not copied; what lies in
-    /// the frame is copied.
+    /// A part of the body as a frame of its own. Leased, shared and static memory is shared, not copied, and so are
+    /// files; what lies in the frame is copied.
     ///
     /// However short, a part of a leased body keeps the whole receive buffer from being used again.
     ///
@@ -184,12 +241,20 @@ impl Frame {
     /// If `range` does not lie inside the body.
     #[must_use]
     pub fn slice(&self, range: impl RangeBounds<usize>) -> Self {
-        let bytes = self.bytes();
-        let part = &bytes[(range.start_bound().cloned(), range.end_bound().cloned())];
-        let start = part.as_ptr().addr() - bytes.as_ptr().addr();
-        let range = start..start + part.len();
+        let start = match range.start_bound() {
+            Bound::Included(&start) => start,
+            Bound::Excluded(&before) => before.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(&last) => last.saturating_add(1),
+            Bound::Excluded(&end) => end,
+            Bound::Unbounded => self.len(),
+        };
+        let range = start..end;
         Self(match &self.0 {
-            Body::Inline { .. } => return Self::copy_from(part),
+            Body::Inline { .. } => return Self::copy_from(&self.bytes()[range]),
+            Body::File(region) => Body::File(region.slice(range)),
             Body::Lease(lease) => Body::Lease(lease.slice(range)),
             Body::Shared(shared) => Body::Shared(shared.slice(range)),
             Body::Static(bytes) => Body::Static(&bytes[range]),
@@ -199,7 +264,10 @@ impl Frame {
     /// Length of the body in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.bytes().len()
+        match &self.0 {
+            Body::File(region) => region.len(),
+            _ => self.bytes().len(),
+        }
     }
 
     /// Whether the body is empty.
@@ -213,6 +281,35 @@ impl Frame {
     pub fn is_leased(&self) -> bool {
         matches!(self.0, Body::Lease(_))
     }
+
+    /// Whether the body lies in a file.
+    #[must_use]
+    pub fn is_file(&self) -> bool {
+        matches!(self.0, Body::File(_))
+    }
+
+    /// The frame with its body in memory. One that lies in a file is read, which waits for the disk and takes as much
+    /// memory as it has bytes; any other is cloned.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` when the file has become shorter, or what reading it says.
+    pub fn read(&self) -> io::Result<Self> {
+        self.load(usize::MAX)
+    }
+
+    /// As [`Frame::read`], of a file's body no more than the first `bytes_max`.
+    pub(crate) fn load(&self, bytes_max: usize) -> io::Result<Self> {
+        let Body::File(region) = &self.0 else { return Ok(self.clone()) };
+        let len = region.len().min(bytes_max);
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        bytes.resize(len, 0);
+        region.read_at(0, &mut bytes).map_err(|fault| match fault {
+            FileFault::Unreadable { errno, .. } => io::Error::from_raw_os_error(errno),
+            fault => io::Error::new(io::ErrorKind::UnexpectedEof, fault),
+        })?;
+        Ok(Self::from(bytes))
+    }
 }
 
 impl Default for Frame {
@@ -222,6 +319,7 @@ impl Default for Frame {
 }
 
 impl AsRef<[u8]> for Frame {
+    /// As [`Frame::bytes`].
     fn as_ref(&self) -> &[u8] {
         self.bytes()
     }
@@ -229,7 +327,11 @@ impl AsRef<[u8]> for Frame {
 
 impl PartialEq for Frame {
     fn eq(&self, other: &Self) -> bool {
-        self.bytes() == other.bytes()
+        match (&self.0, &other.0) {
+            (Body::File(one), Body::File(other)) => one.is_same(other),
+            (Body::File(_), _) | (_, Body::File(_)) => false,
+            _ => self.bytes() == other.bytes(),
+        }
     }
 }
 
@@ -242,6 +344,7 @@ impl fmt::Debug for Frame {
             Body::Lease(_) => "lease",
             Body::Shared(_) => "shared",
             Body::Static(_) => "static",
+            Body::File(_) => "file",
         };
         f.debug_struct("Frame").field("kind", &kind).field("len", &self.len()).finish()
     }
@@ -423,5 +526,29 @@ mod tests {
         assert_eq!(frame.get_mut().unwrap()[0], 1);
         assert!(Frame::from_static(b"x").get_mut().is_none());
         assert_eq!(Frame::with_size(3).bytes(), [0, 0, 0]);
+    }
+
+    #[test]
+    fn a_file_frame_has_a_length_and_no_bytes() {
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        file.set_len(100).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&*file, b"abc", 10).unwrap();
+        let mut frame = Frame::from_file(file.clone(), 9, 5).unwrap();
+        assert_eq!((frame.len(), frame.bytes(), frame.is_empty()), (5, &b""[..], false));
+        assert!(frame.is_file() && frame.get_mut().is_none());
+        let read = frame.read().unwrap();
+        assert_eq!((read.bytes(), read.is_file()), (&b"\0abc\0"[..], false));
+        assert_eq!(frame.load(3).unwrap().bytes(), b"\0ab");
+        // Equal only to the same part of the same file.
+        assert_eq!(frame, frame.clone());
+        assert_eq!(frame, Frame::from_file(file.clone(), 9, 5).unwrap());
+        for other in [read, Frame::new(), Frame::from_file(file.clone(), 8, 5).unwrap()] {
+            assert_ne!(frame, other);
+            assert_ne!(other, frame);
+        }
+        assert!(!Frame::from_file(file.clone(), 100, 0).unwrap().is_file());
+        assert!(matches!(Frame::from_file(file.clone(), 100, 1), Err(Error::File(_))));
+        file.set_len(11).unwrap();
+        assert_eq!(frame.read().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }

@@ -63,8 +63,9 @@ pub use socket::{
 pub use socket_type::SocketType;
 pub use wire::Violation;
 pub use zring_engine::{
-    Config as EngineConfig, Error as EngineError, HugePages, Kind as DriverKind, Need, PoolBacking,
-    PoolConfig, PoolMemory, PoolStats, ShardStats, ZeroCopyStats,
+    Config as EngineConfig, Error as EngineError, FileError, FileFault, HugePages,
+    Kind as DriverKind, Need, PoolBacking, PoolConfig, PoolMemory, PoolStats, ShardStats,
+    ZeroCopyStats,
 };
 
 /// The examples of the pages that a newcomer reads first, compiled and run.

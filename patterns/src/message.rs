@@ -1,7 +1,8 @@
 //! A message: one frame or a chain of them, delivered whole or not at all.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, fs::File, io, sync::Arc};
 
+use crate::error::Error;
 use crate::frame::{Frame, Words};
 
 /// How many empty nodes a thread keeps for reuse.
@@ -115,6 +116,14 @@ impl Message {
         Self::single(Frame::with_size(len))
     }
 
+    /// A single frame whose body lies in a file; see [`Frame::from_file`].
+    ///
+    /// # Errors
+    /// As [`Frame::from_file`].
+    pub fn from_file(file: impl Into<Arc<File>>, offset: u64, len: u64) -> Result<Self, Error> {
+        Frame::from_file(file, offset, len).map(Self::single)
+    }
+
     /// A multipart message, or `None` when there is no frame at all.
     pub fn from_frames<F: Into<Frame>>(frames: impl IntoIterator<Item = F>) -> Option<Self> {
         let mut frames = frames.into_iter().map(Into::into);
@@ -167,7 +176,34 @@ impl Message {
         self.0.as_mut().expect("only a drop takes the node away")
     }
 
-    /// The first frame's body: the whole message unless it is multipart.
+    /// Whether the body of a frame lies in a file. No received one does.
+    #[must_use]
+    pub fn has_files(&self) -> bool {
+        self.frames().any(Frame::is_file)
+    }
+
+    /// The message with all bodies in memory; see [`Frame::read`].
+    ///
+    /// # Errors
+    /// As [`Frame::read`].
+    pub fn read(&self) -> io::Result<Self> {
+        let mut message = self.clone();
+        let node = message.node_mut();
+        let rest = node.more.iter_mut().flat_map(|more| &mut more.rest);
+        for frame in std::iter::once(&mut node.first).chain(rest) {
+            if frame.is_file() {
+                *frame = frame.read()?;
+            }
+        }
+        Ok(message)
+    }
+
+    #[inline]
+    pub(crate) fn first(&self) -> &Frame {
+        &self.node().first
+    }
+
+    /// The first frame's body: the whole message unless it is multipart. Empty when it lies in a file.
     #[must_use]
     #[inline]
     pub fn body(&self) -> &[u8] {
@@ -187,7 +223,7 @@ impl Message {
         1 + self.node().rest().len()
     }
 
-    /// The body of frame `index`, counted from 0.
+    /// The body of frame `index`, counted from 0; empty when it lies in a file.
     #[must_use]
     pub fn frame(&self, index: usize) -> Option<&[u8]> {
         self.frames().nth(index).map(Frame::bytes)
@@ -217,7 +253,7 @@ impl Message {
         frames
     }
 
-    /// Copies of all bodies in order.
+    /// Copies of all bodies in order, empty ones of those that lie in files ([`Message::read`] reads them first).
     #[must_use]
     pub fn to_vecs(&self) -> Vec<Vec<u8>> {
         self.frames().map(|frame| frame.bytes().to_vec()).collect()
@@ -317,6 +353,18 @@ pub trait Sendable: sealed::Sealed + Sized {
     #[doc(hidden)]
     fn single_body(&self) -> Option<&[u8]>;
 
+    /// Whether a part of it lies in a file.
+    #[doc(hidden)]
+    fn has_files(&self) -> bool {
+        false
+    }
+
+    /// Its frames, those in files as they are.
+    #[doc(hidden)]
+    fn to_frames(&self) -> Vec<Frame> {
+        self.single_body().map(Frame::copy_from).into_iter().collect()
+    }
+
     /// The payload as a message.
     #[doc(hidden)]
     fn into_message(self) -> Message;
@@ -339,7 +387,29 @@ macro_rules! sendable {
 }
 
 sendable!(true: &[u8], &[u8; N] [const N: usize], &str, &String, &Vec<u8>);
-sendable!(false: String, Vec<u8>, Frame);
+sendable!(false: String, Vec<u8>);
+
+impl sealed::Sealed for Frame {}
+
+impl Sendable for Frame {
+    const IS_BORROWED: bool = false;
+    #[inline]
+    fn single_body(&self) -> Option<&[u8]> {
+        (!self.is_file()).then(|| self.bytes())
+    }
+
+    fn has_files(&self) -> bool {
+        self.is_file()
+    }
+
+    fn to_frames(&self) -> Vec<Frame> {
+        vec![self.clone()]
+    }
+
+    fn into_message(self) -> Message {
+        Message::single(self)
+    }
+}
 
 impl sealed::Sealed for Message {}
 
@@ -347,7 +417,15 @@ impl Sendable for Message {
     const IS_BORROWED: bool = false;
     #[inline]
     fn single_body(&self) -> Option<&[u8]> {
-        self.is_single().then(|| self.body())
+        (self.is_single() && !self.first().is_file()).then(|| self.body())
+    }
+
+    fn has_files(&self) -> bool {
+        Message::has_files(self)
+    }
+
+    fn to_frames(&self) -> Vec<Frame> {
+        self.frames().cloned().collect()
     }
 
     fn into_message(self) -> Message {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
+use zring_engine::FileFault;
 
 use crate::socket_type::SocketType;
 use crate::wire::Violation;
@@ -76,6 +77,10 @@ pub enum DisconnectReason {
     /// This side closed it: `disconnect`, `unbind`, or the socket was closed.
     #[error("closed by this side")]
     LocalClose,
+    /// A file that was being sent has become shorter or cannot be read. Its message is dropped: what the peer got of it
+    /// cannot be completed.
+    #[error("a file that was being sent: {0}")]
+    File(FileFault),
     /// The peer exceeded `max_subscriptions_per_peer`.
     #[error("more than {max} subscriptions")]
     TooManySubscriptions {
@@ -305,6 +310,9 @@ pub struct SocketStats {
     pub handshakes_failed: u64,
     /// Connections that ended because the peer broke the protocol or a bound.
     pub violations: u64,
+    /// Files that could not be read to their end while they were being sent; each took its message with it and, unless
+    /// the message was still waiting for a peer, the connection.
+    pub file_faults: u64,
     /// Attempts to connect that were made again.
     pub retries: u64,
     /// Messages received whole.
@@ -340,6 +348,7 @@ impl SocketStats {
         self.handshakes_done += part.handshakes_done;
         self.handshakes_failed += part.handshakes_failed;
         self.violations += part.violations;
+        self.file_faults += part.file_faults;
         self.retries += part.retries;
         self.messages_in += part.messages_in;
         self.messages_out += part.messages_out;

@@ -16,7 +16,7 @@ use crate::{
     core::{Core, deadline_ns},
     error::{Error, Refusal},
     frame::Frame,
-    hub::spread::Spread,
+    hub::{load_topic, spread::Spread},
     lock::lock,
     message::{Message, Sendable},
     socket::{Home, Socket, attempt_recv, attempt_send},
@@ -134,6 +134,25 @@ impl<P> Parts<P> {
         }
         Ok(())
     }
+
+    /// Sends by one part. What a refused message begins with stays here, for whichever part is next.
+    fn attempt_send<C: Home, S: Sendable>(
+        &self,
+        core: &mut Core,
+        key: u32,
+        payload: &mut Option<S>,
+    ) -> Result<(), Refusal> {
+        self.give_partial(core, key)?;
+        let sent = attempt_send::<C, S>(core, key, payload);
+        let left = &mut core.hub.sockets[key as usize].partial;
+        if sent.is_err() && !left.is_empty() {
+            let mut kept = lock(&self.partial);
+            let newer = std::mem::replace(&mut *kept, std::mem::take(left));
+            kept.extend(newer);
+            self.has_partial.store(true, Ordering::Release);
+        }
+        sent
+    }
 }
 
 impl<P> fmt::Debug for Parts<P> {
@@ -183,8 +202,7 @@ impl<C: Home> Socket<C> {
                 // Without a request the first part says what is wrong.
                 let part = &parts.all[serving.unwrap_or(0)];
                 let mut core = self.context().core(&part.place);
-                parts.give_partial(&mut core, part.key)?;
-                attempt_send::<C, P>(&mut core, part.key, payload)?;
+                parts.attempt_send::<C, P>(&mut core, part.key, payload)?;
                 *serving = None;
                 Ok(())
             }
@@ -206,8 +224,7 @@ impl<C: Home> Socket<C> {
             let mut core = self.context().core(&part.place);
             core.check_refusal()?;
             if core.hub.sockets[part.key as usize].has_room() {
-                parts.give_partial(&mut core, part.key)?;
-                attempt_send::<C, P>(&mut core, part.key, payload)?;
+                parts.attempt_send::<C, P>(&mut core, part.key, payload)?;
                 let ready_peers = core.hub.sockets[part.key as usize].ready_peers;
                 parts.set_turn(turn.next(ready_peers, parts.all.len()));
                 return Ok(());
@@ -218,8 +235,7 @@ impl<C: Home> Socket<C> {
         // Nobody has room: it waits for whoever has it first, if anybody is expected.
         let part = &parts.all[0];
         let mut core = self.context().core(&part.place);
-        parts.give_partial(&mut core, part.key)?;
-        attempt_send::<C, P>(&mut core, part.key, payload)
+        parts.attempt_send::<C, P>(&mut core, part.key, payload)
     }
 
     fn attempt_publish<P: Sendable>(
@@ -228,6 +244,7 @@ impl<C: Home> Socket<C> {
         payload: &mut Option<P>,
     ) -> Result<(), Refusal> {
         let mut message = None;
+        self.check_files(parts, payload.as_ref())?;
         for part in &parts.all {
             let mut core = self.context().core(&part.place);
             let message = match &mut message {
@@ -239,9 +256,42 @@ impl<C: Home> Socket<C> {
                 Some(message) => message,
             };
             if core.hub.sockets[part.key as usize].ready_peers > 0 {
-                // A part never refuses; if it was terminated meanwhile, nobody is left to publish to.
-                let _ = attempt_send::<C, _>(&mut core, part.key, &mut Some(message.clone()));
+                // A part never refuses; if it was terminated meanwhile, nobody is left to publish to. Only a file may
+                // have become unreadable since it was checked.
+                let sent = attempt_send::<C, _>(&mut core, part.key, &mut Some(message.clone()));
+                if matches!(sent, Err(Refusal::Failed(error)) if matches!(*error, Error::FileRead(_)))
+                {
+                    core.hub.sockets[part.key as usize].drop_unreadable();
+                }
             }
+        }
+        Ok(())
+    }
+
+    /// Whether what has to be read of files for a message that goes to all parts can be, so that a refused one is left
+    /// as it came.
+    fn check_files<P: Sendable>(
+        &self,
+        parts: &Parts<C::Place>,
+        payload: Option<&P>,
+    ) -> Result<(), Refusal> {
+        let has_partial = parts.has_partial.load(Ordering::Acquire);
+        let Some(payload) = payload.filter(|it| has_partial || it.has_files()) else {
+            return Ok(());
+        };
+        let mut frames = lock(&parts.partial).clone();
+        frames.extend(payload.to_frames());
+        if !frames.iter().any(Frame::is_file) {
+            return Ok(());
+        }
+        frames.first().map(load_topic).transpose()?;
+        let has_pipes = parts
+            .all
+            .iter()
+            .any(|part| self.context().core(&part.place).hub.sockets[part.key as usize].has_pipes);
+        if has_pipes {
+            let read = |frame: &Frame| frame.read().map(drop).map_err(Error::FileRead);
+            frames.iter().try_for_each(read)?;
         }
         Ok(())
     }

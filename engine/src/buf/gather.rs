@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{block::Shared, lease::Lease};
+use super::{block::Shared, file::FileRegion, lease::Lease};
 
 /// The most bytes a [`Segment::Head`] carries.
 pub const HEAD_BYTES_MAX: usize = 10;
@@ -25,10 +25,12 @@ pub enum Segment {
     Lease(Lease),
     /// A body that lives for ever.
     Static(&'static [u8]),
+    /// A body in a file, sent from the page cache.
+    File(FileRegion),
 }
 
 impl Segment {
-    /// The segment's bytes. Their address is stable while the segment itself stays in place.
+    /// The segment's bytes, none for a file's. Their address is stable while the segment itself stays in place.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         match self {
@@ -37,7 +39,23 @@ impl Segment {
             Self::Shared(shared) => shared,
             Self::Lease(lease) => lease,
             Self::Static(bytes) => bytes,
+            Self::File(_) => &[],
         }
+    }
+
+    /// How many bytes it puts into the stream, wherever they lie.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::File(region) => region.len(),
+            _ => self.bytes().len(),
+        }
+    }
+
+    /// Whether that is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }
 
@@ -46,6 +64,8 @@ impl Segment {
 pub struct Gather {
     segments: VecDeque<Segment>,
     bytes: usize,
+    /// How many of the segments are files.
+    files: usize,
 }
 
 impl Gather {
@@ -57,9 +77,10 @@ impl Gather {
 
     /// Appends a segment; an empty one is dropped.
     pub fn push(&mut self, segment: Segment) {
-        let len = segment.bytes().len();
+        let len = segment.len();
         if len > 0 {
             self.bytes += len;
+            self.files += usize::from(matches!(segment, Segment::File(_)));
             self.segments.push_back(segment);
         }
     }
@@ -79,7 +100,9 @@ impl Gather {
             Segment::Shared(shared) => Segment::Shared(shared.clone()),
             Segment::Lease(lease) => Segment::Lease(lease.clone()),
             Segment::Static(bytes) => Segment::Static(bytes),
+            Segment::File(region) => Segment::File(region.clone()),
         };
+        spare.files = self.files;
         spare.segments.extend(self.segments.iter_mut().map(share));
         spare.bytes = self.bytes;
         spare
@@ -88,7 +111,8 @@ impl Gather {
     /// Takes the first segment away.
     pub fn pop(&mut self) -> Option<Segment> {
         let segment = self.segments.pop_front()?;
-        self.bytes -= segment.bytes().len();
+        self.bytes -= segment.len();
+        self.files -= usize::from(matches!(segment, Segment::File(_)));
         Some(segment)
     }
 
@@ -101,6 +125,26 @@ impl Gather {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Whether a part of it lies in files.
+    #[must_use]
+    #[inline]
+    pub fn has_files(&self) -> bool {
+        self.files > 0
+    }
+
+    /// The file that byte `at` of the list lies in, if it does in one, and how far into the region that is.
+    #[must_use]
+    pub fn file_at(&self, mut at: usize) -> Option<(&FileRegion, usize)> {
+        for segment in &self.segments {
+            match segment {
+                Segment::File(region) if at < region.len() => return Some((region, at)),
+                _ if at < segment.len() => return None,
+                _ => at -= segment.len(),
+            }
+        }
+        None
     }
 
     /// Whether there is nothing to send.

@@ -3,6 +3,7 @@
 
 mod backing;
 mod block;
+mod file;
 mod gather;
 mod lease;
 #[cfg(target_os = "linux")]
@@ -13,6 +14,7 @@ mod pool;
 mod pool_loom;
 
 pub use block::{Shared, SharedMut};
+pub use file::{FileError, FileFault, FileRegion};
 pub use gather::{ArenaPool, Gather, HEAD_BYTES_MAX, Segment};
 pub use lease::Lease;
 pub use pool::{Buffers, Chunk, Pool, PoolConfig, PoolStats};

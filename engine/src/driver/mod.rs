@@ -25,11 +25,12 @@ use std::{
 use socket2::SockAddr;
 
 use crate::{
-    buf::{Chunk, Gather, Pool, SharedMut},
+    buf::{Chunk, Gather, Pool, Segment, SharedMut},
     stats::ZeroCopyStats,
     sys::net::{self, Family, SocketOptions},
 };
 
+mod files;
 mod native;
 pub mod ready;
 #[cfg(feature = "sim")]
@@ -88,14 +89,16 @@ fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
-/// The bytes of `gather` behind the first `skip`, piece by piece.
+/// The bytes of `gather` behind the first `skip`, piece by piece, up to the next that lie in a file.
 fn rest_of(gather: &Gather, mut skip: usize) -> impl Iterator<Item = &[u8]> {
-    gather.segments().filter_map(move |segment| {
-        let bytes = segment.bytes();
-        let rest = bytes.get(skip..).filter(|rest| !rest.is_empty());
-        skip = skip.saturating_sub(bytes.len());
-        rest
-    })
+    let pieces = gather.segments().map_while(move |segment| {
+        let len = segment.len();
+        let is_over = matches!(segment, Segment::File(_)) && skip < len;
+        let rest = segment.bytes().get(skip..).unwrap_or_default();
+        skip = skip.saturating_sub(len);
+        (!is_over).then_some(rest)
+    });
+    pieces.filter(|rest| !rest.is_empty())
 }
 
 /// One request to the kernel.
@@ -384,7 +387,32 @@ pub trait Driver {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buf::Segment;
+    use crate::buf::FileRegion;
+
+    #[test]
+    fn the_rest_ends_where_a_file_begins() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(100).unwrap();
+        let mut gather = Gather::new();
+        gather.push(Segment::Static(b"abc"));
+        gather.push(Segment::File(FileRegion::new(file, 10, 4).unwrap()));
+        gather.push(Segment::Static(b"de"));
+        let rest = |skip| rest_of(&gather, skip).collect::<Vec<_>>();
+        assert_eq!((gather.bytes(), gather.has_files()), (9, true));
+        assert_eq!(rest(0), [&b"abc"[..]]);
+        assert_eq!(rest(2), [&b"c"[..]]);
+        for at in 3..7 {
+            assert!(rest(at).is_empty(), "{at}");
+            assert_eq!(gather.file_at(at).unwrap().1, at - 3);
+        }
+        assert_eq!(rest(7), [&b"de"[..]]);
+        assert_eq!(rest(8), [&b"e"[..]]);
+        assert!(gather.file_at(2).is_none() && gather.file_at(7).is_none());
+        gather.pop();
+        assert!(gather.has_files());
+        gather.pop();
+        assert_eq!((gather.bytes(), gather.has_files()), (2, false));
+    }
 
     #[test]
     fn the_rest_begins_anywhere() {

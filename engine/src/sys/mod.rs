@@ -6,6 +6,8 @@
 #[cfg(target_os = "linux")]
 pub mod eventfd;
 #[cfg(unix)]
+pub mod file;
+#[cfg(unix)]
 pub mod interface;
 pub mod net;
 #[cfg(target_os = "linux")]

@@ -28,9 +28,116 @@ pub fn block_all_on_this_thread() -> io::Result<()> {
     }
 }
 
+/// Makes a call that may raise SIGPIPE on the calling thread, and takes the signal away again if it `has_raised` it.
+/// One that was pending before stays. Costs two system calls.
+#[cfg(target_os = "linux")]
+pub(crate) fn without_sigpipe<T>(
+    call: impl FnOnce() -> T,
+    has_raised: impl FnOnce(&T) -> bool,
+) -> T {
+    let pipe = just_sigpipe();
+    let mut mask = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `pipe` is an initialised set; the call writes the whole old mask, and cannot fail on valid arguments.
+    let mask = unsafe {
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const pipe, mask.as_mut_ptr());
+        mask.assume_init()
+    };
+    // SAFETY: `mask` is an initialised set.
+    let was_blocked = unsafe { libc::sigismember(&raw const mask, libc::SIGPIPE) } == 1;
+    // Only a blocked signal can wait.
+    let was_pending = was_blocked && is_sigpipe_pending();
+    let outcome = call();
+    if has_raised(&outcome) && !was_pending {
+        let no_time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: reads the set and the time, both initialised; nothing is written where a null pointer is given.
+        unsafe { libc::sigtimedwait(&raw const pipe, std::ptr::null_mut(), &raw const no_time) };
+    }
+    if !was_blocked {
+        // SAFETY: `mask` is the thread's own mask from above; nothing is written back.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const mask, std::ptr::null_mut());
+        }
+    }
+    outcome
+}
+
+#[cfg(target_os = "linux")]
+fn just_sigpipe() -> libc::sigset_t {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `sigemptyset` writes the whole set; the signal's number is a valid one.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGPIPE);
+        set.assume_init()
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn is_sigpipe_pending() -> bool {
+    let mut pending = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: the call writes into `pending`, which is a valid set in any case.
+    unsafe {
+        libc::sigpending(pending.as_mut_ptr());
+        libc::sigismember(pending.as_ptr(), libc::SIGPIPE) == 1
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Writes into a pipe that nobody reads, which raises SIGPIPE.
+    #[cfg(target_os = "linux")]
+    fn write_to_nobody() -> isize {
+        let mut ends = [0; 2];
+        // SAFETY: both descriptors are this function's own; the byte that is written outlives the call.
+        unsafe {
+            assert_eq!(libc::pipe(ends.as_mut_ptr()), 0);
+            libc::close(ends[0]);
+            let written = libc::write(ends[1], [0u8].as_ptr().cast(), 1);
+            libc::close(ends[1]);
+            written
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn sigpipe_is_taken_away_and_one_that_waited_is_not() {
+        std::thread::spawn(|| {
+            let pipe = just_sigpipe();
+            for waits in [false, true, false] {
+                // SAFETY: an initialised set; nothing is written back. The signal goes to this thread alone.
+                unsafe {
+                    libc::pthread_sigmask(libc::SIG_BLOCK, &raw const pipe, std::ptr::null_mut());
+                    if waits {
+                        libc::pthread_kill(libc::pthread_self(), libc::SIGPIPE);
+                    }
+                }
+                assert_eq!(without_sigpipe(write_to_nobody, |written| *written < 0), -1);
+                assert_eq!(is_sigpipe_pending(), waits);
+                let no_time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+                // SAFETY: as in `without_sigpipe`.
+                unsafe {
+                    libc::sigtimedwait(&raw const pipe, std::ptr::null_mut(), &raw const no_time);
+                }
+            }
+            // A blocked signal waits even where the process ignores it; so this thread's mask tells, not the handler.
+            // SAFETY: as above.
+            unsafe {
+                libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const pipe, std::ptr::null_mut());
+            }
+            assert_eq!(without_sigpipe(write_to_nobody, |written| *written < 0), -1);
+            let mut mask = MaybeUninit::<libc::sigset_t>::zeroed();
+            // SAFETY: as in the test below.
+            let blocked = unsafe {
+                libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), mask.as_mut_ptr());
+                libc::sigismember(mask.as_ptr(), libc::SIGPIPE)
+            };
+            assert_eq!(blocked, 0, "the mask is as it was");
+        })
+        .join()
+        .unwrap();
+    }
 
     #[test]
     fn the_mask_holds_every_ordinary_signal() {

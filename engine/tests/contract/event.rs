@@ -3,7 +3,7 @@
 use std::{io::Write, thread, time::Duration};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use zring_engine::Config;
+use zring_engine::{Config, FileRegion, Segment};
 
 use crate::{
     case::{Case, patience},
@@ -71,6 +71,25 @@ pub(crate) fn it_follows_data(case: &Case) {
     drop(peer);
     follow(&mut world, "the peer's end", |world| world.side(conn).ends.len() == 1);
     world.shard.close_listener(listener);
+}
+
+pub(crate) fn it_follows_files(case: &Case) {
+    let mut world = World::new(case);
+    let (conn, peer) = world.remote();
+    let file = tempfile::tempfile().expect("a file");
+    file.set_len(5 << 20).expect("grow");
+    let file = std::sync::Arc::new(file);
+    let reader = thread::spawn(move || crate::content::read_up_to(&peer, (5 << 20) + 50).len());
+    // What is over at once, and what has to wait for the peer.
+    for len in [10, 5 << 20, 40] {
+        settle(&mut world);
+        let region = FileRegion::new(file.clone(), 0, len).expect("in it");
+        world.send(conn, Segment::File(region));
+        world.shard.flush().expect("a flush");
+        follow(&mut world, "a send", |world| !world.side(conn).is_sending);
+    }
+    assert_eq!(reader.join().expect("the reader"), (5 << 20) + 50);
+    assert!(world.side(conn).sent.iter().all(|sent| sent.bytes == sent.total));
 }
 
 pub(crate) fn it_follows_wakes(case: &Case) {

@@ -11,6 +11,7 @@ mod closing;
 mod content;
 mod direct;
 mod event;
+mod files;
 mod parking;
 mod pool;
 mod readable;
@@ -111,6 +112,13 @@ contract! {
     stream::a_full_completion_queue_loses_nothing,
     stream::a_half_closed_peer_still_receives,
     stream::an_urgent_byte_disturbs_nobody,
+    files::files_of_every_size,
+    files::files_among_other_segments_reach_a_slow_reader,
+    files::a_send_goes_on_from_anywhere,
+    files::a_file_that_is_cut_off_ends_its_send,
+    files::a_peer_that_goes_ends_the_send_of_a_file,
+    files::files_on_their_way_can_be_closed_and_dropped,
+    files::large_files_take_turns,
     direct::every_split,
     direct::a_large_body_grows_with_its_bytes,
     direct::a_stop_gives_the_memory_back,
@@ -153,6 +161,7 @@ contract! {
     parking::what_is_begun_during_a_wait_takes_effect,
     parking::a_mobile_shard_moves,
     event::it_follows_data,
+    event::it_follows_files,
     event::it_follows_wakes,
     event::it_follows_timers,
     event::it_follows_what_a_turn_left_over,

@@ -7,8 +7,8 @@ use std::{
 };
 
 use zring_engine::{
-    Chunk, ConnId, Direct, Gather, Handler, Lease, ListenerId, ReceiveEnd, ResolveError, Segment,
-    Shard,
+    Chunk, ConnId, Direct, FileFault, Gather, Handler, Lease, ListenerId, ReceiveEnd, ResolveError,
+    Segment, Shard,
 };
 
 /// What becomes of received chunks.
@@ -91,7 +91,13 @@ pub(crate) struct Recorder {
     pub(crate) echo_accepted: bool,
 }
 
+/// Stands for a file that was to blame.
+pub(crate) const FILE_FAULT: i32 = -1;
+
 fn number(error: &io::Error) -> i32 {
+    if FileFault::within(error).is_some() {
+        return FILE_FAULT;
+    }
     error.raw_os_error().expect("errors come from the system")
 }
 

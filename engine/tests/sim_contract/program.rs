@@ -9,15 +9,18 @@
 //! When its connection is lost the job begins anew on another one. The client closes once the reply is complete.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet, VecDeque},
+    fs::File,
     io,
     net::{Ipv4Addr, SocketAddr},
-    os::fd::AsRawFd,
+    os::{fd::AsRawFd, unix::fs::FileExt},
+    sync::Arc,
 };
 
 use zring_engine::{
-    Chunk, Config, ConnId, Direct, Gather, Handler, Lease, ListenerId, PoolConfig, ReceiveEnd,
-    ResolveError, Segment, Shard, Shared, SharedMut, TurnWait, WaitStrategy,
+    Chunk, Config, ConnId, Direct, FileRegion, Gather, Handler, Lease, ListenerId, PoolConfig,
+    ReceiveEnd, ResolveError, Segment, Shard, Shared, SharedMut, TurnWait, WaitStrategy,
     lead::Wait,
     sim::{Faults, Random, World},
     sys::net::{Family, SocketOptions},
@@ -392,13 +395,29 @@ impl Memory {
     }
 }
 
+/// The bytes as a part of a file, behind all those before.
+fn in_file(bytes: &[u8]) -> Segment {
+    thread_local! {
+        static END: RefCell<Option<(Arc<File>, u64)>> = const { RefCell::new(None) };
+    }
+    END.with_borrow_mut(|end| {
+        let new = || (Arc::new(tempfile::tempfile().expect("a file")), 0);
+        let (file, at) = end.get_or_insert_with(new);
+        file.write_all_at(bytes, *at).expect("write");
+        let region = FileRegion::new(file.clone(), *at, bytes.len() as u64).expect("in it");
+        *at += bytes.len() as u64;
+        Segment::File(region)
+    })
+}
+
 /// The bytes as segments of all kinds.
 fn gather(bytes: &[u8], cuts: usize) -> Gather {
     let mut gather = Gather::new();
     let part = (bytes.len() / (cuts + 1)).max(1);
     for (at, part) in bytes.chunks(part).enumerate() {
-        gather.push(match at % 3 {
+        gather.push(match at % 4 {
             0 => Segment::Arena(part.to_vec()),
+            3 => in_file(part),
             1 => Segment::Shared(Shared::copy_from(part)),
             _ => Segment::Shared(Shared::from_vec(part.to_vec())),
         });

@@ -148,6 +148,7 @@ impl Hub {
                 | DisconnectReason::TooManySubscriptions { .. }
                 | DisconnectReason::TooManySubscriptionBytes { .. }
         ));
+        core.stats.file_faults += u64::from(matches!(why, DisconnectReason::File(_)));
         core.sending.detach(PipeId(key));
         self.waiting.touch(core);
         if let Pattern::Pub(trie) = &mut core.pattern {
@@ -175,15 +176,23 @@ impl Hub {
         let peer = &mut self.peers[key as usize];
         let (socket, connector) = (peer.socket, peer.connector);
         let cut = peer.cut.take();
-        let recovered = peer.outbox.recover(cut);
+        let mut recovered = peer.outbox.recover(cut);
         peer.stats.messages_out += recovered.handed;
         let core = &mut self.sockets[socket as usize];
         let unsent = recovered.unsent.len() as u64;
         let was_ready = matches!(peer.phase, Phase::Closing(Ending::Ready(_)));
         let bytes: u64 = recovered.unsent.iter().map(|message| message.len() as u64).sum();
         peer.stats.bytes_out -= bytes;
+        let broke_off =
+            matches!(&peer.phase, Phase::Closing(Ending::Ready(DisconnectReason::File(_))));
+        if broke_off && unsent > 0 {
+            // The first one is what the file is part of: nobody can be sent it.
+            recovered.unsent.remove(0);
+            give_up_request(core, key);
+        }
+        let rest = recovered.unsent.len() as u64;
         let goes_on = was_ready && core.requeues() && requeue(core, key, recovered.unsent);
-        let requeued = if goes_on { unsent } else { 0 };
+        let requeued = if goes_on { rest } else { 0 };
         let dropped = if was_ready && !core.is_subscriber() { unsent - requeued } else { 0 };
         peer.stats.messages_requeued += requeued;
         peer.stats.messages_dropped += dropped;
@@ -233,6 +242,15 @@ impl Hub {
         }
         self.waiting.touch(core);
         self.peers.remove(key as usize);
+    }
+}
+
+/// A request that cannot be sent has no reply: another one may follow.
+fn give_up_request(core: &mut SocketCore, key: u32) {
+    if let Pattern::Req { request, .. } = &mut core.pattern
+        && matches!(request, Request::Waiting { peer: Some(peer) } if *peer == key)
+    {
+        *request = Request::Idle;
     }
 }
 

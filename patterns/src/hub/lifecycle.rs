@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use zring_engine::{
-    ConnId, ListenerId, ResolveError, Shard, SockAddr,
+    ConnId, FileFault, ListenerId, ResolveError, Shard, SockAddr,
     sys::{
         interface::lookup_local,
         net::{self, Family, SocketOptions},
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     endpoint::{BindTarget, ConnectTarget, Endpoint},
     error::Error,
-    monitor::{EventKind, HandshakeFault, IoFault},
+    monitor::{DisconnectReason, EventKind, HandshakeFault, IoFault},
     options::Options,
     reconnect::Backoff,
     route::PipeId,
@@ -507,7 +507,10 @@ impl Hub {
         let fault = IoFault::from(error);
         match self.peers[key as usize].phase {
             Phase::Handshaking(_) => self.fail_handshake(shard, key, fault.into()),
-            _ => self.disconnect(shard, key, fault.into()),
+            _ => match FileFault::within(error) {
+                Some(file) => self.disconnect(shard, key, DisconnectReason::File(file.clone())),
+                None => self.disconnect(shard, key, fault.into()),
+            },
         }
     }
 

@@ -37,7 +37,6 @@ use zring_engine::{
     sys::unix::BoundPath,
 };
 
-pub(crate) use self::receive::SUBSCRIPTION_BYTES_MAX;
 use self::{
     flush::Burst,
     inbound::Arm,
@@ -46,6 +45,7 @@ use self::{
     socket::SocketCore,
     waiting::Waiting,
 };
+pub(crate) use self::{receive::SUBSCRIPTION_BYTES_MAX, send::load_topic};
 use crate::{
     endpoint::ConnectTarget,
     error::Error,

@@ -153,13 +153,14 @@ impl Outbox {
 
     fn seal(&mut self, segment: Segment, ends: u32, at_boundary: bool) {
         self.settled_messages += ends;
-        self.settled_bytes += segment.bytes().len();
+        self.settled_bytes += segment.len();
         self.sealed.push_back(Sealed { segment, ends, at_boundary });
     }
 
-    /// Appends one frame, large bodies by reference.
+    /// Appends one frame, large bodies and those in files by reference.
     pub(crate) fn append_frame(&mut self, arena: &mut ArenaPool, more: bool, frame: &Frame) {
         let segment = match &frame.0 {
+            Body::File(region) => Segment::File(region.clone()),
             _ if frame.len() < REFERENCE_BYTES_MIN => {
                 return self.append(arena, more, frame.bytes());
             }
@@ -299,13 +300,14 @@ struct Walk {
 
 impl Walk {
     fn segment(&mut self, segment: Segment) {
-        let bytes = segment.bytes().len();
+        let bytes = segment.len();
         if let Some(more) = self.open.take() {
             self.at_bytes += bytes;
             let body = match segment {
                 Segment::Shared(shared) => Body::Shared(shared),
                 Segment::Lease(lease) => Body::Lease(lease),
                 Segment::Static(bytes) => Body::Static(bytes),
+                Segment::File(region) => Body::File(region),
                 Segment::Arena(_) | Segment::Head { .. } => {
                     unreachable!("a referenced body follows its header")
                 }
@@ -397,6 +399,35 @@ mod tests {
             assert_eq!(outbox.complete(&mut arena, gather), 0);
         }
         assert!(batches > 3);
+    }
+
+    #[test]
+    fn files_are_recovered_as_files() {
+        let file = std::sync::Arc::new(tempfile::tempfile().unwrap());
+        file.set_len(100_000).unwrap();
+        let frame = |offset, len| Frame::from_file(file.clone(), offset, len).unwrap();
+        let frames = [frame(0, 300), Frame::from("x"), frame(7, 5000), Frame::new(), frame(1, 1)];
+        let message = Message::from_frames(frames.clone()).unwrap();
+        let (first, last) = (Message::from("first"), Message::from("last"));
+        let first_bytes = 2 + 5;
+        let message_bytes = (9 + 300) + (2 + 1) + (9 + 5000) + 2 + (2 + 1);
+        // Cut in the head of a file, inside of one, between two parts, and behind everything.
+        for taken in [0, 6, 7, 8, 16, 17, 200, 316, 320, 330, 5000, 5325, 5328, 5333, 5339, 5340] {
+            let (mut arena, mut outbox) = (arena(), Outbox::default());
+            for message in [&first, &message, &last] {
+                outbox.append_message(&mut arena, message);
+            }
+            let total = outbox.bytes();
+            assert_eq!(total, first_bytes + message_bytes + 6);
+            let gather = outbox.take_batch(&mut arena).unwrap();
+            assert_eq!((gather.bytes(), gather.has_files()), (total, true));
+            let recovered = outbox.recover(Some((gather, taken)));
+            let all = [&first, &message, &last];
+            let ends = [first_bytes, first_bytes + message_bytes, total];
+            let handed = ends.iter().filter(|&&end| end <= taken).count();
+            assert_eq!(recovered.handed, handed as u64, "{taken}");
+            assert!(recovered.unsent.iter().eq(all[handed..].iter().copied()), "{taken}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::{
     Hub,
     outbox::REFERENCE_BYTES_MIN,
     peer::Peer,
+    receive::SUBSCRIPTION_BYTES_MAX,
     socket::{Pattern, Request, Service, SocketCore},
 };
 use crate::{
@@ -23,6 +24,17 @@ const COPY_BYTES_MAX: usize = 32 << 10;
 enum Outgoing<'a> {
     Bytes(&'a [u8]),
     Message(&'a Message),
+    /// A message with files in it, and what had to be read of them.
+    Files(&'a Message, &'a Loaded),
+}
+
+/// What of a message with files has to be in memory.
+#[derive(Debug, Default)]
+struct Loaded {
+    /// What subscriptions are compared with, if the first frame is a file.
+    topic: Option<Frame>,
+    /// All of it, if it goes to a peer within the process.
+    message: Option<Message>,
 }
 
 /// What is to stand in front of a message on its way.
@@ -38,6 +50,17 @@ impl Outgoing<'_> {
         match self {
             Self::Bytes(bytes) => bytes,
             Self::Message(message) => message.body(),
+            Self::Files(message, loaded) => {
+                loaded.topic.as_ref().unwrap_or(message.first()).bytes()
+            }
+        }
+    }
+
+    /// The message itself.
+    fn to_message(&self) -> Message {
+        match self {
+            Self::Bytes(bytes) => Message::from(*bytes),
+            Self::Message(message) | Self::Files(message, _) => (*message).clone(),
         }
     }
 
@@ -59,7 +82,7 @@ impl Outgoing<'_> {
                 peer.stats.bytes_out += bytes.len() as u64;
                 peer.outbox.append(&mut shard.arena, false, bytes);
             }
-            Self::Message(message) => {
+            Self::Message(message) | Self::Files(message, _) => {
                 peer.stats.bytes_out += message.len() as u64;
                 peer.outbox.append_message(&mut shard.arena, message);
             }
@@ -75,6 +98,7 @@ impl Outgoing<'_> {
         let single = match self {
             Self::Bytes(bytes) => Some(*bytes),
             Self::Message(message) => message.is_single().then(|| message.body()),
+            Self::Files(..) => None,
         };
         let small = single.filter(|_| head.frames.is_empty());
         let bytes = match small.filter(|body| pipe.push_small(body, head.is_delimited)) {
@@ -87,6 +111,9 @@ impl Outgoing<'_> {
                         &copied
                     }
                     Self::Message(message) => *message,
+                    Self::Files(_, loaded) => {
+                        loaded.message.as_ref().expect("read before it was routed to a pipe")
+                    }
                 };
                 pipe.push_message(head.frames, head.is_delimited, message);
                 message.len()
@@ -128,13 +155,66 @@ impl Hub {
     ) -> Result<(), Refusal> {
         // Whether it can go is asked first, so that a refused payload is left as it came.
         self.check_send(socket)?;
+        let partial = &self.sockets[socket as usize].partial;
+        let has_files = payload.as_ref().is_some_and(Sendable::has_files);
+        let has_files = has_files || partial.iter().any(Frame::is_file);
+        let loaded = match payload.as_ref().filter(|_| has_files) {
+            Some(payload) => self.load_files(socket, payload).map(Some)?,
+            None => None,
+        };
         let Some(payload) = payload.take() else { return Ok(()) };
         let mut message = payload.into_message();
         let partial = std::mem::take(&mut self.sockets[socket as usize].partial);
         if !partial.is_empty() {
             message = message.behind(partial);
         }
-        self.route(shard, socket, &Outgoing::Message(&message))
+        let outgoing = match &loaded {
+            Some(loaded) => Outgoing::Files(&message, loaded),
+            None => Outgoing::Message(&message),
+        };
+        self.route(shard, socket, &outgoing)
+    }
+
+    /// Reads what has to be in memory of a message with files, before anything is done with it.
+    #[cold]
+    fn load_files<P: Sendable>(&mut self, socket: u32, payload: &P) -> Result<Loaded, Error> {
+        let core = &self.sockets[socket as usize];
+        let frames: Vec<Frame> = core.partial.iter().cloned().chain(payload.to_frames()).collect();
+        let Some(first) = frames.first() else { return Ok(Loaded::default()) };
+        let needs_topic = first.is_file() && matches!(core.pattern, Pattern::Pub(_));
+        let topic = needs_topic.then(|| load_topic(first)).transpose()?;
+        if !self.goes_by_pipe(socket, topic.as_ref().unwrap_or(first).bytes()) {
+            return Ok(Loaded { topic, message: None });
+        }
+        let frames: Result<Vec<Frame>, _> = frames.iter().map(Frame::read).collect();
+        let message = Message::from_frames(frames.map_err(Error::FileRead)?);
+        Ok(Loaded { topic, message })
+    }
+
+    /// Whether a message that is sent now goes to a peer within the process.
+    fn goes_by_pipe(&mut self, socket: u32, topic: &[u8]) -> bool {
+        let core = &self.sockets[socket as usize];
+        let is_pipe = |key: u32| self.peers.get(key as usize).is_some_and(|it| it.pipe.is_some());
+        match &core.pattern {
+            Pattern::Push if !core.pending.is_empty() => false,
+            Pattern::Push | Pattern::Req { .. } => {
+                core.sending.current().is_some_and(|PipeId(key)| is_pipe(key))
+            }
+            Pattern::Rep(Service::Serving { peer, .. }) => is_pipe(*peer),
+            Pattern::Pub(_) if core.has_pipes => self.publishes_to_pipe(socket, topic),
+            _ => false,
+        }
+    }
+
+    fn publishes_to_pipe(&mut self, socket: u32, topic: &[u8]) -> bool {
+        let mut matched = std::mem::take(&mut self.matched);
+        if let Pattern::Pub(trie) = &mut self.sockets[socket as usize].pattern {
+            trie.matches(topic, &mut |PipeId(key)| matched.push(key));
+        }
+        let has_pipe = matched.iter().any(|&key| self.peers[key as usize].pipe.is_some());
+        matched.clear();
+        self.matched = matched;
+        has_pipe
     }
 
     /// Keeps a frame until the message it begins is sent.
@@ -252,10 +332,7 @@ impl Hub {
         if core.pending.len() >= core.pending_max() {
             return Err(Refusal::WouldBlock);
         }
-        core.pending.push_back(match outgoing {
-            Outgoing::Bytes(bytes) => Message::from(*bytes),
-            Outgoing::Message(message) => (*message).clone(),
-        });
+        core.pending.push_back(outgoing.to_message());
         Ok(())
     }
 
@@ -306,10 +383,7 @@ impl Hub {
             *request = Request::Waiting { peer: None };
             let delimiter = std::iter::once(Frame::new());
             let head = correlate.then(|| Frame::from(&id)).into_iter().chain(delimiter);
-            let body: Vec<Frame> = match outgoing {
-                Outgoing::Bytes(bytes) => vec![Frame::from(*bytes)],
-                Outgoing::Message(message) => message.frames().cloned().collect(),
-            };
+            let body = outgoing.to_message().into_frames();
             if let Some(message) = Message::from_frames(head.chain(body)) {
                 core.pending.push_back(message);
             }
@@ -386,7 +460,16 @@ impl Hub {
                 *peer = Some(key);
             }
             let peer = &mut self.peers[key as usize];
-            Outgoing::Message(&message).append_to(peer, shard, Head::default());
+            if peer.pipe.is_some() && message.has_files() {
+                let Ok(message) = message.read() else {
+                    core.drop_unreadable();
+                    self.waiting.touch(core);
+                    continue;
+                };
+                Outgoing::Message(&message).append_to(peer, shard, Head::default());
+            } else {
+                Outgoing::Message(&message).append_to(peer, shard, Head::default());
+            }
             spend_credit(core, peer, key);
             if !touched.contains(&key) {
                 touched.push(key);
@@ -403,6 +486,11 @@ impl Hub {
         }
         has_moved && !self.sockets[socket as usize].pending.is_empty()
     }
+}
+
+/// As much of a file's body as a subscription can be long.
+pub(crate) fn load_topic(first: &Frame) -> Result<Frame, Error> {
+    first.load(SUBSCRIPTION_BYTES_MAX).map_err(Error::FileRead)
 }
 
 /// One message of the peer's credit is used up; the next peer has its turn.
@@ -429,5 +517,14 @@ pub(super) fn regain_credit(core: &mut SocketCore, peer: &mut Peer, key: u32) ->
 impl SocketCore {
     pub(crate) fn cannot_send(&self) -> Error {
         Error::Unsupported { socket_type: self.socket_type, operation: "send" }
+    }
+
+    /// A message that waited cannot be read from its file, and is lost. A request will have no reply then.
+    pub(crate) fn drop_unreadable(&mut self) {
+        self.stats.messages_dropped += 1;
+        self.stats.file_faults += 1;
+        if let Pattern::Req { request, .. } = &mut self.pattern {
+            *request = Request::Idle;
+        }
     }
 }

@@ -190,6 +190,19 @@ impl Raw {
         count
     }
 
+    /// Reads until the other end closes; how many bytes came.
+    pub(crate) fn count_until_closed(&mut self) -> u64 {
+        let (mut count, mut sink) = (0, vec![0; 64 << 10]);
+        loop {
+            match self.stream.read(&mut sink) {
+                Ok(0) => return count,
+                Ok(bytes) => count += bytes as u64,
+                Err(error) if is_closed(&error) => return count,
+                Err(error) => panic!("neither bytes nor an end: {error}"),
+            }
+        }
+    }
+
     /// Waits until the other end closes, whatever it says before.
     pub(crate) fn is_closed(&mut self) -> bool {
         let (start, mut sink) = (Instant::now(), [0; 4096]);

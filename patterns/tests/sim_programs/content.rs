@@ -4,7 +4,7 @@
 //! first frame: [topic u8][0 u8][sender u16][number u32] and bytes that follow from these; further frames: only such bytes
 //! ```
 
-use std::{cell::RefCell, collections::BTreeMap};
+use std::{cell::RefCell, collections::BTreeMap, fs::File, os::unix::fs::FileExt, sync::Arc};
 
 use zring::{Frame, Message};
 use zring_engine::sim::World;
@@ -36,6 +36,21 @@ fn header(tag: Tag) -> [u8; HEADER_BYTES] {
     header
 }
 
+/// The bytes as a part of a file, behind all those before.
+fn in_file(bytes: &[u8]) -> Frame {
+    thread_local! {
+        static END: RefCell<Option<(Arc<File>, u64)>> = const { RefCell::new(None) };
+    }
+    END.with_borrow_mut(|end| {
+        let new = || (Arc::new(tempfile::tempfile().expect("a file")), 0);
+        let (file, at) = end.get_or_insert_with(new);
+        file.write_all_at(bytes, *at).expect("write");
+        let frame = Frame::from_file(file.clone(), *at, bytes.len() as u64).expect("in it");
+        *at += bytes.len() as u64;
+        frame
+    })
+}
+
 /// A number of bytes: small ones, those around the bounds of zring's ways of sending, and large ones.
 fn draw_len(world: &World, bytes_max: usize) -> usize {
     let len = match world.below(9) {
@@ -56,12 +71,17 @@ impl Shapes {
         let count = if world.below(4) == 0 { 1 + world.below(5) } else { 1 };
         let mut lens: Vec<usize> = (0..count).map(|_| draw_len(world, bytes_max)).collect();
         lens[0] = lens[0].max(HEADER_BYTES);
+        let in_files = world.below(6) == 0;
         let frames = lens.iter().enumerate().map(|(frame, &len)| {
             let mut bytes: Vec<u8> = (0..len).map(|at| byte(tag, frame, at)).collect();
             if frame == 0 {
                 bytes[..HEADER_BYTES].copy_from_slice(&header(tag));
             }
-            Frame::from(bytes)
+            if in_files && len > 0 && world.below(2) == 0 {
+                in_file(&bytes)
+            } else {
+                Frame::from(bytes)
+            }
         });
         let message = Message::from_frames(frames).expect("one frame at least");
         let is_new = self.0.borrow_mut().insert(tag, lens).is_none();

@@ -460,7 +460,7 @@ impl Sock {
                     None => Ok(Some(sent.into_payload().expect("it has sent nothing"))),
                 }
             }
-            (_, _, 6) if message.frame_count() == 1 => {
+            (_, _, 6) if message.frame_count() == 1 && !message.has_files() => {
                 let sent = each!(self, socket => socket.try_send(message.body()));
                 let back = none_yet(sent.map_err(Error::from))?.is_none();
                 Ok(back.then_some(message))
@@ -487,7 +487,7 @@ impl Sock {
                 socket.send(payload).map_err(Error::from)
             })
         }
-        let is_single = message.frame_count() == 1;
+        let is_single = message.frame_count() == 1 && !message.has_files();
         let sent = self.timed(stage, ns, |time| match stage.below(3) {
             0 if is_single => send(self, message.body(), time),
             1 if is_single => send(self, message.body().to_vec(), time),

@@ -36,6 +36,7 @@ use self::{
 };
 use super::{
     Completion, Driver, OpId, RETRY_PAUSE_MIN, SEGMENTS_PER_SEND_MAX, Submission, Token, Wait,
+    files,
 };
 use crate::{
     buf::Pool,
@@ -91,6 +92,7 @@ pub struct Ready {
     /// Counts polls, to bound what one descriptor gets in each.
     turn: u64,
     notifier: Arc<Notifier>,
+    files: files::Desk,
     /// The poller's descriptor is watched by somebody else; from then on there are alarms.
     alarm: Option<Alarm>,
     /// Between poll and flush: what is left over shows on the descriptor at the end.
@@ -118,6 +120,7 @@ impl Ready {
     fn with(poller: Poller, mode: PollMode) -> Self {
         let looker = Arc::new(Looker::new(poller));
         let notifier = Notifier { looker: looker.clone(), is_woken: AtomicBool::new(false) };
+        let notifier = Arc::new(notifier);
         Self {
             looker,
             mode,
@@ -130,7 +133,8 @@ impl Ready {
             begun: 0,
             retries: BinaryHeap::new(),
             turn: 0,
-            notifier: Arc::new(notifier),
+            files: files::Desk::new(Waker::from(notifier.clone())),
+            notifier,
             alarm: None,
             is_turning: false,
             parked: 0,
@@ -191,6 +195,7 @@ impl Ready {
         // The exchange is a locked instruction, the look before it is not.
         if is_woken.load(Ordering::Relaxed) && is_woken.swap(false, Ordering::AcqRel) {
             self.ended.push_back(Completion::Woken);
+            self.hear_files();
         }
     }
 
@@ -244,8 +249,12 @@ impl Driver for Ready {
             Submission::Send { fd, gather, sent } => {
                 let segments = gather.segments().len();
                 assert!(segments <= SEGMENTS_PER_SEND_MAX, "too many segments in one send");
-                let op = self.slots.insert(token, fd, Kind::Send { gather, sent });
-                if let Some(completion) = self.proceed_send(op) {
+                let kind = match gather.has_files() {
+                    true => Kind::Files(Box::new(files::FileSend::new(gather, sent))),
+                    false => Kind::Send { gather, sent },
+                };
+                let op = self.slots.insert(token, fd, kind);
+                if let Some(completion) = self.proceed_write(op) {
                     self.end(completion);
                 }
                 op

@@ -17,8 +17,9 @@ use super::{
 use crate::{
     buf::{Gather, Pool, SharedMut},
     driver::{
-        Completion, Direct, OpId, RETRY_PAUSE_MAX, Received, SEGMENTS_PER_SEND_MAX, is_transient,
-        rest_of,
+        Completion, Direct, OpId, RETRY_PAUSE_MAX, Received, SEGMENTS_PER_SEND_MAX,
+        files::{FileSend, Step},
+        is_transient, rest_of,
     },
     sys::net::{self, Connecting},
 };
@@ -51,6 +52,10 @@ impl Ready {
             }
             Kind::Readable => Completion::Readable { token, result: Err(error) },
             Kind::Send { gather, sent } => {
+                Completion::Sent { token, gather, bytes: sent, error: Some(error) }
+            }
+            Kind::Files(send) => {
+                let FileSend { gather, sent, .. } = *send;
                 Completion::Sent { token, gather, bytes: sent, error: Some(error) }
             }
         })
@@ -131,8 +136,10 @@ impl Ready {
 
     pub(super) fn proceed_write(&mut self, op: OpId) -> Option<Completion> {
         let slot = self.slots.find(op)?;
-        if !matches!(slot.kind, Kind::Connect { .. }) {
-            return self.proceed_send(op);
+        match slot.kind {
+            Kind::Connect { .. } => {}
+            Kind::Files(_) => return self.proceed_files(op),
+            _ => return self.proceed_send(op),
         }
         let (token, fd) = (slot.token, slot.fd);
         let result = match net::take_error(borrow(fd)) {
@@ -165,6 +172,44 @@ impl Ready {
         Some(Completion::Sent { token, gather, bytes: sent, error: None })
     }
 
+    /// As [`Ready::proceed_send`], for a list with files in it.
+    pub(super) fn proceed_files(&mut self, op: OpId) -> Option<Completion> {
+        let Self { slots, files, .. } = self;
+        let slot = slots.find(op)?;
+        let Kind::Files(send) = &mut slot.kind else { unreachable!("told apart by the caller") };
+        match send.proceed(borrow(slot.fd), op, files) {
+            Step::Blocked => self.wait_to_write(op),
+            Step::Cold => {
+                // The socket may be writable all the while, which nobody wants to hear.
+                if let Some(index) = slot.source.take() {
+                    self.sources.detach(index, op);
+                }
+                None
+            }
+            Step::Failed(error) => self.abort(op, error),
+            Step::Done => {
+                let Slot { token, kind: Kind::Files(send), .. } = self.finish(op)? else {
+                    unreachable!("checked above")
+                };
+                let FileSend { gather, sent, .. } = *send;
+                Some(Completion::Sent { token, gather, bytes: sent, error: None })
+            }
+        }
+    }
+
+    /// The thread that reads files may have answered.
+    pub(super) fn hear_files(&mut self) {
+        for (op, outcome) in self.files.take_answers() {
+            let kind = self.slots.find(op).map(|slot| &mut slot.kind);
+            let Some(Kind::Files(send)) = kind else { continue };
+            if send.answer(outcome)
+                && let Some(completion) = self.proceed_files(op)
+            {
+                self.end(completion);
+            }
+        }
+    }
+
     pub(super) fn proceed_read(
         &mut self,
         index: usize,
@@ -181,7 +226,9 @@ impl Ready {
                 let Slot { token, .. } = self.finish(op)?;
                 Some(Completion::Readable { token, result: Ok(()) })
             }
-            Kind::Connect { .. } | Kind::Send { .. } => unreachable!("nothing to read for these"),
+            Kind::Connect { .. } | Kind::Send { .. } | Kind::Files(_) => {
+                unreachable!("nothing to read for these")
+            }
         }
     }
 

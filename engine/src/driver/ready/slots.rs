@@ -7,7 +7,7 @@ use socket2::SockAddr;
 
 use crate::{
     buf::Gather,
-    driver::{Direct, OpId, Token},
+    driver::{Direct, OpId, Token, files::FileSend},
 };
 
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub(super) enum Kind {
         gather: Gather,
         sent: usize,
     },
+    /// A send with files in it.
+    Files(Box<FileSend>),
 }
 
 #[derive(Debug)]

@@ -116,7 +116,7 @@ impl Net {
 
     fn complete_send(&mut self, op: OpRef) -> Option<Completion> {
         let says_why = self.random.below(2) == 0;
-        let Op { token, work: Work::Send { gather, sent, error }, is_cancelled, .. } =
+        let Op { token, work: Work::Send { gather, sent, error, fault }, is_cancelled, .. } =
             self.remove_op(op)
         else {
             unreachable!("checked by the caller")
@@ -129,7 +129,8 @@ impl Net {
         // A cancellation that cuts a send leaves no error, as long as it took something.
         let cancelled = is_cancelled && (says_why || sent == 0);
         let error = error.or(cancelled.then_some(libc::ECANCELED)).filter(|_| is_short);
-        Some(Completion::Sent { token, gather, bytes: sent, error: error.map(failed) })
+        let error = fault.map(io::Error::from).or(error.map(failed));
+        Some(Completion::Sent { token, gather, bytes: sent, error })
     }
 
     fn look(&mut self, socket: SocketId) -> Found {

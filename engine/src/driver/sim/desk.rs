@@ -7,7 +7,7 @@ use std::{
 
 use super::net::{Event, Net, Role, Socket, SocketId};
 use crate::{
-    buf::Gather,
+    buf::{FileFault, Gather},
     driver::{Direct, Token, rest_of},
     sync::{Arc, AtomicBool, OnceLock, Ordering},
     sys::eventfd::EventFd,
@@ -41,6 +41,8 @@ pub(crate) enum Work {
         gather: Gather,
         sent: usize,
         error: Option<i32>,
+        /// The file to blame for it.
+        fault: Option<FileFault>,
     },
 }
 
@@ -258,7 +260,7 @@ impl Net {
     pub(crate) fn progress(&mut self, op: OpRef) {
         let Some(state) = self.op(op).filter(|state| !state.is_cancelled) else { return };
         let socket = state.socket;
-        let Work::Send { gather, sent, error } = &state.work else {
+        let Work::Send { gather, sent, error, .. } = &state.work else {
             unreachable!("only sends progress")
         };
         let rest = (gather.bytes() - sent) as u64;
@@ -277,11 +279,20 @@ impl Net {
             return;
         }
         let piece = self.piece(room);
-        let Some(Op { work: Work::Send { gather, sent, .. }, .. }) = self.op(op) else { return };
-        let bytes = copy(gather, *sent, piece as usize);
+        let Some(Op { work: Work::Send { gather, sent, error, fault }, .. }) = self.op(op) else {
+            return;
+        };
+        let bytes = match copy(gather, *sent, piece as usize) {
+            Ok(bytes) => bytes,
+            Err(met) => {
+                (*error, *fault) = (Some(libc::EIO), Some(met));
+                return self.finish(op);
+            }
+        };
         *sent += bytes.len();
+        let is_all = bytes.len() as u64 == rest;
         self.carry(socket, bytes);
-        if piece == rest {
+        if is_all {
             self.finish(op);
         } else {
             let ns = self.delay_ns();
@@ -323,12 +334,17 @@ pub(crate) fn name(work: &Work) -> &'static str {
     }
 }
 
-/// `len` bytes of the list, behind the first `skip`.
-fn copy(gather: &Gather, skip: usize, len: usize) -> Vec<u8> {
+/// Up to `len` bytes of the list, behind the first `skip`: as many as lie in memory or in one file.
+fn copy(gather: &Gather, skip: usize, len: usize) -> Result<Vec<u8>, FileFault> {
+    if let Some((region, at)) = gather.file_at(skip) {
+        let mut bytes = vec![0; len.min(region.len() - at)];
+        region.read_at(at, &mut bytes)?;
+        return Ok(bytes);
+    }
     let mut bytes = Vec::with_capacity(len);
     for part in rest_of(gather, skip) {
         let missing = len - bytes.len();
         bytes.extend_from_slice(&part[..part.len().min(missing)]);
     }
-    bytes
+    Ok(bytes)
 }

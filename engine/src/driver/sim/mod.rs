@@ -229,7 +229,7 @@ impl Driver for Sim {
             Submission::Send { fd, gather, sent } => {
                 let segments = gather.segments().len();
                 assert!(segments <= super::SEGMENTS_PER_SEND_MAX, "too many segments in one send");
-                (fd, Work::Send { gather, sent, error: None })
+                (fd, Work::Send { gather, sent, error: None, fault: None })
             }
         };
         let mut net = lock(&self.net);

@@ -4,7 +4,7 @@ use socket2::SockAddr;
 
 use super::*;
 use crate::{
-    buf::{Gather, Segment},
+    buf::{FileFault, FileRegion, Gather, Segment},
     driver::Received,
     sim::World,
 };
@@ -94,6 +94,51 @@ impl Drop for Pair {
 
 fn in_world(body: impl FnOnce(&World)) {
     World::run(1, &Faults::none(), body);
+}
+
+#[test]
+fn a_file_is_sent_from_and_to_blame_when_it_is_cut_off() {
+    in_world(|world| {
+        let mut pair = Pair::new(world);
+        let file = tempfile::tempfile().unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, b"0123456789", 0).unwrap();
+        let region = FileRegion::new(file, 2, 6).unwrap();
+        let send = |pair: &mut Pair| {
+            let mut gather = Gather::new();
+            gather.push(Segment::Static(b"head"));
+            gather.push(Segment::File(region.clone()));
+            gather.push(Segment::Static(b"tail"));
+            let fd = pair.near.as_raw_fd();
+            pair.driver.submit(3, Submission::Send { fd, gather, sent: 1 });
+        };
+        pair.receive();
+        send(&mut pair);
+        let mut got = Vec::new();
+        let mut is_sent = false;
+        while !is_sent || got.len() < 13 {
+            match pair.next(world) {
+                Completion::Sent { bytes: 14, error: None, .. } => is_sent = true,
+                Completion::Received { received: Received::Bytes(chunk), .. } => {
+                    got.extend_from_slice(pair.pool.bytes(&chunk));
+                    pair.pool.release(chunk);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(got, b"ead234567tail");
+        region.file().set_len(4).unwrap();
+        send(&mut pair);
+        let (bytes, error) = loop {
+            match pair.next(world) {
+                Completion::Sent { bytes, error, .. } => break (bytes, error.unwrap()),
+                Completion::Received { received: Received::Bytes(chunk), .. } => {
+                    pair.pool.release(chunk);
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!((bytes, FileFault::within(&error)), (4, Some(&FileFault::Truncated { at: 4 })));
+    });
 }
 
 #[test]

@@ -45,6 +45,7 @@ impl Uring {
             }
             Kind::Send { .. } => self.complete_send(op, entry),
             Kind::Held { .. } => unreachable!("its send was answered"),
+            Kind::Files { .. } => self.complete_files(op, entry.result()),
         }
     }
 
@@ -53,6 +54,7 @@ impl Uring {
         if !cqueue::more(entry.flags()) {
             self.arm_wake();
         }
+        self.hear_files();
         Completion::Woken
     }
 

@@ -4,6 +4,7 @@
 mod bufring;
 mod complete;
 mod connect;
+mod files;
 mod parking;
 mod probe;
 mod slot;
@@ -100,6 +101,7 @@ pub struct Uring {
     features: Features,
     zero_copy: ZeroCopy,
     waker: Arc<EventFdWaker>,
+    files: super::files::Desk,
     /// What the next alarm entry to be submitted points at.
     alarm: Box<types::Timespec>,
     /// The ring's own descriptor, for whoever waits on it without the ring; made on first use.
@@ -148,6 +150,7 @@ impl Uring {
             ended: VecDeque::new(),
             features,
             zero_copy: ZeroCopy::new(features.zero_copy, config.zero_copy_bytes_min),
+            files: super::files::Desk::new(Waker::from(waker.clone())),
             waker,
             alarm: Box::default(),
             parking: None,
@@ -301,6 +304,9 @@ impl Uring {
 
     fn submit_send(&mut self, token: Token, fd: RawFd, gather: Gather, sent: usize) -> OpId {
         assert!(gather.segments().len() <= SEGMENTS_PER_SEND_MAX, "too many segments in one send");
+        if gather.has_files() {
+            return self.submit_files(token, fd, gather, sent);
+        }
         let zero_copy = self.zero_copy.choose(token, fd, &gather);
         let needs_message = zero_copy.asks || single(&gather).is_none();
         let message = needs_message.then(|| self.slots.take_message());
@@ -374,7 +380,13 @@ impl Driver for Uring {
         if matches!(slot.kind, Kind::Held { .. }) {
             return;
         }
+        let is_ours = matches!(slot.kind, Kind::Files { polls: false, .. });
         if !std::mem::replace(&mut slot.cancelled, true) {
+            if is_ours {
+                // The kernel has nothing of it.
+                let completion = self.end_files(op, Some(files::cancellation()));
+                return self.end(completion);
+            }
             self.push(opcode::AsyncCancel::new(op.0).build().user_data(CANCEL));
         }
     }

@@ -7,7 +7,9 @@ use socket2::SockAddr;
 use crate::{
     buf::{Gather, SharedMut},
     driver::{
-        Direct, OpId, SEGMENTS_PER_SEND_MAX, Token, rest_of,
+        Direct, OpId, SEGMENTS_PER_SEND_MAX, Token,
+        files::FileSend,
+        rest_of,
         uring::{connect::Pause, zero_copy::Progress},
     },
 };
@@ -95,6 +97,11 @@ pub(super) enum Kind {
         gather: Gather,
         message: Option<Box<Message>>,
         zero_copy: Progress,
+    },
+    /// A send with files in it: what the kernel has of it is at most a poll for writability.
+    Files {
+        send: Box<FileSend>,
+        polls: bool,
     },
 }
 

@@ -177,7 +177,7 @@ impl ZeroCopy {
 fn referenced_bytes(gather: &Gather) -> usize {
     let bytes = |segment: &Segment| match segment {
         Segment::Shared(_) | Segment::Lease(_) | Segment::Static(_) => segment.bytes().len(),
-        Segment::Arena(_) | Segment::Head { .. } => 0,
+        Segment::Arena(_) | Segment::Head { .. } | Segment::File(_) => 0,
     };
     gather.segments().map(bytes).sum()
 }

@@ -1,0 +1,214 @@
+//! Sends with files in them: memory by `sendmsg(2)`, files by `sendfile(2)`, both without waiting.
+//!
+//! Neither driver has an operation for files (io_uring would splice through a pipe, on a worker thread), so both do
+//! the same: send what the socket takes, wait until it is writable, go on. Of the files in one list at most
+//! [`CHUNK_BYTES`] go out in a turn. What is not in the page cache is read in on a thread of its own
+//! ([`reader`]), which wakes the driver.
+
+mod reader;
+#[cfg(all(test, target_os = "linux"))]
+mod tests;
+
+use std::{
+    io::{self, ErrorKind, IoSlice},
+    ops::Range,
+    os::fd::BorrowedFd,
+};
+
+pub(super) use self::reader::Desk;
+use super::{OpId, SEGMENTS_PER_SEND_MAX, rest_of};
+use crate::{
+    buf::{FileFault, FileRegion, Gather},
+    sys::file::{self, Cached, Unsent},
+};
+
+/// How much of files one connection sends in one go.
+const CHUNK_BYTES: usize = 256 << 10;
+/// How much is read in by one request, and how far ahead of what is being sent the next one begins at the latest.
+const WINDOW_BYTES: usize = 2 << 20;
+
+/// A send on its way. Places are counted in bytes from the beginning of the list.
+#[derive(Debug)]
+pub(super) struct FileSend {
+    pub(super) gather: Gather,
+    pub(super) sent: usize,
+    /// Up to here the reader was just before; no look at the page cache is needed.
+    trusted: usize,
+    /// What the reader is about to read in.
+    asked: Option<Range<usize>>,
+    /// How far the reader was asked to go. Beyond `sent` only where the page cache lacked something before.
+    ahead: usize,
+    /// Nothing goes on before the reader has answered.
+    waits: bool,
+    /// The kernel tells what is in the page cache.
+    tells: bool,
+    /// What the reader met.
+    fault: Option<FileFault>,
+}
+
+/// How far a send came.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// All of it was taken.
+    Done,
+    /// It goes on when the socket is writable.
+    Blocked,
+    /// It goes on when the reader has answered.
+    Cold,
+    /// It ends here.
+    Failed(io::Error),
+}
+
+/// Where reading ahead stands, behind what `sendfile` is about to read.
+struct Next<'a> {
+    region: &'a FileRegion,
+    /// How far into the region.
+    at: usize,
+    /// How much is sent at once.
+    bytes: usize,
+}
+
+impl FileSend {
+    pub(super) fn new(gather: Gather, sent: usize) -> Self {
+        Self {
+            gather,
+            sent,
+            trusted: 0,
+            asked: None,
+            ahead: 0,
+            waits: false,
+            tells: true,
+            fault: None,
+        }
+    }
+
+    /// Sends what the socket takes, up to a bound.
+    pub(super) fn proceed(&mut self, socket: BorrowedFd<'_>, op: OpId, desk: &mut Desk) -> Step {
+        let mut room = CHUNK_BYTES;
+        while self.sent < self.gather.bytes() {
+            let (sent, wanted) = match self.gather.file_at(self.sent) {
+                None => self.send_memory(socket),
+                Some(_) if room == 0 => return Step::Blocked,
+                Some((region, at)) => {
+                    let bytes = (region.len() - at).min(room);
+                    let region = region.clone();
+                    if !self.is_warm(&Next { region: &region, at, bytes }, op, desk) {
+                        return self.fault.take().map_or(Step::Cold, |it| Step::Failed(it.into()));
+                    }
+                    room -= bytes;
+                    (send_file(socket, &region, at, bytes), bytes)
+                }
+            };
+            match sent {
+                Ok(bytes) => {
+                    self.sent += bytes;
+                    if bytes < wanted {
+                        return Step::Blocked;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Step::Blocked,
+                Err(error) if error.kind() == ErrorKind::Interrupted => return Step::Blocked,
+                Err(error) => return Step::Failed(error),
+            }
+        }
+        Step::Done
+    }
+
+    /// Sends the memory in front of the next file; how much that was, and how much there is.
+    fn send_memory(&self, socket: BorrowedFd<'_>) -> (io::Result<usize>, usize) {
+        let mut parts = [IoSlice::new(&[]); SEGMENTS_PER_SEND_MAX];
+        let (mut count, mut bytes) = (0, 0);
+        for (part, rest) in parts.iter_mut().zip(rest_of(&self.gather, self.sent)) {
+            *part = IoSlice::new(rest);
+            count += 1;
+            bytes += rest.len();
+        }
+        // A header does not travel in a packet of its own.
+        let more = self.sent + bytes < self.gather.bytes();
+        (file::send_in_front(socket, &parts[..count], more), bytes)
+    }
+
+    /// Whether what is to be sent next is in the page cache. If not, the reader has been asked for it.
+    fn is_warm(&mut self, next: &Next<'_>, op: OpId, desk: &mut Desk) -> bool {
+        if self.fault.is_some() {
+            return false;
+        }
+        let Next { region, at, bytes } = *next;
+        let is_warm = self.sent + bytes <= self.trusted || {
+            let offset = region.offset() + at as u64;
+            let cached = file::is_cached(region.file(), offset, bytes, &mut desk.scratch);
+            self.tells = cached != Cached::Unknown;
+            cached == Cached::Whole
+        };
+        if is_warm {
+            self.read_ahead(next, op, desk);
+            return true;
+        }
+        let is_asked = self.asked.is_some() || self.ask(region, at, op, desk);
+        // Without a thread to ask: better late than never.
+        self.waits = is_asked || !desk.is_out_of_order();
+        !self.waits
+    }
+
+    /// Has the reader go on, if it was needed before, while what it has read in is sent.
+    fn read_ahead(&mut self, next: &Next<'_>, op: OpId, desk: &mut Desk) {
+        let Next { region, at, .. } = *next;
+        let end = self.sent - at + region.len();
+        let is_due = self.ahead > self.sent && self.ahead - self.sent <= WINDOW_BYTES / 2;
+        if is_due && self.ahead < end && self.asked.is_none() {
+            self.ask(region, at + (self.ahead - self.sent), op, desk);
+        }
+    }
+
+    /// Asks the reader for a window of the region that `sent` lies in, from `from` bytes into it on.
+    fn ask(&mut self, region: &FileRegion, from: usize, op: OpId, desk: &mut Desk) -> bool {
+        let begin = self.region_start() + from;
+        let len = (region.len() - from).min(WINDOW_BYTES);
+        let is_asked = desk.ask(op, region, from, len);
+        if is_asked {
+            self.asked = Some(begin..begin + len);
+            self.ahead = begin + len;
+        }
+        is_asked
+    }
+
+    /// Where the region that `sent` lies in begins.
+    fn region_start(&self) -> usize {
+        self.gather.file_at(self.sent).map_or(self.sent, |(_, at)| self.sent - at)
+    }
+
+    /// The reader has answered, or has room again. Whether the send waited for that.
+    pub(super) fn answer(&mut self, outcome: Option<Result<(), FileFault>>) -> bool {
+        if let Some(outcome) = outcome {
+            let range = self.asked.take().unwrap_or_default();
+            match outcome {
+                // It is met again if nobody waits for it now.
+                Err(fault) => self.fault = Some(fault).filter(|_| self.waits),
+                Ok(()) if range.start <= self.sent.max(self.trusted) => {
+                    // Later it may be gone again: who can look does, and is trusted with the next step only, so that
+                    // there is one in any case.
+                    let step = if self.tells { CHUNK_BYTES } else { WINDOW_BYTES * 2 };
+                    self.trusted = self.trusted.max(range.end.min(self.sent + step));
+                }
+                Ok(()) => {}
+            }
+        }
+        std::mem::take(&mut self.waits)
+    }
+}
+
+/// Sends what the socket takes of a region.
+fn send_file(
+    socket: BorrowedFd<'_>,
+    region: &FileRegion,
+    at: usize,
+    bytes: usize,
+) -> io::Result<usize> {
+    let offset = region.offset() + at as u64;
+    match file::send(socket, region.file(), offset, bytes) {
+        Ok(0) => Err(FileFault::Truncated { at: offset }.into()),
+        Ok(bytes) => Ok(bytes),
+        Err(Unsent::File(error)) => Err(FileFault::unreadable(offset, &error).into()),
+        Err(Unsent::Socket(error)) => Err(error),
+    }
+}
