@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-const SUBJECTS: [&str; 2] = ["raw-sendfile", "raw-copy"];
+const SUBJECTS: [&str; 3] = ["raw-sendfile", "raw-copy", "zring"];
 
 fn bench(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_zring-bench")).args(arguments).output().unwrap()

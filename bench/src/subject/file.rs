@@ -1,13 +1,13 @@
 //! The subjects of the workload `file`: each has a way to send one file, and a receiver that throws it away.
 //!
-//! A subject of this workload is one `impl` of [`Courier`] and one line in [`COURIERS`]. zring's is to be the third:
-//! PUSH sends one message made of the file, PULL receives it.
+//! A subject of this workload is one `impl` of [`Courier`] and one line in [`COURIERS`].
 
 use std::fs::File;
 
 use crate::error::Result;
 #[cfg(target_os = "linux")]
 use crate::subject::raw_file;
+use crate::subject::zring_file;
 
 /// Every subject of the workload, in the order in which they are reported.
 pub const COURIERS: &[&dyn Courier] = &[
@@ -15,6 +15,7 @@ pub const COURIERS: &[&dyn Courier] = &[
     &raw_file::SENDFILE,
     #[cfg(target_os = "linux")]
     &raw_file::COPY,
+    &zring_file::ZRING,
 ];
 
 /// The subject that the others are compared with.

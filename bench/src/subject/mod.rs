@@ -30,6 +30,7 @@ pub mod zring;
 pub mod zring_bg;
 pub mod zring_crowd;
 pub mod zring_fan;
+pub mod zring_file;
 
 /// Every subject the harness knows, in the order in which they run and are reported.
 pub const ALL: &[&dyn Subject] = &[
