@@ -224,3 +224,50 @@ fn bursts_in_a_batch() {
         });
     });
 }
+
+#[test]
+fn into_memory_of_the_callers() {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    in_ways(Way::every_inline(), LIMIT, |way| {
+        for bytes in SIZES {
+            let (warm_up, counted) = rounds(bytes);
+            let ctx = way.context();
+            let pull = open(&ctx, SocketType::Pull);
+            let endpoint = bind_tcp(&pull);
+            // On another thread, so that the receiver may wait; its allocations are not counted.
+            let sender = std::thread::spawn(move || {
+                let ctx = way.context();
+                let push = open(&ctx, SocketType::Push);
+                push.connect(&endpoint).expect("connect");
+                let body = Message::with_size(bytes);
+                for _ in 0..warm_up + counted {
+                    push.send_multipart([
+                        zring::Frame::from("head"),
+                        body.frames().next().expect("one").clone(),
+                    ])
+                    .expect("send");
+                }
+                push.close();
+            });
+            let (mut head, mut buffer) = ([0; 8], vec![0; bytes]);
+            let mut receive = || {
+                let frames =
+                    &mut [zring::FrameBuf::new(&mut head), zring::FrameBuf::new(&mut buffer)];
+                let received = pull.recv_into_vectored(frames).expect("a message");
+                assert_eq!((received.frames, frames[1].len()), (2, bytes));
+            };
+            (0..warm_up).for_each(|_| receive());
+            let before = ALLOCATIONS.get();
+            (0..counted).for_each(|_| receive());
+            let allocations = ALLOCATIONS.get() - before;
+            // When the sender is further ahead than ever before, queues grow, and more of the small messages are
+            // decoded at a time: up to 128, each of which keeps what it has once needed.
+            let ahead = if bytes <= 1024 { 4 * 128 } else { 0 };
+            assert!(
+                allocations <= ahead + 16,
+                "{allocations} allocations for {counted} times {bytes} bytes"
+            );
+            sender.join().expect("sent");
+        }
+    });
+}

@@ -26,7 +26,24 @@ pub(crate) struct Claim {
     /// The body under way: the frame it is the body of, and how much of it there is.
     pub(crate) body: Option<(usize, usize)>,
     /// Frames whose bodies lie in the caller's memory.
-    pub(crate) placed: Vec<usize>,
+    pub(crate) placed: Places,
+}
+
+/// Numbers of frames, up to [`Places::MAX`].
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Places(u128);
+
+impl Places {
+    /// How many frames of one message may be placed; the others are copied.
+    pub(crate) const MAX: usize = u128::BITS as usize;
+
+    pub(crate) fn add(&mut self, at: usize) {
+        self.0 |= 1 << at;
+    }
+
+    pub(crate) fn contains(self, at: usize) -> bool {
+        at < Self::MAX && self.0 & 1 << at != 0
+    }
 }
 
 /// What became of a message when a claimed body was whole.
@@ -203,8 +220,8 @@ impl Inbound {
 
 /// Puts copies of what lies in the caller's memory where it belongs.
 fn restore(parts: &mut [Frame], claim: &Claim, frames: &[FrameBuf<'_>]) {
-    for &at in &claim.placed {
-        if let (Some(part), Some(frame)) = (parts.get_mut(at), frames.get(at)) {
+    for (at, (part, frame)) in parts.iter_mut().zip(frames).enumerate() {
+        if claim.placed.contains(at) {
             *part = Frame::copy_from(frame.bytes());
         }
     }

@@ -8,7 +8,7 @@ use zring_engine::{ConnId, Shard};
 
 use super::{
     Hub,
-    claim::{Claim, Finished},
+    claim::{Claim, Finished, Places},
     inbound::Inbound,
     socket::{Pattern, Request, SocketCore},
 };
@@ -138,7 +138,7 @@ impl Hub {
         claim: &mut Option<Claim>,
     ) -> Result<(usize, bool), Refusal> {
         if let Some(rest) = self.take_rest(socket) {
-            return Ok(self.scatter(socket, rest, frames, &[]));
+            return Ok(self.scatter(socket, rest, frames, Places::default()));
         }
         self.check_receive(socket)?;
         let core = &mut self.sockets[socket as usize];
@@ -154,7 +154,7 @@ impl Hub {
             if let Some(key) = self.find_readable(shard, socket) {
                 self.unclaim(shard, claim, frames);
                 let message = self.take_message(socket, key);
-                return Ok(self.scatter(socket, message, frames, &[]));
+                return Ok(self.scatter(socket, message, frames, Places::default()));
             }
             if claim.is_none() && !self.claim_held(shard, socket, frames, claim) {
                 return Err(Refusal::WouldBlock);
@@ -225,7 +225,7 @@ impl Hub {
             };
             self.claims += 1;
             let connection = peer.stats.connection;
-            let (number, placed) = (self.claims, Vec::new());
+            let (number, placed) = (self.claims, Places::default());
             let mut held = Claim { peer: key, connection, number, hidden, body: None, placed };
             self.claim_body(&mut held, at, frames);
             *claim = Some(held);
@@ -319,7 +319,7 @@ impl Hub {
     ) -> Option<(usize, bool)> {
         let held = claim.as_mut()?;
         let (at, _) = held.body.take()?;
-        held.placed.push(at);
+        held.placed.add(at);
         let key = held.peer;
         let peer = &mut self.peers[key as usize];
         let core = &mut self.sockets[socket as usize];
@@ -353,11 +353,11 @@ impl Hub {
         frames: &mut [FrameBuf<'_>],
         claim: &mut Option<Claim>,
     ) -> Option<(usize, bool)> {
-        let Claim { peer: key, placed, .. } = claim.as_ref()?;
-        let message = self.peers[*key as usize].inbound.take_claimed()?;
-        let message = self.accept(socket, *key, message);
+        let Claim { peer: key, placed, .. } = *claim.as_ref()?;
+        let message = self.peers[key as usize].inbound.take_claimed()?;
+        let message = self.accept(socket, key, message);
         // So that a peer that is gone is forgotten.
-        self.sockets[socket as usize].receiving.activate(PipeId(*key));
+        self.sockets[socket as usize].receiving.activate(PipeId(key));
         let received = self.scatter(socket, message, frames, placed);
         *claim = None;
         Some(received)
@@ -369,11 +369,11 @@ impl Hub {
         socket: u32,
         message: Message,
         frames: &mut [FrameBuf<'_>],
-        placed: &[usize],
+        placed: Places,
     ) -> (usize, bool) {
         let taken = message.frame_count().min(frames.len());
         for (at, (frame, body)) in frames.iter_mut().zip(message.frames()).enumerate() {
-            if !placed.contains(&at) {
+            if !placed.contains(at) {
                 frame.take(body.bytes());
             }
         }
@@ -422,6 +422,7 @@ fn place(
     let hidden = core.hidden_frames(key, inbound)?;
     let at = inbound.parts().len().checked_sub(hidden)?;
     let bytes = inbound.held_bytes()?;
-    let has_room = frames.get(at).is_some_and(|frame| frame.capacity() as u64 >= bytes);
+    let frame = frames.get(at).filter(|_| at < Places::MAX);
+    let has_room = frame.is_some_and(|frame| frame.capacity() as u64 >= bytes);
     has_room.then_some((at, hidden))
 }

@@ -6,7 +6,7 @@ use zring_engine::{Shard, SharedMut};
 
 use super::{
     Hub,
-    claim::Claim,
+    claim::{Claim, Places},
     inbound::{Inbound, Sink},
     into::Pull,
     socket::{Pattern, SocketCore},
@@ -277,7 +277,7 @@ impl Hub {
         self.streamed(stream)?.claim(number, frame);
         let Stream { peer, connection } = stream;
         let body = Some((0, frame.len()));
-        Ok(Claim { peer, connection, number, hidden: 0, body, placed: Vec::new() })
+        Ok(Claim { peer, connection, number, hidden: 0, body, placed: Places::default() })
     }
 
     /// Claims the large frame that has begun, to be taken in pieces: the first one.

@@ -5,7 +5,7 @@ use crate::{
     core::Core,
     error::{Error, Refusal},
     frame::{Frame, FrameBuf},
-    hub::claim::Claim,
+    hub::claim::{Claim, Places},
     parts::{Part, Parts},
 };
 
@@ -271,7 +271,7 @@ fn attempt_whole(
     frames: &mut [FrameBuf<'_>],
 ) -> Result<(usize, bool), Refusal> {
     let message = attempt_recv(core, key, false)?;
-    Ok(core.hub.scatter(key, message, frames, &[]))
+    Ok(core.hub.scatter(key, message, frames, Places::default()))
 }
 
 fn attempt_into(
