@@ -9,6 +9,7 @@
 pub mod buf;
 mod config;
 mod conn;
+pub mod copies;
 #[allow(unsafe_code)]
 pub mod driver;
 mod error;

@@ -9,7 +9,9 @@ use std::{
 };
 
 use zring_engine::{
-    Chunk, FileFault, FileRegion, Lease, Pool, Shared, queue::parcel::SHORT_BYTES_MAX,
+    Chunk, FileFault, FileRegion, Lease, Pool, Shared,
+    copies::{Site, note},
+    queue::parcel::SHORT_BYTES_MAX,
 };
 
 use crate::error::Error;
@@ -31,7 +33,6 @@ const COPIED_BYTES_MAX: usize = 40;
 #[derive(Clone)]
 pub struct Frame(pub(crate) Body);
 
-#[derive(Clone)]
 pub(crate) enum Body {
     /// As words: a frame that moves is copied in aligned steps, which its next reader can take straight from
     /// the store buffer.
@@ -43,6 +44,21 @@ pub(crate) enum Body {
     Shared(Shared),
     Static(&'static [u8]),
     File(FileRegion),
+}
+
+impl Clone for Body {
+    #[inline]
+    fn clone(&self) -> Self {
+        match self {
+            Self::Inline { len, words } => {
+                note(Site::Clone, usize::from(*len));
+                Self::Inline { len: *len, words: *words }
+            }
+            Self::Lease(lease) => Self::Lease(lease.clone()),
+            Self::Shared(shared) => Self::Shared(shared.clone()),
+            Self::Static(bytes) => Self::Static(bytes),
+        }
+    }
 }
 
 pub(crate) type Words = [u64; INLINE_BYTES_MAX / 8];
@@ -127,17 +143,24 @@ impl Frame {
     /// A copy of `bytes`.
     #[must_use]
     pub fn copy_from(bytes: &[u8]) -> Self {
-        match Self::inline(bytes) {
+        Self::copy_at(Site::Frame, bytes)
+    }
+
+    /// As [`Frame::copy_from`], and says where that is done.
+    #[inline]
+    pub(crate) fn copy_at(site: Site, bytes: &[u8]) -> Self {
+        match Self::inline(site, bytes) {
             Some(frame) => frame,
-            None => Self(Body::Shared(Shared::copy_from(bytes))),
+            None => Self(Body::Shared(Shared::copy_at(site, bytes))),
         }
     }
 
     #[inline]
-    fn inline(bytes: &[u8]) -> Option<Self> {
+    fn inline(site: Site, bytes: &[u8]) -> Option<Self> {
         if bytes.len() > INLINE_BYTES_MAX {
             return None;
         }
+        note(site, bytes.len());
         let (mut words, len) = (Words::default(), bytes.len() as u8);
         inline_bytes_mut(&mut words, len).copy_from_slice(bytes);
         Some(Self(Body::Inline { len, words }))
@@ -158,12 +181,13 @@ impl Frame {
     /// in pieces that its move has to wait for, which costs more than all the rest of receiving a message.
     #[inline(never)]
     pub(crate) fn copy_received(bytes: &[u8]) -> Self {
-        Self::copy_from(bytes)
+        Self::copy_at(Site::Pool, bytes)
     }
 
     /// A body that lies in such words already.
     #[inline]
     pub(crate) fn from_words(len: u8, words: &Words) -> Self {
+        note(Site::Parcel, usize::from(len));
         Self(Body::Inline { len, words: *words })
     }
 
@@ -172,6 +196,7 @@ impl Frame {
     pub(crate) fn set_words(&mut self, len: u8, words: &Words) {
         match &mut self.0 {
             Body::Inline { len: old_len, words: old_words } => {
+                note(Site::Parcel, usize::from(len));
                 *old_len = len;
                 *old_words = *words;
             }
@@ -259,6 +284,11 @@ impl Frame {
             Body::Shared(shared) => Body::Shared(shared.slice(range)),
             Body::Static(bytes) => Body::Static(&bytes[range]),
         })
+    }
+
+    pub(crate) fn to_vec(&self) -> Vec<u8> {
+        note(Site::Taken, self.len());
+        self.bytes().to_vec()
     }
 
     /// Length of the body in bytes.
@@ -389,7 +419,7 @@ impl From<String> for Frame {
 impl From<Vec<u8>> for Frame {
     /// Takes over the memory; short bodies are copied into the frame instead.
     fn from(bytes: Vec<u8>) -> Self {
-        match Self::inline(&bytes) {
+        match Self::inline(Site::Frame, &bytes) {
             Some(frame) => frame,
             None => Self(Body::Shared(Shared::from_vec(bytes))),
         }
@@ -444,6 +474,7 @@ impl<'a> FrameBuf<'a> {
     pub(crate) fn take(&mut self, body: &[u8]) {
         self.filled = body.len().min(self.buffer.len());
         self.len = body.len();
+        note(Site::Into, self.filled);
         self.buffer[..self.filled].copy_from_slice(&body[..self.filled]);
     }
 

@@ -62,6 +62,8 @@ pub use socket::{
 };
 pub use socket_type::SocketType;
 pub use wire::Violation;
+#[cfg(feature = "count-copies")]
+pub use zring_engine::copies;
 pub use zring_engine::{
     Config as EngineConfig, Error as EngineError, FileError, FileFault, HugePages,
     Kind as DriverKind, Need, PoolBacking, PoolConfig, PoolMemory, PoolStats, ShardStats,

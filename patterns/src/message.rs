@@ -256,7 +256,12 @@ impl Message {
     /// Copies of all bodies in order, empty ones of those that lie in files ([`Message::read`] reads them first).
     #[must_use]
     pub fn to_vecs(&self) -> Vec<Vec<u8>> {
-        self.frames().map(|frame| frame.bytes().to_vec()).collect()
+        self.frames().map(Frame::to_vec).collect()
+    }
+
+    /// A copy of the first body.
+    pub(crate) fn body_to_vec(&self) -> Vec<u8> {
+        self.node().first.to_vec()
     }
 
     /// How many bytes all bodies have together.

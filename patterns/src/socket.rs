@@ -403,7 +403,7 @@ impl<C: Home> Socket<C> {
     /// # Errors
     /// As [`Socket::recv`].
     pub fn recv_bytes(&self) -> Result<Vec<u8>, Error> {
-        self.recv().map(|message| message.body().to_vec())
+        self.recv().map(|message| message.body_to_vec())
     }
 
     /// Receives one message and takes its first frame as text; bytes that are no UTF-8 come back as they are.

@@ -2,7 +2,10 @@
 
 use std::{cell::RefCell, fmt, ops::Deref, ptr::NonNull};
 
-use crate::sync::{Arc, Mutex, OnceLock};
+use crate::{
+    copies::{Site, note},
+    sync::{Arc, Mutex, OnceLock},
+};
 
 /// The smallest class a recycled block belongs to, as a power of two.
 const CLASS_MIN: u32 = 8;
@@ -150,7 +153,17 @@ impl SharedMut {
 
     /// Appends a copy of `bytes`.
     pub fn extend_from_slice(&mut self, bytes: &[u8]) {
-        self.bytes_mut().extend_from_slice(bytes);
+        self.extend_at(Site::Block, bytes);
+    }
+
+    /// As [`SharedMut::extend_from_slice`], and says where that is done.
+    pub fn extend_at(&mut self, site: Site, bytes: &[u8]) {
+        note(site, bytes.len());
+        let vec = self.bytes_mut();
+        if vec.capacity() - vec.len() < bytes.len() {
+            note(Site::Growth, vec.len());
+        }
+        vec.extend_from_slice(bytes);
     }
 
     /// Room for up to `rest` more bytes, growing if all that was reserved is filled.
@@ -163,6 +176,7 @@ impl SharedMut {
             let target = bytes.len() + grow;
             let target =
                 if class_for(target) <= CLASS_MAX { 1usize << class_for(target) } else { target };
+            note(Site::Growth, bytes.len());
             bytes.reserve_exact(target - bytes.len());
         }
         let spare = bytes.spare_capacity_mut();
@@ -230,9 +244,15 @@ impl Shared {
     /// A copy of `bytes` in a block of its own.
     #[must_use]
     pub fn copy_from(bytes: &[u8]) -> Self {
+        Self::copy_at(Site::Block, bytes)
+    }
+
+    /// As [`Shared::copy_from`], and says where that is done.
+    #[must_use]
+    pub fn copy_at(site: Site, bytes: &[u8]) -> Self {
         let mut block = SharedMut { block: Some(take_block(bytes.len())) };
         block.bytes_mut().clear();
-        block.extend_from_slice(bytes);
+        block.extend_at(site, bytes);
         block.freeze()
     }
 

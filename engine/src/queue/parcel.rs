@@ -5,6 +5,8 @@ use std::{
     mem::{ManuallyDrop, MaybeUninit},
 };
 
+use crate::copies::{Site, note};
+
 /// Words of the longest bytes that travel in place.
 pub const SHORT_WORDS: usize = 10;
 /// Words at the end that are zeroed by themselves where the bytes reach up to them.
@@ -70,6 +72,7 @@ impl<T> Parcel<T> {
         bytes: &[u8],
     ) -> &'a mut Self {
         assert!(bytes.len() <= SHORT_BYTES_MAX, "too long to travel in place");
+        note(Site::Slot, bytes.len());
         let head = Head { is_value: false, mark, len: bytes.len() as u8 };
         let parcel = at.as_mut_ptr();
         // SAFETY: all places lie in the parcel, and there are at most as many words as it has.

@@ -1,6 +1,6 @@
 //! Bodies that go straight from the kernel into a caller's memory.
 
-use zring_engine::SharedMut;
+use zring_engine::{SharedMut, copies::Site};
 
 use super::inbound::{Assembly, Inbound, Sink};
 use crate::{
@@ -211,7 +211,7 @@ impl Inbound {
             && let Some(frame) = frames.get(at)
         {
             assembly.body = SharedMut::with_expected(bytes);
-            assembly.body.extend_from_slice(frame.bytes());
+            assembly.body.extend_at(Site::Unclaim, frame.bytes());
             assembly.is_claimed = false;
             assembly.is_owned = true;
         }
@@ -222,7 +222,7 @@ impl Inbound {
 fn restore(parts: &mut [Frame], claim: &Claim, frames: &[FrameBuf<'_>]) {
     for (at, (part, frame)) in parts.iter_mut().zip(frames).enumerate() {
         if claim.placed.contains(at) {
-            *part = Frame::copy_from(frame.bytes());
+            *part = Frame::copy_at(Site::Unclaim, frame.bytes());
         }
     }
 }

@@ -2,7 +2,11 @@
 
 use std::{collections::VecDeque, ops::Range};
 
-use zring_engine::{Buffers, Chunk, Direct, Pool, SharedMut, queue::parcel::Short};
+use zring_engine::{
+    Buffers, Chunk, Direct, Pool, SharedMut,
+    copies::{Site, note},
+    queue::parcel::Short,
+};
 
 use super::{
     SUBSCRIPTION_BYTES_MAX,
@@ -111,7 +115,7 @@ impl Source for Copied<'_> {
     }
 
     fn frame(&self, body: Range<usize>) -> Frame {
-        Frame::copy_from(&self.0[body])
+        Frame::copy_at(Site::Spill, &self.0[body])
     }
 }
 
@@ -261,6 +265,7 @@ impl Inbound {
     pub(crate) fn release_chunks(&mut self, mut pool: Buffers<'_>) {
         for piece in &mut self.pieces {
             if let Piece::Chunk(chunk) = piece {
+                note(Site::Undecoded, chunk.len());
                 let copy = pool.bytes(chunk).to_vec();
                 if let Piece::Chunk(chunk) = std::mem::replace(piece, Piece::Copied(copy)) {
                     pool.release(chunk);
@@ -443,7 +448,7 @@ impl Inbound {
     fn begin_assembly(&mut self, flags: FrameFlags, body_bytes: u64, have: &[u8]) {
         let expected = usize::try_from(body_bytes).unwrap_or(usize::MAX);
         let mut body = SharedMut::with_expected(expected);
-        body.extend_from_slice(have);
+        body.extend_at(Site::Assembly, have);
         let rest = body_bytes - have.len() as u64;
         if rest > DIRECT_BYTES_MIN {
             self.direct_frames = DIRECT_FRAMES;
@@ -472,7 +477,7 @@ impl Inbound {
         let available = (bytes.len() - *at) as u64;
         let take = available.min(assembly.rest) as usize;
         if !assembly.is_skipped {
-            assembly.body.extend_from_slice(&bytes[*at..*at + take]);
+            assembly.body.extend_at(Site::Assembly, &bytes[*at..*at + take]);
         }
         assembly.rest -= take as u64;
         *at += take;
@@ -490,7 +495,7 @@ impl Inbound {
             return sink.command(&body);
         }
         let frame = if body.len() <= INLINE_BYTES_MAX {
-            Frame::copy_from(&body)
+            Frame::copy_at(Site::Assembly, &body)
         } else {
             Frame(Body::Shared(body))
         };

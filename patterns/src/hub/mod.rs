@@ -34,6 +34,7 @@ use std::{
 use slab::Slab;
 use zring_engine::{
     Chunk, ConnId, Direct, Gather, Handler, ListenerId, ReceiveEnd, ResolveError, Shard, TimerId,
+    copies::{Site, note},
     sys::unix::BoundPath,
 };
 
@@ -315,6 +316,7 @@ impl Hub {
             shard.release(chunk);
             return;
         }
+        note(Site::Undecoded, chunk.len() - at);
         let rest = shard.pool().bytes(&chunk)[at..].to_vec();
         shard.release(chunk);
         let socket = &mut self.sockets[peer.socket as usize];

@@ -2,7 +2,10 @@
 
 use std::collections::VecDeque;
 
-use zring_engine::{ArenaPool, Gather, HEAD_BYTES_MAX, SEGMENTS_PER_SEND_MAX, Segment};
+use zring_engine::{
+    ArenaPool, Gather, HEAD_BYTES_MAX, SEGMENTS_PER_SEND_MAX, Segment,
+    copies::{Site, note},
+};
 
 use crate::{
     frame::{Body, Frame},
@@ -114,6 +117,7 @@ impl Outbox {
             }
             Err(_) => self.append_long_header(arena, more, body.len()),
         }
+        note(Site::Arena, body.len());
         self.tail.extend_from_slice(body);
         self.tail_at_boundary = !more;
         self.tail_ends += u32::from(!more);
@@ -322,7 +326,8 @@ impl Walk {
                 Step::Frame { flags, body } => {
                     self.at_bytes = start + at;
                     if !flags.command() {
-                        self.frame(Frame::copy_from(&segment.bytes()[body]), flags.more());
+                        let body = &segment.bytes()[body];
+                        self.frame(Frame::copy_at(Site::Requeue, body), flags.more());
                     }
                 }
                 Step::Partial { flags, .. } => {

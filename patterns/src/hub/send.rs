@@ -1,6 +1,6 @@
 //! How a socket sends: choosing the pipe, queueing, flushing, and what waits without one.
 
-use zring_engine::Shard;
+use zring_engine::{Shard, copies::Site};
 
 use super::{
     Hub,
@@ -59,7 +59,7 @@ impl Outgoing<'_> {
     /// The message itself.
     fn to_message(&self) -> Message {
         match self {
-            Self::Bytes(bytes) => Message::from(*bytes),
+            Self::Bytes(bytes) => Message::single(Frame::copy_at(Site::Pending, bytes)),
             Self::Message(message) | Self::Files(message, _) => (*message).clone(),
         }
     }
