@@ -1,7 +1,7 @@
 //! Counters of the copies that message bodies go through in user space.
 //!
 //! With the feature `count-copies` every place that copies bytes of a body says so ([`note`]) and anybody may read the
-//! totals ([`snapshot`]); without it [`note`] is empty and nothing is kept. Not counted are headers, commands and
+//! totals (`snapshot`); without it [`note`] is empty and nothing is kept. Not counted are headers, commands and
 //! handshakes, what the kernel copies, and moves: a frame with a short body takes it along when it moves, as any value
 //! of 88 bytes does.
 

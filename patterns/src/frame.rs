@@ -57,6 +57,7 @@ impl Clone for Body {
             Self::Lease(lease) => Self::Lease(lease.clone()),
             Self::Shared(shared) => Self::Shared(shared.clone()),
             Self::Static(bytes) => Self::Static(bytes),
+            Self::File(region) => Self::File(region.clone()),
         }
     }
 }

@@ -77,4 +77,7 @@ mod pages {
     struct Readme;
     #[doc = include_str!("../../docs/FROM-RUST-ZMQ.md")]
     struct FromRustZmq;
+    #[cfg(feature = "count-copies")]
+    #[doc = include_str!("../../docs/ZERO-COPY.md")]
+    struct ZeroCopy;
 }

@@ -2,6 +2,8 @@
 
 use std::{collections::VecDeque, fmt, fs::File, io};
 
+use zring_engine::copies::{Site, note};
+
 use super::{Home, Received, Socket};
 use crate::{
     core::Core,
@@ -402,6 +404,7 @@ impl<C: Home> IncomingFrame<'_, '_, C> {
         match &mut self.incoming.frame {
             Some(Pending::Frame(frame)) => {
                 let bytes = frame.len().min(buffer.len());
+                note(Site::Into, bytes);
                 buffer[..bytes].copy_from_slice(&frame.bytes()[..bytes]);
                 *frame = frame.slice(bytes..);
                 Ok(bytes)
@@ -410,6 +413,7 @@ impl<C: Home> IncomingFrame<'_, '_, C> {
                 if *is_whole || !piece.is_empty() =>
             {
                 let bytes = piece.len().min(buffer.len());
+                note(Site::Into, bytes);
                 buffer[..bytes].copy_from_slice(&piece[..bytes]);
                 piece.drain(..bytes);
                 *taken += bytes as u64;
@@ -436,6 +440,7 @@ impl<C: Home> IncomingFrame<'_, '_, C> {
         self.incoming.frame = Some(match held {
             Some(stream) => {
                 let first = self.incoming.attempt(|core| core.hub.claim_pieces(stream))?;
+                note(Site::Assembly, first.len());
                 Pending::InPieces { taken: 0, piece: first.bytes().to_vec(), is_whole: false }
             }
             None => Pending::Frame(self.take()?),
