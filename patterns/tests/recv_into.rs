@@ -343,7 +343,8 @@ fn several_threads_share_a_socket() {
                     for number in 0..EACH {
                         let bytes = [LARGE, 30, 90_000][(who + number) % 3];
                         let number = who * EACH + number;
-                        let tail = body(number as u64, if number % 4 == 0 { 50_000 } else { 3 });
+                        let tail =
+                            body(number as u64, if number.is_multiple_of(4) { 50_000 } else { 3 });
                         let frames =
                             [&number.to_le_bytes()[..], &body(number as u64, bytes), &tail];
                         push.send_multipart(frames).expect("send");

@@ -236,7 +236,7 @@ fn a_peer_lost_halfway_is_told() {
                     let lost = match turn {
                         0 => large.take().map(drop),
                         1 => large.read_into(&mut vec![0; LARGE]).map(drop),
-                        2 => large.read_into(&mut vec![0; 9]).map(drop),
+                        2 => large.read_into(&mut [0; 9]).map(drop),
                         _ => large.write_to(&file, 0),
                     };
                     assert!(matches!(lost, Err(Error::PeerLost)), "{turn}: {lost:?}");

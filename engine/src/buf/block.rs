@@ -112,6 +112,13 @@ fn take_block(bytes: usize) -> Arc<Block> {
     Arc::new(Block { bytes: Vec::with_capacity(bytes) })
 }
 
+/// A block that is kept for reuse and has room for so many bytes, where that is more than is reserved at first.
+fn take_cached(bytes: usize) -> Option<Arc<Block>> {
+    let class = class_for(bytes.min(1 << CLASS_MAX));
+    let is_large = bytes > UNPROVEN_BYTES_MAX && bytes <= 1 << CLASS_MAX;
+    if is_large { lock().take(class) } else { None }
+}
+
 /// A block being filled: unique, growing, soon to be a [`Shared`].
 ///
 /// Memory grows with the bytes that arrive: a promised length beyond 4 MiB is reserved step by step.
@@ -123,7 +130,10 @@ impl SharedMut {
     /// An empty block that will hold `bytes_expected` in the end.
     #[must_use]
     pub fn with_expected(bytes_expected: usize) -> Self {
-        let mut block = take_block(bytes_expected.min(UNPROVEN_BYTES_MAX));
+        // Memory that is there already costs nothing, however much of it is promised only.
+        let cached = take_cached(bytes_expected);
+        let mut block =
+            cached.unwrap_or_else(|| take_block(bytes_expected.min(UNPROVEN_BYTES_MAX)));
         Arc::get_mut(&mut block).expect("a block from the cache is unique").bytes.clear();
         Self { block: Some(block) }
     }

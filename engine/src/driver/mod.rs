@@ -15,7 +15,7 @@
 //! | cancel | none of its own: the operation ends with what it had done so far, or `ECANCELED` |
 
 use std::{
-    io,
+    io::{self, IoSlice},
     net::SocketAddr,
     os::fd::{BorrowedFd, OwnedFd, RawFd},
     task::Waker,
@@ -87,6 +87,17 @@ impl Direct {
 /// Nothing to be had now; a signal is as good a reason to ask again later.
 fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+/// Sends what the kernel takes at once of the bytes of `gather` behind the first `skip`, up to the next that lie in a file.
+fn send_now(fd: BorrowedFd<'_>, gather: &Gather, skip: usize) -> io::Result<usize> {
+    let mut parts = [IoSlice::new(&[]); SEGMENTS_PER_SEND_MAX];
+    let mut count = 0;
+    for (part, rest) in parts.iter_mut().zip(rest_of(gather, skip)) {
+        *part = IoSlice::new(rest);
+        count += 1;
+    }
+    net::try_send_vectored(fd, &parts[..count])
 }
 
 /// The bytes of `gather` behind the first `skip`, piece by piece, up to the next that lie in a file.
@@ -310,6 +321,11 @@ pub trait Driver {
     /// the submission of the rest will tell. For one connection this costs less than an operation and its completion.
     fn try_send(&mut self, fd: BorrowedFd<'_>, bytes: &[u8]) -> usize {
         net::try_send(fd, bytes)
+    }
+
+    /// As [`Driver::try_send`], for a list; 0 also for one that is better submitted.
+    fn try_send_list(&mut self, fd: BorrowedFd<'_>, gather: &Gather) -> usize {
+        if gather.has_files() { 0 } else { send_now(fd, gather, 0).unwrap_or(0) }
     }
 
     /// Receives what is there at once into memory of the caller's, which the kernel does not keep: into `body`, then

@@ -14,7 +14,7 @@ use super::sim;
 use super::uring;
 use super::{Completion, Driver, Kind, OpId, Parking, Submission, Token, Wait, ready};
 use crate::{
-    buf::Pool,
+    buf::{Gather, Pool},
     config::{Config, DriverChoice},
     error::Error,
     stats::ZeroCopyStats,
@@ -229,6 +229,11 @@ impl Driver for Native {
     #[inline]
     fn try_send(&mut self, fd: BorrowedFd<'_>, bytes: &[u8]) -> usize {
         each_driver!(self, driver => driver.try_send(fd, bytes))
+    }
+
+    #[inline]
+    fn try_send_list(&mut self, fd: BorrowedFd<'_>, gather: &Gather) -> usize {
+        each_driver!(self, driver => driver.try_send_list(fd, gather))
     }
 
     #[inline]

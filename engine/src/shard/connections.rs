@@ -244,6 +244,19 @@ impl Shard {
         }
     }
 
+    /// As [`Shard::try_send`], for a list.
+    ///
+    /// # Panics
+    /// If a send is in flight already.
+    pub fn try_send_list(&mut self, id: ConnId, gather: &Gather) -> usize {
+        match self.conns.get(id.index()) {
+            Some(conn) if conn.accepts_sends(id) => {
+                self.driver.try_send_list(conn.fd.as_fd(), gather)
+            }
+            _ => 0,
+        }
+    }
+
     /// As [`Shard::send`] for a list whose first `sent` bytes the kernel has taken already;
     /// [`crate::Handler::on_sent`] counts them in.
     ///

@@ -15,6 +15,9 @@ use crate::{
     wire::{Handshake, Heartbeat, PeerInfo},
 };
 
+/// So many bytes the kernel often has room for; of more it would take a part, and the rest needs an operation all the same.
+const AT_ONCE_BYTES_MAX: usize = 256 << 10;
+
 /// How far a peer has come.
 ///
 /// ```text
@@ -171,12 +174,26 @@ impl Peer {
             return self.flush(shard);
         }
         let (Some(bytes), Some(conn)) = (self.outbox.only_block(), self.conn) else {
-            return self.flush(shard);
+            return self.flush_list_now(shard);
         };
         let sent = shard.try_send(conn, bytes);
         if sent == bytes.len() {
             self.stats.messages_out += u64::from(self.outbox.complete_only_block(&mut shard.arena));
         } else if let Some(gather) = self.outbox.take_batch(&mut shard.arena) {
+            self.start_send(shard, gather, sent);
+        }
+    }
+
+    /// As [`Peer::flush_now`], for bodies by reference.
+    fn flush_list_now(&mut self, shard: &mut Shard) {
+        let Some(gather) = self.outbox.take_batch(&mut shard.arena) else { return };
+        let sent = match self.conn {
+            Some(conn) if gather.bytes() <= AT_ONCE_BYTES_MAX => shard.try_send_list(conn, &gather),
+            _ => 0,
+        };
+        if sent == gather.bytes() {
+            self.stats.messages_out += u64::from(self.outbox.complete(&mut shard.arena, gather));
+        } else {
             self.start_send(shard, gather, sent);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    io::{self, ErrorKind, IoSlice},
+    io::{self, ErrorKind},
     mem::MaybeUninit,
     os::fd::{BorrowedFd, RawFd},
     time::Instant,
@@ -15,11 +15,11 @@ use super::{
     slots::{Kind, Slot},
 };
 use crate::{
-    buf::{Gather, Pool, SharedMut},
+    buf::{Pool, SharedMut},
     driver::{
-        Completion, Direct, OpId, RETRY_PAUSE_MAX, Received, SEGMENTS_PER_SEND_MAX,
+        Completion, Direct, OpId, RETRY_PAUSE_MAX, Received,
         files::{FileSend, Step},
-        is_transient, rest_of,
+        is_transient, send_now,
     },
     sys::net::{self, Connecting},
 };
@@ -157,7 +157,7 @@ impl Ready {
             unreachable!("connects do not come here")
         };
         if *sent < gather.bytes() {
-            match send_rest(borrow(slot.fd), gather, *sent) {
+            match send_now(borrow(slot.fd), gather, *sent) {
                 Ok(bytes) => *sent += bytes,
                 Err(error) if is_transient(&error) => {}
                 Err(error) => return self.abort(op, error),
@@ -319,16 +319,6 @@ impl Ready {
         self.note_read(index, has_filled);
         Some(Completion::ReceivedDirect { token, direct, result })
     }
-}
-
-fn send_rest(fd: BorrowedFd<'_>, gather: &Gather, sent: usize) -> io::Result<usize> {
-    let mut parts = [IoSlice::new(&[]); SEGMENTS_PER_SEND_MAX];
-    let mut count = 0;
-    for (part, rest) in parts.iter_mut().zip(rest_of(gather, sent)) {
-        *part = IoSlice::new(rest);
-        count += 1;
-    }
-    net::try_send_vectored(fd, &parts[..count])
 }
 
 /// Receives into the body's spare room, and behind it, when the whole rest of the body fits there, into the spill

@@ -31,7 +31,7 @@ use self::{
 };
 use super::{Completion, Driver, OpId, Submission, Token, Wait};
 use crate::{
-    buf::Pool,
+    buf::{Gather, Pool},
     config::{Config, DriverChoice},
     error::Error,
     lead, sim,
@@ -256,6 +256,21 @@ impl Driver for Sim {
         }
         net.note(Some(self.index), "try_send", socket, room);
         room as usize
+    }
+
+    fn try_send_list(&mut self, fd: BorrowedFd<'_>, gather: &Gather) -> usize {
+        if gather.has_files() {
+            return 0;
+        }
+        let mut sent = 0;
+        for segment in gather.segments() {
+            let bytes = self.try_send(fd, segment.bytes());
+            sent += bytes;
+            if bytes < segment.len() {
+                break;
+            }
+        }
+        sent
     }
 
     fn try_receive(

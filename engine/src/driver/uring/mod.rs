@@ -33,6 +33,7 @@ use self::{
 };
 use super::{
     Completion, Direct, Driver, OpId, Received, SEGMENTS_PER_SEND_MAX, Submission, Token, Wait,
+    send_now,
 };
 use crate::{
     buf::{Gather, Pool, Segment},
@@ -369,6 +370,13 @@ impl Driver for Uring {
 
     fn zero_copy_stats(&self) -> ZeroCopyStats {
         self.zero_copy.stats()
+    }
+
+    fn try_send_list(&mut self, fd: BorrowedFd<'_>, gather: &Gather) -> usize {
+        if gather.has_files() || self.zero_copy.is_for(gather) {
+            return 0;
+        }
+        send_now(fd, gather, 0).unwrap_or(0)
     }
 
     fn cancel(&mut self, op: OpId) {

@@ -105,9 +105,14 @@ impl ZeroCopy {
         self.held
     }
 
+    /// Whether it is large enough to be asked for.
+    pub(super) fn is_for(&self, gather: &Gather) -> bool {
+        self.feature.is_some() && gather.bytes() >= self.bytes_min
+    }
+
     /// Decides on one send.
     pub(super) fn choose(&mut self, token: Token, fd: RawFd, gather: &Gather) -> Progress {
-        if self.feature.is_none() || gather.bytes() < self.bytes_min {
+        if !self.is_for(gather) {
             return Progress::default();
         }
         let asks = referenced_bytes(gather) >= self.bytes_min && self.asks(token, fd);
