@@ -184,17 +184,20 @@ impl Peer {
         }
     }
 
-    /// As [`Peer::flush_now`], for bodies by reference.
+    /// As [`Peer::flush_now`], for bodies by reference. Of more than one list can hold, what follows goes the same way:
+    /// without an operation under way no completion would send it.
     fn flush_list_now(&mut self, shard: &mut Shard) {
-        let Some(gather) = self.outbox.take_batch(&mut shard.arena) else { return };
-        let sent = match self.conn {
-            Some(conn) if gather.bytes() <= AT_ONCE_BYTES_MAX => shard.try_send_list(conn, &gather),
-            _ => 0,
-        };
-        if sent == gather.bytes() {
+        while let Some(gather) = self.outbox.take_batch(&mut shard.arena) {
+            let sent = match self.conn {
+                Some(conn) if gather.bytes() <= AT_ONCE_BYTES_MAX => {
+                    shard.try_send_list(conn, &gather)
+                }
+                _ => 0,
+            };
+            if sent < gather.bytes() {
+                return self.start_send(shard, gather, sent);
+            }
             self.stats.messages_out += u64::from(self.outbox.complete(&mut shard.arena, gather));
-        } else {
-            self.start_send(shard, gather, sent);
         }
     }
 
