@@ -110,7 +110,7 @@ fn failure(seed: u64, steps_max: u64, body: impl FnOnce(&World)) -> Option<Strin
 #[test]
 fn streams_survive_everything() {
     let faults = Faults::all();
-    batch("everything", &format!("{REPLAY} everything"), 0..1500, &faults, |world| {
+    batch("everything", &format!("{REPLAY} everything"), 0..10_000, &faults, |world| {
         run(world, &faults, None);
     });
 }
