@@ -122,10 +122,10 @@ fn bodies_may_go_into_one_buffer() {
     let result = measure(&["throughput", "--receive", "into"]);
     check_common(&result, "throughput", "tcp");
     for subject in ["zring", "zring-bg"] {
-        let arguments = ["throughput", "--receive", "into", "--subject", subject, "--size", "64K"];
-        let output = bench(&arguments);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        assert!(String::from_utf8_lossy(&output.stdout).contains("receives into one buffer"));
+        let arguments = ["throughput", "--receive", "into", "--size", "64K"];
+        let result = measure_subject(subject, &arguments);
+        assert_eq!(result["subject"], subject);
+        assert!(result["settings"].as_str().unwrap().contains("receives into one buffer"));
     }
     let output = bench(&["throughput", "--receive", "into", "--subject", "raw-uring"]);
     assert_eq!(output.status.code(), Some(1));
