@@ -357,6 +357,8 @@ impl<C: Home> Socket<C> {
 
     #[inline(never)]
     fn recv_waiting(&self, mut refusal: Refusal) -> Result<Message, Error> {
+        // Who shares the socket may change it meanwhile.
+        let timeout = self.rcvtimeo();
         if let Refusal::Rest(pauses) = refusal {
             let mut core = self.core();
             C::rest(&mut core, pauses);
@@ -366,7 +368,7 @@ impl<C: Home> Socket<C> {
             }
         }
         let Refusal::WouldBlock = refusal else { return Err(refusal.into()) };
-        let received = self.wait_for(self.rcvtimeo(), |core| match core {
+        let received = self.wait_for(timeout, |core| match core {
             Some(core) => attempt_recv(core, self.key(), false),
             None => self.attempt_recv(false),
         });
