@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use common::content::{body, frames, send};
 use common::raw::{MORE, Raw, frame, header};
-use common::{Context, PATIENCE, Socket, Way, bind_tcp, in_ways, open, pair, scratch, turning};
+use common::{
+    PATIENCE, Socket, Way, bind_tcp, in_ways, open, pair, pull_from_raw, scratch, turning,
+};
 use zring::{DisconnectReason, Error, EventKind, FrameBuf, SocketType};
 
 const LIMIT: Duration = Duration::from_secs(90);
@@ -213,24 +215,11 @@ fn requests_and_replies_go_into_it() {
     });
 }
 
-/// A PULL and a peer that sends whatever it is told.
-fn with_raw(ctx: &Context) -> (Socket, Raw) {
-    let pull = open(ctx, SocketType::Pull);
-    pull.monitor(100);
-    let endpoint = bind_tcp(&pull);
-    let raw = turning(ctx, || {
-        let mut raw = Raw::connect(&endpoint);
-        raw.handshake(1, "PUSH");
-        raw
-    });
-    (pull, raw)
-}
-
 #[test]
 fn what_arrived_before_the_time_was_up_is_kept() {
     in_ways(Way::every(), LIMIT, |way| {
         let ctx = way.context();
-        let (pull, mut raw) = with_raw(&ctx);
+        let (pull, mut raw) = pull_from_raw(&ctx);
         let sent = body(7, LARGE);
         let mut buffer = vec![0; LARGE];
         pull.set_rcvtimeo(Some(Duration::from_millis(30)));
@@ -268,7 +257,7 @@ fn what_arrived_before_the_time_was_up_is_kept() {
 fn a_peer_that_is_lost_halfway_leaves_nothing_behind() {
     in_ways(Way::every(), LIMIT, |way| {
         let ctx = way.context();
-        let (pull, mut raw) = with_raw(&ctx);
+        let (pull, mut raw) = pull_from_raw(&ctx);
         let endpoint = pull.last_endpoint().expect("bound");
         let ender = thread::spawn(move || {
             raw.say(&header(0, LARGE as u64));
@@ -306,7 +295,7 @@ fn a_peer_that_is_lost_halfway_leaves_nothing_behind() {
 fn a_peer_that_stalls_halfway_starves_nobody() {
     in_ways(Way::every(), LIMIT, |way| {
         let ctx = way.context();
-        let (pull, mut raw) = with_raw(&ctx);
+        let (pull, mut raw) = pull_from_raw(&ctx);
         let sent = body(9, LARGE);
         turning(&ctx, || raw.say(&[header(0, LARGE as u64), sent[..200_000].to_vec()].concat()));
         let push = open(&ctx, SocketType::Push);
@@ -388,7 +377,7 @@ fn several_threads_share_a_socket() {
 fn a_poller_sees_whole_messages_only() {
     in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
-        let (pull, mut raw) = with_raw(&ctx);
+        let (pull, mut raw) = pull_from_raw(&ctx);
         let sent = body(4, LARGE);
         let mut buffer = vec![0; LARGE];
         pull.set_rcvtimeo(Some(Duration::from_millis(20)));

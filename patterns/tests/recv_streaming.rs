@@ -8,10 +8,10 @@ use std::thread;
 use std::time::Duration;
 
 use common::content::{body, frames, send};
-use common::raw::{MORE, Raw, frame, header};
+use common::raw::{MORE, frame, header};
 use common::{
-    Context, PATIENCE, Socket, Way, bind_tcp, in_ways, open, pair, resident_bytes, turn_until,
-    turning,
+    PATIENCE, Socket, Way, bind_tcp, in_ways, open, pair, pull_from_raw, resident_bytes,
+    turn_until, turning,
 };
 use tempfile::tempfile;
 use zring::{Error, Home, Incoming, SocketType};
@@ -33,18 +33,6 @@ macro_rules! stream {
             }
         }
     };
-}
-
-/// A PULL and a peer that sends whatever it is told.
-fn with_raw(ctx: &Context) -> (Socket, Raw) {
-    let pull = open(ctx, SocketType::Pull);
-    let endpoint = bind_tcp(&pull);
-    let raw = turning(ctx, || {
-        let mut raw = Raw::connect(&endpoint);
-        raw.handshake(1, "PUSH");
-        raw
-    });
-    (pull, raw)
 }
 
 fn file_bytes(file: &File, offset: u64, len: usize) -> Vec<u8> {
@@ -142,7 +130,7 @@ fn every_frame_goes_where_it_is_wanted() {
 fn a_frame_is_seen_before_its_body_is_there() {
     in_ways(Way::every(), LIMIT, |way| {
         let ctx = way.context();
-        let (pull, mut raw) = with_raw(&ctx);
+        let (pull, mut raw) = pull_from_raw(&ctx);
         let sent = body(3, LARGE);
         let start = [frame(MORE, b"name"), header(MORE, LARGE as u64), sent[..99].to_vec()];
         turning(&ctx, || raw.say(&start.concat()));
@@ -173,7 +161,7 @@ fn a_frame_is_seen_before_its_body_is_there() {
 fn nothing_is_lost_where_time_is_up() {
     in_ways(Way::every(), LIMIT, |way| {
         let ctx = way.context();
-        let (pull, mut raw) = with_raw(&ctx);
+        let (pull, mut raw) = pull_from_raw(&ctx);
         let sent = body(8, LARGE);
         turning(&ctx, || raw.say(&frame(MORE, b"first")));
         let brief = Some(Duration::from_millis(20));
@@ -219,7 +207,7 @@ fn a_peer_lost_halfway_is_told() {
     in_ways(Way::every(), LIMIT, |way| {
         let ctx = way.context();
         for turn in 0..5 {
-            let (pull, mut raw) = with_raw(&ctx);
+            let (pull, mut raw) = pull_from_raw(&ctx);
             let start = [header(0, LARGE as u64), body(1, 150_000)].concat();
             let start = if turn == 4 { Vec::new() } else { start };
             turning(&ctx, || raw.say(&[frame(MORE, b"name"), start].concat()));

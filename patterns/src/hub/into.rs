@@ -92,12 +92,7 @@ impl Hub {
         // A claimed body is being seen to.
         let Some(peer) = peer.filter(|peer| peer.inbound.held_bytes().is_some()) else { return };
         peer.inbound.own_body();
-        match peer.conn.filter(|&conn| shard.is_receiving(conn)) {
-            // It is armed anew when that has ended.
-            Some(conn) => shard.receive_stop(conn),
-            None => self.arm(shard, key),
-        }
-        self.wants_flush = true;
+        self.arm_anew(shard, key);
     }
 
     /// Whether there is more of the message that was received last.
@@ -188,7 +183,7 @@ impl Hub {
                 Pull::Waits => return Err(Refusal::WouldBlock),
                 Pull::Lost => *claim = None,
                 Pull::Whole => {
-                    if let Some(received) = self.finish_pull(shard, socket, frames, claim) {
+                    if let Some(received) = self.finish_pull(shard, frames, claim) {
                         return Ok(received);
                     }
                 }
@@ -313,25 +308,15 @@ impl Hub {
     fn finish_pull(
         &mut self,
         shard: &mut Shard,
-        socket: u32,
         frames: &mut [FrameBuf<'_>],
         claim: &mut Option<Claim>,
     ) -> Option<(usize, bool)> {
         let held = claim.as_mut()?;
         let (at, _) = held.body.take()?;
         held.placed.add(at);
-        let key = held.peer;
-        let peer = &mut self.peers[key as usize];
-        let core = &mut self.sockets[socket as usize];
-        if peer.heartbeats {
-            peer.heartbeat.handle_traffic(shard.now_ns());
-        }
-        let clock = shard.clock();
-        let (inbound, mut delivery) = peer.receiving(key, core, &mut shard.arena, clock);
-        let (finished, decoded) = inbound.finish_claimed(&frames[at], &mut delivery);
-        let answered = delivery.answered;
-        self.after_decode(shard, key, decoded, answered);
-        self.arm(shard, key);
+        let finished = self.decode_direct(shard, held.peer, |inbound, delivery| {
+            inbound.finish_claimed(&frames[at], delivery)
+        });
         match finished {
             Finished::Placed => None,
             Finished::Refused => {
@@ -403,12 +388,12 @@ impl Hub {
             core.receiving.activate(PipeId(claim.peer));
             self.waiting.touch(core);
         }
-        match peer.conn.filter(|&conn| claim.body.is_some() && shard.is_receiving(conn)) {
-            // It is armed anew when that has ended.
-            Some(conn) => shard.receive_stop(conn),
-            None => self.arm(shard, claim.peer),
+        if claim.body.is_some() {
+            self.arm_anew(shard, claim.peer);
+        } else {
+            self.arm(shard, claim.peer);
+            self.wants_flush = true;
         }
-        self.wants_flush = true;
     }
 }
 

@@ -40,9 +40,10 @@ use zring_engine::{
 
 use self::{
     flush::Burst,
-    inbound::Arm,
+    inbound::{Arm, Inbound},
     inproc::{Mail, Offer},
     peer::{Peer, Phase},
+    receive::Delivery,
     socket::SocketCore,
     waiting::Waiting,
 };
@@ -327,6 +328,36 @@ impl Hub {
         self.after_decode(shard, key, handled, answered);
     }
 
+    /// Bytes came into given memory, by whichever way: decodes what that has completed, and receives on.
+    fn decode_direct<T>(
+        &mut self,
+        shard: &mut Shard,
+        key: u32,
+        decode: impl FnOnce(&mut Inbound, &mut Delivery<'_>) -> (T, Result<(), DisconnectReason>),
+    ) -> T {
+        let peer = &mut self.peers[key as usize];
+        if peer.heartbeats {
+            peer.heartbeat.handle_traffic(shard.now_ns());
+        }
+        let socket = &mut self.sockets[peer.socket as usize];
+        let clock = shard.clock();
+        let (inbound, mut delivery) = peer.receiving(key, socket, &mut shard.arena, clock);
+        let (outcome, decoded) = decode(inbound, &mut delivery);
+        let answered = delivery.answered;
+        self.after_decode(shard, key, decoded, answered);
+        self.arm(shard, key);
+        outcome
+    }
+
+    /// Receives in another way from now on: at once, or when the receive under way has ended.
+    fn arm_anew(&mut self, shard: &mut Shard, key: u32) {
+        match self.peers[key as usize].conn.filter(|&conn| shard.is_receiving(conn)) {
+            Some(conn) => shard.receive_stop(conn),
+            None => self.arm(shard, key),
+        }
+        self.wants_flush = true;
+    }
+
     /// What follows a round of decoding: the socket learns of new messages, an answer goes out, a fault
     /// ends the connection, and receiving changes mode if need be.
     #[inline]
@@ -415,17 +446,9 @@ impl Handler for Hub {
 
     fn on_received_direct(&mut self, shard: &mut Shard, conn: ConnId, direct: Direct) {
         let Some(key) = self.peer_of(conn) else { return };
-        let peer = &mut self.peers[key as usize];
-        if peer.heartbeats {
-            peer.heartbeat.handle_traffic(shard.now_ns());
-        }
-        let socket = &mut self.sockets[peer.socket as usize];
-        let clock = shard.clock();
-        let (inbound, mut delivery) = peer.receiving(key, socket, &mut shard.arena, clock);
-        let handled = inbound.handle_direct(direct, &mut delivery);
-        let answered = delivery.answered;
-        self.after_decode(shard, key, handled, answered);
-        self.arm(shard, key);
+        self.decode_direct(shard, key, |inbound, delivery| {
+            ((), inbound.handle_direct(direct, delivery))
+        });
     }
 
     fn on_readable(&mut self, shard: &mut Shard, conn: ConnId) {

@@ -245,7 +245,7 @@ impl Hub {
     pub(crate) fn own_streamed(&mut self, shard: &mut Shard, stream: Stream) {
         if self.holds_streamed(stream) {
             self.peers[stream.peer as usize].inbound.own_body();
-            self.arm_streamed(shard, stream.peer);
+            self.arm_anew(shard, stream.peer);
         }
     }
 
@@ -253,7 +253,7 @@ impl Hub {
     pub(crate) fn skip_streamed(&mut self, shard: &mut Shard, stream: Stream) {
         if let Ok(inbound) = self.streamed(stream) {
             inbound.skip_body();
-            self.arm_streamed(shard, stream.peer);
+            self.arm_anew(shard, stream.peer);
         }
     }
 
@@ -261,7 +261,7 @@ impl Hub {
     pub(crate) fn abandon_stream(&mut self, shard: &mut Shard, stream: Stream) {
         if let Ok(inbound) = self.streamed(stream) {
             inbound.abandon_stream();
-            self.arm_streamed(shard, stream.peer);
+            self.arm_anew(shard, stream.peer);
             self.remove_if_done(shard, stream.peer);
         }
     }
@@ -331,19 +331,12 @@ impl Hub {
 
     /// A claimed frame is whole, and was taken.
     fn finish_streamed(&mut self, shard: &mut Shard, key: u32) {
-        let peer = &mut self.peers[key as usize];
-        let core = &mut self.sockets[peer.socket as usize];
-        if peer.heartbeats {
-            peer.heartbeat.handle_traffic(shard.now_ns());
-        }
-        let clock = shard.clock();
-        let (inbound, mut delivery) = peer.receiving(key, core, &mut shard.arena, clock);
-        let decoded = inbound.finish_taken(&mut delivery);
-        let answered = delivery.answered;
-        self.after_decode(shard, key, decoded, answered);
-        // What stands for it is not to be taken again.
-        self.peers[key as usize].inbound.next_streamed();
-        self.arm(shard, key);
+        self.decode_direct(shard, key, |inbound, delivery| {
+            let decoded = inbound.finish_taken(delivery);
+            // What stands for it is not to be taken again.
+            inbound.next_streamed();
+            ((), decoded)
+        });
     }
 
     /// A caller gives a claim on a frame up before it is whole: it goes on into memory of its own.
@@ -355,17 +348,8 @@ impl Hub {
     ) {
         if self.is_valid(claim) {
             self.peers[claim.peer as usize].inbound.unclaim(claim, &[frame]);
-            self.arm_streamed(shard, claim.peer);
+            self.arm_anew(shard, claim.peer);
         }
-    }
-
-    fn arm_streamed(&mut self, shard: &mut Shard, key: u32) {
-        match self.peers[key as usize].conn.filter(|&conn| shard.is_receiving(conn)) {
-            // It is armed anew when that has ended.
-            Some(conn) => shard.receive_stop(conn),
-            None => self.arm(shard, key),
-        }
-        self.wants_flush = true;
     }
 
     /// The peer's side of it, unless the peer was lost.

@@ -51,6 +51,19 @@ pub(crate) fn pair(ctx: &Context, bound: SocketType, connected: SocketType) -> (
     (first, second)
 }
 
+/// A PULL, with its events kept, and a peer that sends whatever it is told.
+pub(crate) fn pull_from_raw(ctx: &Context) -> (Socket, raw::Raw) {
+    let pull = open(ctx, SocketType::Pull);
+    pull.monitor(100);
+    let endpoint = bind_tcp(&pull);
+    let raw = turning(ctx, || {
+        let mut raw = raw::Raw::connect(&endpoint);
+        raw.handshake(1, "PUSH");
+        raw
+    });
+    (pull, raw)
+}
+
 /// A short directory for the paths of unix sockets (their limit is 107 bytes).
 pub(crate) fn scratch() -> TempDir {
     tempfile::Builder::new().prefix("zr").tempdir_in("/tmp").expect("a directory in /tmp")
