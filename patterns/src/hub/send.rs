@@ -460,16 +460,13 @@ impl Hub {
                 *peer = Some(key);
             }
             let peer = &mut self.peers[key as usize];
-            if peer.pipe.is_some() && message.has_files() {
-                let Ok(message) = message.read() else {
-                    core.drop_unreadable();
-                    self.waiting.touch(core);
-                    continue;
-                };
-                Outgoing::Message(&message).append_to(peer, shard, Head::default());
-            } else {
-                Outgoing::Message(&message).append_to(peer, shard, Head::default());
-            }
+            let needs_bytes = peer.pipe.is_some() && message.has_files();
+            let Ok(message) = (if needs_bytes { message.read() } else { Ok(message) }) else {
+                core.drop_unreadable();
+                self.waiting.touch(core);
+                continue;
+            };
+            Outgoing::Message(&message).append_to(peer, shard, Head::default());
             spend_credit(core, peer, key);
             if !touched.contains(&key) {
                 touched.push(key);
