@@ -137,8 +137,22 @@ pub(crate) fn is_quiet(socket: &Socket) -> bool {
 
 /// Resident memory of this process in bytes.
 pub(crate) fn resident_bytes() -> u64 {
+    status_bytes("VmRSS:")
+}
+
+/// The most that was resident since [`forget_peak`].
+pub(crate) fn peak_bytes() -> u64 {
+    status_bytes("VmHWM:")
+}
+
+/// From here on the peak is counted anew (proc(5), `clear_refs`).
+pub(crate) fn forget_peak() {
+    std::fs::write("/proc/self/clear_refs", "5").expect("/proc/self/clear_refs");
+}
+
+fn status_bytes(field: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("/proc/self/status");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+    let line = status.lines().find(|line| line.starts_with(field)).expect("the field");
     let kib: u64 =
         line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect("a number");
     kib * 1024
