@@ -19,7 +19,7 @@ use crate::{
     error::Error,
     stats::ZeroCopyStats,
     sync::OnceLock,
-    sys::net::{Family, SocketOptions},
+    sys::net::{Family, Progress, SocketOptions},
 };
 
 /// The environment variable that chooses where the configuration leaves the choice: `uring` or `ready`.
@@ -244,6 +244,10 @@ impl Driver for Native {
         spill: &mut Vec<u8>,
     ) -> io::Result<Option<usize>> {
         each_driver!(self, driver => driver.try_receive(fd, body, spill))
+    }
+
+    fn progress(&mut self, fd: BorrowedFd<'_>, send: Option<OpId>) -> Progress {
+        each_driver!(self, driver => driver.progress(fd, send))
     }
 
     fn cancel(&mut self, op: OpId) {

@@ -397,12 +397,97 @@ pub fn take_error(socket: BorrowedSocket<'_>) -> io::Result<Option<io::Error>> {
     SockRef::from(&socket).take_error()
 }
 
+/// How far a peer has come with what was sent to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Differs from an earlier one when the peer has taken something in between.
+    pub taken: u64,
+    /// Something is still on its way to the peer.
+    pub is_pending: bool,
+}
+
+/// What the peer of a TCP connection has acknowledged (`TCP_INFO`, tcp(7)); `None` where the system does not tell.
+#[cfg(target_os = "linux")]
+#[must_use]
+pub fn acknowledged(socket: BorrowedSocket<'_>) -> Option<Progress> {
+    use std::os::fd::AsRawFd;
+
+    /// The kernel's `struct tcp_info` (uapi/linux/tcp.h) up to `tcpi_notsent_bytes`, which Linux 4.6 has.
+    #[repr(C)]
+    #[derive(Clone, Copy, Default)]
+    struct TcpInfo {
+        state_to_flags: [u8; 8],
+        rto_to_rcv_mss: [u32; 4],
+        unacked: u32,
+        sacked_to_total_retrans: [u32; 19],
+        pacing_rates: [u64; 2],
+        bytes_acked: u64,
+        bytes_received: u64,
+        segs_out: u32,
+        segs_in: u32,
+        notsent_bytes: u32,
+        end: u32,
+    }
+
+    let mut info = TcpInfo::default();
+    let mut len = size_of::<TcpInfo>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to the structure, any of which make valid integers.
+    let told = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut len,
+        )
+    };
+    let is_told = told == 0 && len as usize >= std::mem::offset_of!(TcpInfo, end);
+    is_told.then_some(Progress {
+        taken: info.bytes_acked,
+        is_pending: info.unacked > 0 || info.notsent_bytes > 0,
+    })
+}
+
+/// What the peer of a TCP connection has acknowledged; `None` where the system does not tell.
+#[cfg(not(target_os = "linux"))]
+#[must_use]
+pub fn acknowledged(_socket: BorrowedSocket<'_>) -> Option<Progress> {
+    None
+}
+
 #[cfg(all(test, unix))]
 mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsFd;
 
     use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_the_peer_took_is_told() {
+        use std::io::{Read, Write};
+
+        let listener = TcpListener::bind(loopback()).unwrap();
+        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut peer, _) = listener.accept().unwrap();
+        let start = acknowledged(stream.as_fd()).unwrap();
+        assert!(!start.is_pending);
+        stream.write_all(&[1; 5000]).unwrap();
+        peer.read_exact(&mut [0; 5000]).unwrap();
+        // An acknowledgement may wait for data to go with: at most 200 ms.
+        let patience = std::time::Instant::now() + Duration::from_secs(10);
+        while acknowledged(stream.as_fd()).unwrap().is_pending {
+            assert!(std::time::Instant::now() < patience, "nothing was acknowledged");
+        }
+        assert_eq!(acknowledged(stream.as_fd()).unwrap().taken, start.taken + 5000);
+        // One that takes nothing holds things up for good.
+        stream.set_nonblocking(true).unwrap();
+        while stream.write(&[1; 65_536]).is_ok() {}
+        let stuck = acknowledged(stream.as_fd()).unwrap();
+        assert!(stuck.is_pending && stuck.taken > start.taken);
+        let (unix, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert_eq!(acknowledged(unix.as_fd()), None);
+    }
 
     fn loopback() -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, 0))

@@ -46,8 +46,8 @@ struct Mode {
 }
 
 impl Mode {
-    fn options(self, stage: &Stage, bytes_max: usize) -> Options {
-        let mut options = stage.options_for(bytes_max);
+    fn options(self, stage: &Stage) -> Options {
+        let mut options = stage.options();
         options.req_relaxed = self.relaxed;
         options.req_correlate = self.correlate;
         options
@@ -76,14 +76,13 @@ impl Request {
         let (mut askers, mut servers, mut tasks) = (Vec::new(), Vec::new(), Vec::new());
         for at in 0..req_count {
             let mode = Mode { relaxed: stage.below(2) == 0, correlate: stage.below(2) == 0 };
-            let asker =
-                Rc::new(stage.socket(SocketType::Req, mode.options(stage, state.bytes_max)));
+            let asker = Rc::new(stage.socket(SocketType::Req, mode.options(stage)));
             let asker = Rc::new(RefCell::new(asker));
             askers.push(asker.clone());
             tasks.push(world.spawn(ask(state.clone(), asker, at, mode)));
         }
         for at in 0..rep_count {
-            let server = Rc::new(stage.socket(SocketType::Rep, stage.options_for(state.bytes_max)));
+            let server = Rc::new(stage.socket(SocketType::Rep, stage.options()));
             servers.push(server.clone());
             tasks.push(world.spawn(serve(state.clone(), server, at)));
         }
@@ -200,7 +199,7 @@ async fn await_reply(state: &State, sock: &Sock, tag: Tag, mode: Mode) -> bool {
 /// What REQ has to do that gives a request up and may not send another one.
 async fn restart(state: &State, slot: &RefCell<Rc<Sock>>, at: usize, mode: Mode) {
     let stage = &state.stage;
-    let fresh = Rc::new(stage.shared(SocketType::Req, mode.options(stage, state.bytes_max)));
+    let fresh = Rc::new(stage.shared(SocketType::Req, mode.options(stage)));
     let old = slot.replace(fresh.clone());
     // Its request is not to be sent any more.
     old.set_linger(Some(std::time::Duration::ZERO));
@@ -243,8 +242,8 @@ async fn serve(state: Rc<State>, sock: Rc<Sock>, at: usize) {
 pub(crate) fn leave_a_reply(world: &World) {
     let stage = Stage::new(world, true);
     let mode = Mode { relaxed: true, correlate: true };
-    let asker = stage.shared(SocketType::Req, mode.options(&stage, 10_000));
-    let server = stage.shared(SocketType::Rep, stage.options_for(10_000));
+    let asker = stage.shared(SocketType::Req, mode.options(&stage));
+    let server = stage.shared(SocketType::Rep, stage.options());
     let endpoint = stage.endpoint();
     at_once(server.bind(&stage, Caller::Body, &endpoint));
     asker.connect(&endpoint);

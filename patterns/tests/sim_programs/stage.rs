@@ -183,16 +183,6 @@ impl Stage {
         options
     }
 
-    /// As [`options`](Self::options), where messages of this size have to get through: a PING waits behind what is
-    /// being sent, and a window may hold no more than 64 bytes.
-    pub(crate) fn options_for(&self, bytes_max: usize) -> Options {
-        let mut options = self.options();
-        if let Some(timeout) = &mut options.heartbeat_timeout {
-            *timeout += Duration::from_millis(bytes_max as u64);
-        }
-        options
-    }
-
     /// An endpoint that nobody has yet.
     pub(crate) fn endpoint(&self) -> String {
         let number = self.0.endpoints.get();

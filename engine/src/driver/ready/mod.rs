@@ -36,13 +36,14 @@ use self::{
 };
 use super::{
     Completion, Driver, OpId, RETRY_PAUSE_MIN, SEGMENTS_PER_SEND_MAX, Submission, Token, Wait,
-    files,
+    files, progress_of,
 };
 use crate::{
     buf::Pool,
     config::Config,
     error::Error,
     sync::{Arc, AtomicBool, Ordering},
+    sys::net::Progress,
 };
 
 /// How often a spinning poll looks before it returns.
@@ -260,6 +261,16 @@ impl Driver for Ready {
                 op
             }
         }
+    }
+
+    fn progress(&mut self, fd: BorrowedFd<'_>, send: Option<OpId>) -> Progress {
+        let mut progress = progress_of(fd, send);
+        if let Some(Kind::Send { sent, .. }) =
+            send.and_then(|op| self.slots.find(op)).map(|it| &it.kind)
+        {
+            progress.taken = progress.taken.wrapping_add(*sent as u64);
+        }
+        progress
     }
 
     fn cancel(&mut self, op: OpId) {
