@@ -82,11 +82,11 @@ impl Shapes {
     /// A new message of at most so many bytes, with one frame or several.
     pub(crate) fn make(&self, world: &World, tag: Tag, bytes_max: usize) -> Message {
         let count = if world.below(4) == 0 { 1 + world.below(5) } else { 1 };
-        // Large frames behind one another are a case of their own.
-        let are_large = count > 1 && world.below(3) == 0;
-        let least = if are_large { bytes_max / 2 } else { 0 };
-        let mut lens: Vec<usize> =
-            (0..count).map(|_| draw_len(world, bytes_max).max(least)).collect();
+        let mut lens: Vec<usize> = match count {
+            // Large frames behind one another are a case of their own.
+            2 => vec![bytes_max / 2; 2],
+            _ => (0..count).map(|_| draw_len(world, bytes_max)).collect(),
+        };
         lens[0] = lens[0].max(HEADER_BYTES);
         let in_files = world.below(6) == 0;
         let frames = lens.iter().enumerate().map(|(frame, &len)| {

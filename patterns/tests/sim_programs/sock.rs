@@ -36,6 +36,8 @@ pub(crate) struct Sock {
     is_alone: bool,
     /// One task alone receives: nobody overtakes a message that is taken bit by bit.
     may_stream: Cell<bool>,
+    /// A message was let go half-way.
+    has_let_go: Cell<bool>,
 }
 
 enum Kind {
@@ -95,6 +97,7 @@ impl Sock {
             is_busy: Rc::default(),
             is_alone: false,
             may_stream: Cell::default(),
+            has_let_go: Cell::default(),
         };
         each!(sock, socket => socket.monitor(EVENTS));
         sock
@@ -138,6 +141,10 @@ impl Sock {
 
     pub(crate) fn is_alone(&self) -> bool {
         self.is_alone
+    }
+
+    pub(crate) fn has_let_go(&self) -> bool {
+        self.has_let_go.get()
     }
 
     pub(crate) fn let_stream(&self) {
@@ -310,6 +317,7 @@ impl Sock {
                 socket.set_rcvtimeo(brief);
                 if !frames.is_empty() && stage.is_lossless() && stage.below(3) == 0 {
                     drop(message);
+                    self.has_let_go.set(true);
                     return Ok(Message::from_frames(stage.shapes().complete(frames)));
                 }
                 let taken = self.blocking(|| {
