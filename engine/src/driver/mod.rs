@@ -30,6 +30,8 @@ use crate::{
     sys::net::{self, Family, Progress, SocketOptions},
 };
 
+#[cfg(all(test, not(loom)))]
+mod contract;
 mod files;
 mod native;
 pub mod ready;

@@ -426,4 +426,4 @@ impl std::fmt::Debug for Ready {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
