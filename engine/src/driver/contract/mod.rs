@@ -41,6 +41,7 @@ enum On {
 
 /// Runs `body` on a thread of its own; fails when it does, or when it takes too long.
 fn run(on: On, body: fn(On)) {
+    many::room();
     let (done, outcome) = channel();
     let worker = thread::spawn(move || {
         body(on);
