@@ -343,13 +343,16 @@ impl Driver for Sim {
     }
 
     fn next(&mut self, pool: &mut Pool) -> Option<Completion> {
-        if self.bell.is_woken.swap(false, Ordering::AcqRel) {
-            return Some(Completion::Woken);
-        }
-        let Self { net, index, buffers, .. } = self;
+        let Self { net, index, buffers, bell, .. } = self;
         let mut net = lock(net);
+        // A wake waits for its turn like everything else: one that comes back each time must not keep others out.
+        let is_its_turn = bell.is_woken.load(Ordering::Acquire) && net.random.below(2) == 0;
+        let woken = || bell.is_woken.swap(false, Ordering::AcqRel).then_some(Completion::Woken);
+        if is_its_turn {
+            return woken();
+        }
         loop {
-            let op = net.pick_ready(*index)?;
+            let Some(op) = net.pick_ready(*index) else { return woken() };
             let completion = net.complete(op, buffers, pool);
             net.desks[*index].buffers = buffers.len();
             if completion.is_some() {
