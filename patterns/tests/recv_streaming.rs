@@ -158,6 +158,52 @@ fn a_frame_is_seen_before_its_body_is_there() {
 }
 
 #[test]
+fn a_frame_that_has_come_meanwhile_is_not_the_next_one() {
+    const SMALL: usize = 4000;
+    in_ways(Way::every(), LIMIT, |way| {
+        let ctx = way.context();
+        let (pull, mut raw) = pull_from_raw(&ctx);
+        let (small, large) = (body(5, SMALL), body(6, LARGE));
+        let second = [header(MORE, SMALL as u64), small[..99].to_vec()].concat();
+        let rest = [&small[99..], &header(0, LARGE as u64), &large[..LARGE / 2]].concat();
+        for turn in 0..5 {
+            turning(&ctx, || raw.say(&[frame(MORE, b"first"), second.clone()].concat()));
+            stream!(&pull, message => {
+                let mut message = message;
+                drop(message.next_frame().expect("no error").expect("a frame").take());
+                let mut begun = message.next_frame().expect("no error").expect("a frame");
+                assert_eq!((begun.len(), begun.more()), (SMALL as u64, true));
+                // The frame is whole now, and a large one has begun behind it.
+                turning(&ctx, || raw.say(&rest));
+                turn_for(&ctx, QUIET);
+                let (file, mut buffer) = (tempfile().expect("a file"), vec![0; SMALL]);
+                match turn {
+                    0 => buffer = begun.take().expect("all of it").bytes().to_vec(),
+                    1 => drop(begun.read_into(&mut buffer).expect("all of it")),
+                    2 => assert_eq!(begun.read(&mut buffer).expect("all of it"), SMALL),
+                    3 => {
+                        begun.write_to(&file, 0).expect("all of it");
+                        buffer = file_bytes(&file, 0, SMALL);
+                    }
+                    _ => {
+                        begun.skip();
+                        buffer.clone_from(&small);
+                    }
+                }
+                assert!(buffer == small, "{turn}");
+                let mut last = message.next_frame().expect("no error").expect("a frame");
+                assert_eq!((last.len(), last.more()), (LARGE as u64, false));
+                turning(&ctx, || raw.say(&large[LARGE / 2..]));
+                let mut buffer = vec![0; LARGE];
+                last.read_into(&mut buffer).expect("all of it");
+                assert!(buffer == large, "{turn}");
+                assert!(message.next_frame().expect("no error").is_none());
+            });
+        }
+    });
+}
+
+#[test]
 fn nothing_is_lost_where_time_is_up() {
     in_ways(Way::every(), LIMIT, |way| {
         let ctx = way.context();

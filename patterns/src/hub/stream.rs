@@ -131,6 +131,21 @@ impl Inbound {
         Some((frame, more))
     }
 
+    /// Whether the frame that was seen last, when it had only begun, has come whole since: what is under way is another.
+    fn has_come(&self) -> bool {
+        self.stream.as_ref().is_some_and(|stream| !stream.frames.is_empty())
+    }
+
+    /// The frame that was seen last is not wanted, whether it is under way or has come.
+    fn skip_frame(&mut self) {
+        match self.stream.as_mut().and_then(|stream| stream.frames.front_mut()) {
+            Some((frame, _)) => {
+                self.ready_bytes -= frame.take().map_or(0, |frame| frame.len() as u64);
+            }
+            None => self.skip_body(),
+        }
+    }
+
     /// What is left of it is dropped, now and as it comes.
     fn abandon_stream(&mut self) {
         while self.next_streamed().is_some() {}
@@ -257,7 +272,7 @@ impl Hub {
     /// The large frame that has begun is not wanted.
     pub(crate) fn skip_streamed(&mut self, shard: &mut Shard, stream: Stream) {
         if let Ok(inbound) = self.streamed(stream) {
-            inbound.skip_body();
+            inbound.skip_frame();
             self.arm_anew(shard, stream.peer);
         }
     }
@@ -321,13 +336,17 @@ impl Hub {
     }
 
     fn holds_streamed(&mut self, stream: Stream) -> bool {
-        self.streamed(stream).is_ok_and(|inbound| inbound.held_bytes().is_some())
+        let is_held = |inbound: &mut Inbound| !inbound.has_come() && inbound.held_bytes().is_some();
+        self.streamed(stream).is_ok_and(is_held)
     }
 
     /// Whether the frame that has begun waits for somebody who says where it is to go; otherwise it is on its way into
     /// memory of its own, or there already.
     pub(crate) fn is_streamed_held(&mut self, stream: Stream) -> Result<bool, Refusal> {
         let inbound = self.streamed(stream)?;
+        if inbound.has_come() {
+            return Ok(false);
+        }
         if inbound.held_bytes().is_some() {
             return Ok(true);
         }
