@@ -401,6 +401,7 @@ impl Driver for Ready {
     }
 
     fn event_fd(&mut self) -> io::Result<BorrowedSocket<'_>> {
+        poller::descriptor(&self.looker.poller)?;
         if self.alarm.is_none() {
             self.alarm = Some(Alarm::open(&self.looker.poller, self.mode)?);
             if let Some(&Reverse((at, _))) = self.retries.peek() {
