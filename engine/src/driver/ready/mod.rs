@@ -1,4 +1,4 @@
-//! The readiness driver: completions made of non-blocking calls and a poller (epoll, kqueue, ... through the crate
+//! The readiness driver: completions made of non-blocking calls and a poller (epoll, kqueue, AFD, ... through the crate
 //! `polling`).
 //!
 //! Sends and connects are tried when they are submitted; whatever would block waits for its descriptor to become
