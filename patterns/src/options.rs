@@ -76,7 +76,8 @@ pub struct Options {
     /// How often a PING is sent (`ZMQ_HEARTBEAT_IVL`). `None`, the default, or zero: never.
     pub heartbeat_ivl: Option<Duration>,
     /// Silence after a PING before the peer counts as gone (`ZMQ_HEARTBEAT_TIMEOUT`). `None`, the default:
-    /// as long as `heartbeat_ivl`. Zero: no limit.
+    /// as long as `heartbeat_ivl`. Zero: no limit. A PING waits behind what is being sent; as long as the peer
+    /// takes that (TCP acknowledges it), it is not silent, however long a large message takes over a slow network.
     pub heartbeat_timeout: Option<Duration>,
     /// How long a peer may take for greeting and handshake (`ZMQ_HANDSHAKE_IVL`, 30 s). `None` or zero: no limit.
     pub handshake_ivl: Option<Duration>,

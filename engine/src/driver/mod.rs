@@ -28,10 +28,12 @@ use crate::{
     stats::ZeroCopyStats,
     sys::{
         BorrowedSocket, OwnedSocket, RawSocket,
-        net::{self, Family, SocketOptions},
+        net::{self, Family, Progress, SocketOptions},
     },
 };
 
+#[cfg(all(test, not(loom)))]
+mod contract;
 mod files;
 mod native;
 pub mod ready;
@@ -89,6 +91,15 @@ impl Direct {
 /// Nothing to be had now; a signal is as good a reason to ask again later.
 fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+/// See [`Driver::progress`].
+fn progress_of(fd: BorrowedSocket<'_>, send: Option<OpId>) -> Progress {
+    let acknowledged = net::acknowledged(fd).unwrap_or_default();
+    let OpId(op) = send.unwrap_or(OpId(0));
+    // That another send is under way shows that the one before has ended.
+    let taken = acknowledged.taken.wrapping_add(op);
+    Progress { taken, is_pending: acknowledged.is_pending || send.is_some() }
 }
 
 /// Sends what the kernel takes at once of the bytes of `gather` behind the first `skip`, up to the next that lie in a file.
@@ -350,6 +361,11 @@ pub trait Driver {
             Err(error) if is_transient(&error) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// How far the peer has come with what was sent to it; `send` is what is under way.
+    fn progress(&mut self, fd: BorrowedSocket<'_>, send: Option<OpId>) -> Progress {
+        progress_of(fd, send)
     }
 
     /// Asks for the end of an operation. Its last completion still comes. A stale id is ignored.

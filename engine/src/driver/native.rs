@@ -14,7 +14,7 @@ use crate::{
     stats::ZeroCopyStats,
     sys::{
         BorrowedSocket, OwnedSocket,
-        net::{Family, SocketOptions},
+        net::{Family, Progress, SocketOptions},
     },
 };
 
@@ -256,6 +256,10 @@ impl Driver for Native {
         spill: &mut Vec<u8>,
     ) -> io::Result<Option<usize>> {
         each_driver!(self, driver => driver.try_receive(fd, body, spill))
+    }
+
+    fn progress(&mut self, fd: BorrowedSocket<'_>, send: Option<OpId>) -> Progress {
+        each_driver!(self, driver => driver.progress(fd, send))
     }
 
     fn cancel(&mut self, op: OpId) {

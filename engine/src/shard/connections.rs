@@ -11,7 +11,7 @@ use crate::{
     driver::{Direct, Driver, OpId, Submission, Token},
     sys::{
         BorrowedSocket, OwnedSocket, borrow,
-        net::{Family, SocketOptions},
+        net::{Family, Progress, SocketOptions},
     },
 };
 
@@ -216,6 +216,15 @@ impl Shard {
         self.conns
             .get(id.index())
             .is_some_and(|conn| conn.generation == id.generation && conn.receive != Receive::Idle)
+    }
+
+    /// How far the peer has come with what was sent to it.
+    #[must_use]
+    pub fn progress(&mut self, id: ConnId) -> Progress {
+        match self.conns.get(id.index()).filter(|conn| conn.generation == id.generation) {
+            Some(conn) => self.driver.progress(borrow(&conn.fd), conn.send),
+            None => Progress::default(),
+        }
     }
 
     /// Sends all of `gather`; [`crate::Handler::on_sent`] gives it back. One send at a time. It reaches the kernel

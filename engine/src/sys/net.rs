@@ -17,7 +17,8 @@ mod calls;
 mod calls;
 
 pub use calls::{
-    connected, try_accept, try_connect, try_recv, try_recv_vectored, try_send, try_send_vectored,
+    acknowledged, connected, try_accept, try_connect, try_recv, try_recv_vectored, try_send,
+    try_send_vectored,
 };
 use socket2::{Domain, MaybeUninitSlice, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
@@ -332,6 +333,15 @@ pub fn take_error(socket: BorrowedSocket<'_>) -> io::Result<Option<io::Error>> {
     SockRef::from(&socket).take_error()
 }
 
+/// How far a peer has come with what was sent to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Differs from an earlier one when the peer has taken something in between.
+    pub taken: u64,
+    /// Something is still on its way to the peer.
+    pub is_pending: bool,
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use std::net::{TcpListener, TcpStream};
@@ -355,6 +365,33 @@ pub(crate) mod tests {
             near.set_nodelay(true).unwrap();
             (near, listener.accept().unwrap().0)
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_the_peer_took_is_told() {
+        use std::io::{Read, Write};
+
+        let listener = TcpListener::bind(loopback()).unwrap();
+        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut peer, _) = listener.accept().unwrap();
+        let start = acknowledged(borrow(&stream)).unwrap();
+        assert!(!start.is_pending);
+        stream.write_all(&[1; 5000]).unwrap();
+        peer.read_exact(&mut [0; 5000]).unwrap();
+        // An acknowledgement may wait for data to go with: at most 200 ms.
+        let patience = std::time::Instant::now() + Duration::from_secs(10);
+        while acknowledged(borrow(&stream)).unwrap().is_pending {
+            assert!(std::time::Instant::now() < patience, "nothing was acknowledged");
+        }
+        assert_eq!(acknowledged(borrow(&stream)).unwrap().taken, start.taken + 5000);
+        // One that takes nothing holds things up for good.
+        stream.set_nonblocking(true).unwrap();
+        while stream.write(&[1; 65_536]).is_ok() {}
+        let stuck = acknowledged(borrow(&stream)).unwrap();
+        assert!(stuck.is_pending && stuck.taken > start.taken);
+        let (unix, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert_eq!(acknowledged(borrow(&unix)), None);
     }
 
     fn loopback() -> SocketAddr {

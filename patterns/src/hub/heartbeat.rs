@@ -2,11 +2,27 @@
 
 use zring_engine::Shard;
 
-use super::{Hub, Timer, peer::Phase};
+use super::{
+    Hub, Timer,
+    peer::{Peer, Phase},
+};
 use crate::{
     monitor::{DisconnectReason, HandshakeFault},
     wire::{HeartbeatAction, encode_ping},
 };
+
+impl Peer {
+    /// Whether the peer has not answered because it is still being sent what is in front of the PING. A PING waits
+    /// behind a large message, here and in the kernel, for longer than the peer may be silent where the network is
+    /// slow; what the peer has acknowledged meanwhile is as good as an answer.
+    fn is_progressing(&mut self, shard: &mut Shard) -> bool {
+        let Some(conn) = self.conn else { return false };
+        let progress = shard.progress(conn);
+        let is_further = progress.is_pending && progress.taken != self.taken;
+        self.taken = progress.taken;
+        is_further && self.heartbeat.handle_progress(shard.now_ns())
+    }
+}
 
 impl Hub {
     /// Arms the peer's timer for the heartbeat's next deadline.
@@ -42,14 +58,19 @@ impl Hub {
             Phase::Ready => {}
             Phase::Closing(_) | Phase::Gone => return,
         }
+        let awaits_answer = peer.heartbeat.awaits_answer();
         match peer.heartbeat.handle_timeout(shard.now_ns()) {
             HeartbeatAction::None => {}
             HeartbeatAction::SendPing => {
+                if let Some(conn) = peer.conn.filter(|_| !awaits_answer) {
+                    peer.taken = shard.progress(conn).taken;
+                }
                 let mut ping = Vec::with_capacity(32);
                 encode_ping(&mut ping, peer.heartbeat.ttl_ds(), &[]);
                 peer.outbox.append_command(&mut shard.arena, &ping);
                 peer.flush(shard);
             }
+            HeartbeatAction::Expired if peer.is_progressing(shard) => {}
             HeartbeatAction::Expired => {
                 return self.disconnect(shard, key, DisconnectReason::HeartbeatTimeout);
             }

@@ -446,9 +446,12 @@ impl Inbound {
 
     #[cold]
     fn begin_assembly(&mut self, flags: FrameFlags, body_bytes: u64, have: &[u8]) {
-        let expected = usize::try_from(body_bytes).unwrap_or(usize::MAX);
-        let mut body = SharedMut::with_expected(expected);
-        body.extend_at(Site::Assembly, have);
+        let is_skipped = self.is_abandoned() && !flags.command();
+        let expected = if is_skipped { 0 } else { body_bytes };
+        let mut body = SharedMut::with_expected(usize::try_from(expected).unwrap_or(usize::MAX));
+        if !is_skipped {
+            body.extend_at(Site::Assembly, have);
+        }
         let rest = body_bytes - have.len() as u64;
         if rest > DIRECT_BYTES_MIN {
             self.direct_frames = DIRECT_FRAMES;
@@ -462,7 +465,7 @@ impl Inbound {
             is_held: false,
             is_claimed: false,
             is_owned: false,
-            is_skipped: false,
+            is_skipped,
         });
     }
 

@@ -63,6 +63,8 @@ pub(crate) struct Peer {
     pub(crate) is_dirty: bool,
     pub(crate) heartbeat: Heartbeat,
     pub(crate) heartbeats: bool,
+    /// How far it had come when its answer to a PING was last waited for.
+    pub(crate) taken: u64,
     pub(crate) timer: Option<TimerId>,
     /// 0 for a ZMTP 3.0 peer.
     pub(crate) minor: u8,
@@ -99,6 +101,7 @@ impl Peer {
             is_dirty: false,
             heartbeat,
             heartbeats: options.heartbeat_ivl_ns().is_some(),
+            taken: 0,
             timer: None,
             minor: 1,
             stats: PeerStats { connection, endpoint, ..PeerStats::default() },

@@ -70,6 +70,11 @@ impl Inbound {
         self.stream.as_ref().is_some_and(|stream| !stream.is_whole)
     }
 
+    /// Whether nobody takes what is still to come of the message that is under way.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.stream.as_ref().is_some_and(|stream| stream.is_abandoned)
+    }
+
     /// Sets the message under way aside for one caller. The first frames are not the user's: they come back.
     fn begin_stream(&mut self, hidden: usize) -> Vec<Frame> {
         let mut parts = std::mem::take(&mut self.parts);
@@ -136,7 +141,7 @@ impl Inbound {
 
     /// What is under way of a body, and what is to come of it, is dropped.
     fn skip_body(&mut self) {
-        if let Some(assembly) = &mut self.assembly {
+        if let Some(assembly) = self.assembly.as_mut().filter(|it| !it.flags.command()) {
             assembly.is_skipped = true;
             (assembly.is_claimed, assembly.is_held) = (false, false);
             self.claim = 0;

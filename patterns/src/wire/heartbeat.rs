@@ -83,6 +83,21 @@ impl Heartbeat {
             (ttl_ds > 0).then(|| Silence { since: now, limit_ns: u64::from(ttl_ds) * 100_000_000 });
     }
 
+    /// Whether a PING of ours is unanswered.
+    #[must_use]
+    pub fn awaits_answer(&self) -> bool {
+        self.answer.is_some_and(|answer| answer.lasts(self.heard_at))
+    }
+
+    /// The peer was seen to take what is in front of our PING, so its answer may well take until `now` and as long
+    /// again. Returns whether the peer is alive by that.
+    pub fn handle_progress(&mut self, now: u64) -> bool {
+        if let Some(answer) = &mut self.answer {
+            answer.since = now;
+        }
+        self.expires_at().is_none_or(|at| at > now)
+    }
+
     /// We stopped receiving by ourselves, so silence proves nothing. PINGs go on: the peer may have been told to
     /// expect them.
     pub fn pause(&mut self) {
@@ -116,7 +131,7 @@ impl Heartbeat {
         }
         self.ping_at = self.ivl_ns.map(|ivl_ns| now.saturating_add(ivl_ns));
         // An earlier PING that is still unanswered keeps its deadline.
-        if self.answer.is_none_or(|answer| !answer.lasts(self.heard_at)) {
+        if !self.awaits_answer() {
             self.answer = self.timeout_ns.map(|limit_ns| Silence { since: now, limit_ns });
         }
         HeartbeatAction::SendPing
@@ -186,6 +201,22 @@ mod tests {
         assert_eq!(heartbeat.handle_timeout(100), SendPing);
         assert_eq!(heartbeat.handle_timeout(129), NOTHING);
         assert_eq!(heartbeat.handle_timeout(130), Expired);
+    }
+
+    #[test]
+    fn who_takes_what_is_in_front_of_the_ping_has_time_to_answer() {
+        let mut heartbeat = established(100, Some(30));
+        assert_eq!(heartbeat.handle_timeout(100), SendPing);
+        assert_eq!(heartbeat.handle_timeout(130), Expired);
+        assert!(heartbeat.handle_progress(131));
+        assert_eq!(heartbeat.poll_timeout(), Some(161));
+        assert_eq!(heartbeat.handle_timeout(160), NOTHING);
+        assert_eq!(heartbeat.handle_timeout(161), Expired);
+        // Its own promise to be heard from is another matter.
+        let mut heartbeat = established(1000, Some(30));
+        heartbeat.handle_ping(1, 0);
+        assert_eq!(heartbeat.handle_timeout(DS), Expired);
+        assert!(!heartbeat.handle_progress(DS));
     }
 
     #[test]

@@ -173,28 +173,56 @@ pub(crate) fn is_quiet(socket: &Socket) -> bool {
     answer
 }
 
-/// Resident memory of this process in bytes.
+#[cfg(windows)]
+pub(crate) use memory::resident_bytes as peak_bytes;
+pub(crate) use memory::*;
+
+/// What the system says about this process's memory.
+#[cfg(not(windows))]
+mod memory {
+    /// Resident memory of this process in bytes.
+    pub(crate) fn resident_bytes() -> u64 {
+        status_bytes("VmRSS:")
+    }
+
+    /// The most that was resident since [`forget_peak`].
+    pub(crate) fn peak_bytes() -> u64 {
+        status_bytes("VmHWM:")
+    }
+
+    /// From here on the peak is counted anew (proc(5), `clear_refs`).
+    pub(crate) fn forget_peak() {
+        std::fs::write("/proc/self/clear_refs", "5").expect("/proc/self/clear_refs");
+    }
+
+    fn status_bytes(field: &str) -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").expect("/proc/self/status");
+        let line = status.lines().find(|line| line.starts_with(field)).expect("the field");
+        let kib: u64 =
+            line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect("a number");
+        kib * 1024
+    }
+}
+
+/// Windows keeps a peak that cannot be counted anew, so what there is now has to do.
 #[cfg(windows)]
 #[allow(unsafe_code)]
-pub(crate) fn resident_bytes() -> u64 {
+mod memory {
     use windows_sys::Win32::System::{
         ProcessStatus::{K32GetProcessMemoryInfo, PROCESS_MEMORY_COUNTERS},
         Threading::GetCurrentProcess,
     };
-    let mut counters = PROCESS_MEMORY_COUNTERS::default();
-    let bytes = size_of_val(&counters) as u32;
-    // SAFETY: the call fills the structure, whose length it is told.
-    let is_told = unsafe { K32GetProcessMemoryInfo(GetCurrentProcess(), &raw mut counters, bytes) };
-    assert_ne!(is_told, 0, "{}", std::io::Error::last_os_error());
-    counters.WorkingSetSize as u64
-}
 
-/// Resident memory of this process in bytes.
-#[cfg(not(windows))]
-pub(crate) fn resident_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("/proc/self/status");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
-    let kib: u64 =
-        line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect("a number");
-    kib * 1024
+    /// Resident memory of this process in bytes.
+    pub(crate) fn resident_bytes() -> u64 {
+        let mut counters = PROCESS_MEMORY_COUNTERS::default();
+        let bytes = size_of_val(&counters) as u32;
+        // SAFETY: the call fills the structure, whose length it is told.
+        let is_told =
+            unsafe { K32GetProcessMemoryInfo(GetCurrentProcess(), &raw mut counters, bytes) };
+        assert_ne!(is_told, 0, "{}", std::io::Error::last_os_error());
+        counters.WorkingSetSize as u64
+    }
+
+    pub(crate) fn forget_peak() {}
 }

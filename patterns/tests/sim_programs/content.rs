@@ -29,6 +29,19 @@ fn byte(tag: Tag, frame: usize, at: usize) -> u8 {
     (word ^ word >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9).to_be_bytes()[at % 8]
 }
 
+fn body(tag: Tag, frame: usize, len: usize) -> Vec<u8> {
+    (0..len).map(|at| byte(tag, frame, at)).collect()
+}
+
+/// What the first frame of a message says about it.
+#[track_caller]
+fn tag_of(body: &[u8]) -> Tag {
+    assert!(body.len() >= HEADER_BYTES, "a message of {} bytes arrived", body.len());
+    let sender = u16::from_be_bytes([body[2], body[3]]);
+    let number = u32::from_be_bytes([body[4], body[5], body[6], body[7]]);
+    Tag { topic: body[0], sender, number }
+}
+
 fn header(tag: Tag) -> [u8; HEADER_BYTES] {
     let mut header = [tag.topic, 0, 0, 0, 0, 0, 0, 0];
     header[2..4].copy_from_slice(&tag.sender.to_be_bytes());
@@ -69,11 +82,15 @@ impl Shapes {
     /// A new message of at most so many bytes, with one frame or several.
     pub(crate) fn make(&self, world: &World, tag: Tag, bytes_max: usize) -> Message {
         let count = if world.below(4) == 0 { 1 + world.below(5) } else { 1 };
-        let mut lens: Vec<usize> = (0..count).map(|_| draw_len(world, bytes_max)).collect();
+        let mut lens: Vec<usize> = match count {
+            // Large frames behind one another are a case of their own.
+            2 => vec![bytes_max / 2; 2],
+            _ => (0..count).map(|_| draw_len(world, bytes_max)).collect(),
+        };
         lens[0] = lens[0].max(HEADER_BYTES);
         let in_files = world.below(6) == 0;
         let frames = lens.iter().enumerate().map(|(frame, &len)| {
-            let mut bytes: Vec<u8> = (0..len).map(|at| byte(tag, frame, at)).collect();
+            let mut bytes = body(tag, frame, len);
             if frame == 0 {
                 bytes[..HEADER_BYTES].copy_from_slice(&header(tag));
             }
@@ -89,6 +106,19 @@ impl Shapes {
         message
     }
 
+    /// The frames of a message that begins with these, whether all of them were taken or not.
+    pub(crate) fn complete(&self, mut frames: Vec<Frame>) -> Vec<Frame> {
+        if frames[0].is_empty() {
+            return frames;
+        }
+        let tag = tag_of(frames[0].bytes());
+        if let Some(lens) = self.0.borrow().get(&tag) {
+            let left = lens.iter().enumerate().skip(frames.len());
+            frames.extend(left.map(|(frame, &len)| body(tag, frame, len).into()));
+        }
+        frames
+    }
+
     /// What an arrived message is.
     ///
     /// # Panics
@@ -96,10 +126,7 @@ impl Shapes {
     #[track_caller]
     pub(crate) fn check(&self, message: &Message) -> Tag {
         let body = message.body();
-        assert!(body.len() >= HEADER_BYTES, "a message of {} bytes arrived", body.len());
-        let sender = u16::from_be_bytes([body[2], body[3]]);
-        let number = u32::from_be_bytes([body[4], body[5], body[6], body[7]]);
-        let tag = Tag { topic: body[0], sender, number };
+        let tag = tag_of(body);
         let shapes = self.0.borrow();
         let lens = shapes.get(&tag).unwrap_or_else(|| panic!("{tag:?} arrived, never sent"));
         let arrived: Vec<usize> = message.frames().map(Frame::len).collect();

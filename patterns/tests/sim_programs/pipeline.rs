@@ -19,6 +19,8 @@ use super::{
 const TOTAL_BYTES: u64 = 96 << 10;
 /// What a kernel has taken is there after this time, once nothing goes wrong any more.
 const ON_ITS_WAY_NS: u64 = S;
+/// What a byte may take of that time where a window holds 64 of them.
+const BYTE_NS: u64 = 50_000;
 
 /// A socket that may be replaced by a new one.
 type Slot = Rc<RefCell<Rc<Sock>>>;
@@ -299,7 +301,9 @@ impl Scene for Pipeline {
             let sock = current(slot);
             sock.queued() == 0 && sock.stats().peers == self.pullers.len() as u64
         };
-        (accepted == received || quiet_ns > ON_ITS_WAY_NS) && self.pushers.iter().all(has_sent)
+        // Narrow windows take their time.
+        let on_its_way_ns = ON_ITS_WAY_NS + state.bytes_max as u64 * BYTE_NS;
+        (accepted == received || quiet_ns > on_its_way_ns) && self.pushers.iter().all(has_sent)
     }
 
     fn body(&self) {
@@ -353,7 +357,9 @@ impl Scene for Pipeline {
         drop(for_body);
         let mut socks: Vec<Rc<Sock>> = pushers.iter().map(current).collect();
         drop(pushers);
-        if stage.below(2) == 0 {
+        // What was let go may still be on its way.
+        let are_kept = pullers.iter().any(|slot| current(slot).has_let_go());
+        if are_kept || stage.below(2) == 0 {
             socks.extend(pullers.iter().map(current));
         }
         drop(pullers);

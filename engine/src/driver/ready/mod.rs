@@ -35,7 +35,7 @@ use self::{
 };
 use super::{
     Completion, Driver, OpId, RETRY_PAUSE_MIN, SEGMENTS_PER_SEND_MAX, Submission, Token, Wait,
-    files,
+    files, progress_of,
 };
 use crate::{
     buf::Pool,
@@ -44,6 +44,7 @@ use crate::{
     sync::{Arc, AtomicBool, Ordering},
     sys::{
         self, BorrowedSocket, OwnedSocket, RawSocket, code,
+        net::Progress,
         poller::{self, Found},
     },
 };
@@ -277,6 +278,16 @@ impl Driver for Ready {
         }
     }
 
+    fn progress(&mut self, fd: BorrowedSocket<'_>, send: Option<OpId>) -> Progress {
+        let mut progress = progress_of(fd, send);
+        if let Some(Kind::Send { sent, .. }) =
+            send.and_then(|op| self.slots.find(op)).map(|it| &it.kind)
+        {
+            progress.taken = progress.taken.wrapping_add(*sent as u64);
+        }
+        progress
+    }
+
     fn cancel(&mut self, op: OpId) {
         let error = code::canceled();
         if let Some(completion) = self.abort(op, error) {
@@ -433,4 +444,4 @@ impl std::fmt::Debug for Ready {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

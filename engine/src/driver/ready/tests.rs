@@ -20,8 +20,16 @@ const CONFIG: PoolConfig =
     PoolConfig { buffers: 8, buffer_bytes: 16 << 10, with_kernel: 4, reserve: 1 };
 const PAUSE_NS: u64 = 20_000_000;
 
+/// A driver in a mode of the poller that this system might not choose.
+pub(in crate::driver) fn open_with(mode: PollMode, config: PoolConfig) -> (Ready, Pool) {
+    let driver = Ready::with(Poller::new().unwrap(), mode);
+    let mut pool = Pool::new(config, true);
+    pool.set_waker(driver.waker());
+    (driver, pool)
+}
+
 fn open(mode: PollMode) -> (Ready, Pool) {
-    (Ready::with(Poller::new().unwrap(), mode), Pool::new(CONFIG, true))
+    open_with(mode, CONFIG)
 }
 
 fn pair() -> (Stream, Stream) {

@@ -38,7 +38,7 @@ use crate::{
     sync::{Arc, Mutex, Ordering},
     sys::{
         eventfd::EventFd,
-        net::{Family, SocketOptions},
+        net::{Family, Progress, SocketOptions},
     },
 };
 
@@ -282,6 +282,16 @@ impl Driver for Sim {
         let net = &mut *lock(&self.net);
         let socket = Self::socket(net, fd.as_raw_fd());
         net.take_now(self.index, socket, body, spill)
+    }
+
+    fn progress(&mut self, _fd: BorrowedFd<'_>, send: Option<OpId>) -> Progress {
+        let Some(op) = send else { return Progress::default() };
+        let state = &mut *lock(&self.net);
+        let sent = match state.op(OpRef { driver: self.index, id: op.0 }).map(|op| &op.work) {
+            Some(Work::Send { sent, .. }) => *sent as u64,
+            _ => 0,
+        };
+        Progress { taken: (op.0 << 32).wrapping_add(sent), is_pending: true }
     }
 
     fn cancel(&mut self, op: OpId) {

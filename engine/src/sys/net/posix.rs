@@ -4,7 +4,7 @@ use std::io;
 
 use socket2::{MaybeUninitSlice, SockAddr, SockRef};
 
-use super::{Connecting, take_error};
+use super::{Connecting, Progress, take_error};
 use crate::sys::{BorrowedSocket, OwnedSocket};
 
 /// Apple's systems have an option of the socket instead (`SO_NOSIGPIPE`), which `socket2` sets.
@@ -109,4 +109,53 @@ pub fn try_recv_vectored(
 ) -> io::Result<usize> {
     let received = SockRef::from(&socket).recv_vectored_with_flags(parts, libc::MSG_DONTWAIT);
     received.map(|(bytes, _)| bytes)
+}
+
+/// What the peer of a TCP connection has acknowledged (`TCP_INFO`, tcp(7)); `None` where the system does not tell.
+#[cfg(target_os = "linux")]
+#[must_use]
+pub fn acknowledged(socket: BorrowedSocket<'_>) -> Option<Progress> {
+    use std::os::fd::AsRawFd;
+
+    /// The kernel's `struct tcp_info` (uapi/linux/tcp.h) up to `tcpi_notsent_bytes`, which Linux 4.6 has.
+    #[repr(C)]
+    #[derive(Clone, Copy, Default)]
+    struct TcpInfo {
+        state_to_flags: [u8; 8],
+        rto_to_rcv_mss: [u32; 4],
+        unacked: u32,
+        sacked_to_total_retrans: [u32; 19],
+        pacing_rates: [u64; 2],
+        bytes_acked: u64,
+        bytes_received: u64,
+        segs_out: u32,
+        segs_in: u32,
+        notsent_bytes: u32,
+        end: u32,
+    }
+
+    let mut info = TcpInfo::default();
+    let mut len = size_of::<TcpInfo>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to the structure, any of which make valid integers.
+    let told = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut len,
+        )
+    };
+    let is_told = told == 0 && len as usize >= std::mem::offset_of!(TcpInfo, end);
+    is_told.then_some(Progress {
+        taken: info.bytes_acked,
+        is_pending: info.unacked > 0 || info.notsent_bytes > 0,
+    })
+}
+
+/// What the peer of a TCP connection has acknowledged; `None` where the system does not tell.
+#[cfg(not(target_os = "linux"))]
+#[must_use]
+pub fn acknowledged(_socket: BorrowedSocket<'_>) -> Option<Progress> {
+    None
 }

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use socket2::{MaybeUninitSlice, SockAddr, SockRef};
 use windows_sys::Win32::Networking::WinSock;
 
-use super::{Connecting, take_error};
+use super::{Connecting, Progress, take_error};
 use crate::sys::{BorrowedSocket, OwnedSocket};
 
 /// Sends what the system takes without waiting. Returns how many bytes that was: 0 when it would block or refuses.
@@ -88,4 +88,10 @@ pub fn try_recv_vectored(
     parts: &mut [MaybeUninitSlice<'_>],
 ) -> io::Result<usize> {
     SockRef::from(&socket).recv_vectored(parts).map(|(bytes, _)| bytes)
+}
+
+/// What the peer of a TCP connection has acknowledged; `None` where the system does not tell.
+#[must_use]
+pub fn acknowledged(_socket: BorrowedSocket<'_>) -> Option<Progress> {
+    None
 }

@@ -1,0 +1,194 @@
+//! Connections of which one direction is over.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::Shutdown,
+    thread,
+};
+
+use socket2::Socket;
+
+use super::{
+    On,
+    rig::{NETS, Net, PAUSE, Rig, content, pair},
+};
+use crate::driver::Wait;
+
+const BROKEN: [ErrorKind; 3] =
+    [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset, ErrorKind::ConnectionAborted];
+
+/// Receives until the peer's orderly end; returns what came before it.
+#[track_caller]
+fn receive_all(rig: &mut Rig, op: usize) -> Vec<u8> {
+    rig.turn_until("the peer's end", |rig| rig.is_over(op));
+    assert!(rig.ops[op].is_done(), "{:?}", rig.ops[op]);
+    std::mem::take(&mut rig.ops[op].bytes)
+}
+
+pub(super) fn an_end_comes_behind_the_data(on: On) {
+    let mut rig = Rig::open(on);
+    let (data, answer) = (content(60_000), content(3 << 20).repeat(2));
+    for (&net, is_early) in NETS.iter().flat_map(|net| [(net, true), (net, false)]) {
+        let (near, mut far) = pair(net);
+        let mut receive = None;
+        if is_early {
+            receive = Some(rig.receive(&near));
+            rig.turn(Wait::No);
+        }
+        far.write_all(&data).expect("write");
+        far.shutdown(Shutdown::Write).expect("shutdown");
+        let receive = receive.unwrap_or_else(|| rig.receive(&near));
+        assert!(receive_all(&mut rig, receive) == data, "all of it, and then the end");
+        // Nobody waits for the socket any more, which stays readable for ever.
+        rig.assert_idle();
+        // Who asks is told again, each time once.
+        let readable = rig.await_readable(&near);
+        rig.turn_until("the end", |rig| rig.is_over(readable));
+        assert!(rig.ops[readable].is_done());
+        let again = rig.receive(&near);
+        assert_eq!(receive_all(&mut rig, again), b"");
+        // The other direction goes on, and waiting for it is a sleep.
+        let send = rig.send(&near, answer.clone());
+        rig.turn_for(PAUSE);
+        assert!(!rig.is_over(send), "more than fits");
+        rig.assert_silent();
+        let len = answer.len();
+        let reader = thread::spawn(move || {
+            let mut got = vec![0; len];
+            far.read_exact(&mut got).expect("read");
+            (got, far)
+        });
+        rig.turn_until("a send", |rig| rig.is_over(send));
+        assert!(rig.ops[send].is_done(), "{:?}", rig.ops[send]);
+        let (got, far) = reader.join().expect("the reader");
+        assert!(got == answer, "what was sent arrives");
+        // Now there is nobody, in both directions, and nothing to tell.
+        drop(far);
+        rig.assert_idle();
+        rig.close(near);
+    }
+    rig.assert_idle();
+}
+
+pub(super) fn an_end_in_the_middle_of_a_turn_is_told(on: On) {
+    let mut rig = Rig::open(on);
+    for (&net, at) in NETS.iter().flat_map(|net| (0..4).map(move |at| (net, at))) {
+        let (near, mut far) = pair(net);
+        let receive = rig.receive(&near);
+        rig.turn(Wait::No);
+        far.write_all(b"last words").expect("write");
+        let end = |step| {
+            if at == step {
+                far.shutdown(Shutdown::Write).expect("shutdown");
+            }
+        };
+        end(0);
+        rig.look(Wait::Park(Some(1_000_000_000)));
+        // The poller has told of the words; it has to tell of the end, too, whenever that comes.
+        end(1);
+        assert!(rig.step());
+        end(2);
+        while rig.step() {}
+        rig.flush();
+        end(3);
+        assert_eq!(receive_all(&mut rig, receive), b"last words");
+        rig.assert_idle();
+        rig.close(near);
+    }
+}
+
+/// Sends until that fails; returns with what. At most so often.
+fn send_until_refused(rig: &mut Rig, near: &Socket, times: usize) -> Option<ErrorKind> {
+    (0..times).find_map(|_| {
+        let send = rig.send(near, vec![7; 100]);
+        rig.turn_until("a send", |rig| rig.is_over(send));
+        rig.turn_for(std::time::Duration::from_millis(1));
+        rig.ops[send].error_kind()
+    })
+}
+
+pub(super) fn peers_that_do_not_read(on: On) {
+    let mut rig = Rig::open(on);
+    for &net in NETS {
+        // It says so. TCP has no word for that, and the bytes are thrown away.
+        let (near, mut far) = pair(net);
+        let receive = rig.receive(&near);
+        rig.turn(Wait::No);
+        far.shutdown(Shutdown::Read).expect("shutdown");
+        let refused = send_until_refused(&mut rig, &near, 5);
+        let is_broken = refused.is_some_and(|kind| BROKEN.contains(&kind));
+        assert!(is_broken || (net == Net::Tcp && refused.is_none()), "{refused:?}");
+        if cfg!(target_os = "linux") {
+            far.write_all(b"and yet").expect("write");
+            assert_eq!(rig.take(receive, 7), b"and yet");
+            rig.assert_silent();
+        }
+        drop(far);
+        rig.turn_until("the end", |rig| rig.is_over(receive));
+        rig.assert_idle();
+        rig.close(near);
+
+        // It goes with bytes unread: no end but a reset, told once, behind what came before.
+        let (near, mut far) = pair(net);
+        let receive = rig.receive(&near);
+        assert_eq!(send_until_refused(&mut rig, &near, 1), None);
+        far.write_all(b"the last").expect("write");
+        assert_eq!(rig.take(receive, 8), b"the last");
+        rig.assert_silent();
+        drop(far);
+        rig.turn_until("a reset", |rig| rig.is_over(receive));
+        assert_eq!(rig.ops[receive].error_kind(), Some(ErrorKind::ConnectionReset));
+        rig.assert_idle();
+        if cfg!(target_os = "linux") {
+            let again = rig.receive(&near);
+            assert_eq!(receive_all(&mut rig, again), b"", "the error was taken");
+        }
+        let refused = send_until_refused(&mut rig, &near, 3).expect("a refusal");
+        assert!(BROKEN.contains(&refused), "{refused:?}");
+        rig.assert_idle();
+        rig.close(near);
+    }
+}
+
+pub(super) fn we_shut_down(on: On) {
+    let mut rig = Rig::open(on);
+    for &net in NETS {
+        // Writing: the peer is told, and goes on.
+        let (near, mut far) = pair(net);
+        let receive = rig.receive(&near);
+        let send = rig.send(&near, b"goodbye".to_vec());
+        rig.turn_until("a send", |rig| rig.is_over(send));
+        near.shutdown(Shutdown::Write).expect("shutdown");
+        let mut got = Vec::new();
+        far.read_to_end(&mut got).expect("read");
+        assert_eq!(got, b"goodbye");
+        rig.assert_silent();
+        far.write_all(b"farewell").expect("write");
+        assert_eq!(rig.take(receive, 8), b"farewell");
+        rig.assert_silent();
+        let refused = send_until_refused(&mut rig, &near, 1).expect("a refusal");
+        assert!(BROKEN.contains(&refused), "{refused:?}");
+        assert!(!rig.is_over(receive));
+        // With the peer's end both directions are over: that is a hang-up.
+        far.shutdown(Shutdown::Write).expect("shutdown");
+        assert_eq!(receive_all(&mut rig, receive), b"");
+        rig.assert_idle();
+        rig.close(near);
+
+        // Both, while something waits for either.
+        if cfg!(unix) {
+            let (near, _far) = pair(net);
+            let (receive, send) = (rig.receive(&near), rig.send(&near, vec![7; 8 << 20]));
+            rig.turn_for(PAUSE);
+            assert!(!rig.is_over(receive) && !rig.is_over(send));
+            near.shutdown(Shutdown::Both).expect("shutdown");
+            assert_eq!(receive_all(&mut rig, receive), b"");
+            rig.turn_until("the end of the send", |rig| rig.is_over(send));
+            let kind = rig.ops[send].error_kind().expect("not all was sent");
+            assert!(BROKEN.contains(&kind) && rig.ops[send].sent < 8 << 20, "{kind:?}");
+            rig.assert_idle();
+            rig.close(near);
+        }
+    }
+    rig.assert_idle();
+}
