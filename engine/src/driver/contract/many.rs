@@ -16,6 +16,7 @@ use crate::driver::Wait;
 /// How many are to be registered at once.
 const SOCKETS: usize = 10_000;
 /// What other tests of this process may need of the same limit.
+#[cfg(unix)]
 const SPARE: usize = 1_500;
 /// What the driver itself may keep for a socket with an operation, in bytes.
 const SOCKET_BYTES_MAX: isize = 1_024;
