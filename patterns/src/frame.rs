@@ -99,6 +99,9 @@ impl Frame {
     /// shorter, or cannot be read any more, the message is dropped and counted, and its connection ends with
     /// [`DisconnectReason::File`](crate::DisconnectReason::File), because half of the frame may be out.
     ///
+    /// Outside of Linux it is read in pieces of 64 KiB, and on Windows the file's cursor moves: another reader needs a
+    /// handle of its own.
+    ///
     /// The body is not in memory: [`Frame::bytes`] is empty, [`Frame::len`] is its length, [`Frame::read`] reads it. A
     /// region of no bytes is an ordinary empty frame.
     ///
@@ -564,7 +567,7 @@ mod tests {
     fn a_file_frame_has_a_length_and_no_bytes() {
         let file = Arc::new(tempfile::tempfile().unwrap());
         file.set_len(100).unwrap();
-        std::os::unix::fs::FileExt::write_all_at(&*file, b"abc", 10).unwrap();
+        zring_engine::sys::file::write_all_at(&file, b"abc", 10).unwrap();
         let mut frame = Frame::from_file(file.clone(), 9, 5).unwrap();
         assert_eq!((frame.len(), frame.bytes(), frame.is_empty()), (5, &b""[..], false));
         assert!(frame.is_file() && frame.get_mut().is_none());

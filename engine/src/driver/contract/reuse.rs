@@ -247,7 +247,9 @@ pub(super) fn peers_vanish_while_polled(on: On) {
             rig.turn_until("the end", |rig| rig.is_over(receive));
             let op = &rig.ops[receive];
             assert!(op.is_done() || op.error_kind() == Some(ErrorKind::ConnectionReset), "{op:?}");
-            assert!(net != Net::Tcp || op.is_done() != in_disorder, "{op:?}");
+            // Wine's poll takes the error, and what is left looks like an end.
+            let is_told = net == Net::Tcp && !cfg!(windows);
+            assert!(!is_told || op.is_done() != in_disorder, "{op:?}");
             rig.close(socket);
         }
         rig.assert_idle();

@@ -12,32 +12,20 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::{On, count::live_bytes, patience};
 use crate::{
     buf::{Gather, Pool, Segment},
-    config::{Config, DriverChoice},
+    config::Config,
     driver::{Completion, Driver, Native, OpId, Parking, Received, Submission, Token, Wait, ready},
     lead::Wait as _,
+    sys::{RawSocket, raw},
 };
 
 /// How long a driver is to sleep that has nothing to do.
 pub(super) const PAUSE: Duration = Duration::from_millis(12);
 
-#[cfg(unix)]
-type Raw = std::os::fd::RawFd;
-#[cfg(windows)]
-type Raw = std::os::windows::io::RawSocket;
-
-/// How a submission names a socket.
-fn raw(socket: &Socket) -> Raw {
-    #[cfg(unix)]
-    return std::os::fd::AsRawFd::as_raw_fd(socket);
-    #[cfg(windows)]
-    return std::os::windows::io::AsRawSocket::as_raw_socket(socket);
-}
-
 /// What became of one operation.
 #[derive(Debug)]
 pub(super) struct Op {
     id: OpId,
-    socket: Raw,
+    socket: RawSocket,
     pub(super) bytes: Vec<u8>,
     pub(super) sockets: Vec<Socket>,
     pub(super) sent: usize,
@@ -91,7 +79,7 @@ impl Rig {
             On::Uring(mask) => {
                 let uring_mask = Some(mask.to_owned());
                 Native::open(&Config {
-                    driver: DriverChoice::Uring,
+                    driver: crate::config::DriverChoice::Uring,
                     uring_mask,
                     ..Config::default()
                 })
