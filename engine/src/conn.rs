@@ -1,8 +1,9 @@
 //! The engine's side of a connection: its descriptor and the operations in flight on it.
 
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-
-use crate::driver::OpId;
+use crate::{
+    driver::OpId,
+    sys::{self, OwnedSocket, RawSocket},
+};
 
 /// Names a connection of a shard; stale after it was closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -51,7 +52,7 @@ pub(crate) enum Receive {
 
 #[derive(Debug)]
 pub(crate) struct Conn {
-    pub(crate) fd: OwnedFd,
+    pub(crate) fd: OwnedSocket,
     pub(crate) generation: u32,
     pub(crate) receive: Receive,
     pub(crate) send: Option<OpId>,
@@ -62,7 +63,7 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
-    pub(crate) fn new(fd: OwnedFd, generation: u32, listener: bool) -> Self {
+    pub(crate) fn new(fd: OwnedSocket, generation: u32, listener: bool) -> Self {
         Self {
             fd,
             generation,
@@ -74,8 +75,8 @@ impl Conn {
         }
     }
 
-    pub(crate) fn raw(&self) -> RawFd {
-        self.fd.as_raw_fd()
+    pub(crate) fn raw(&self) -> RawSocket {
+        sys::raw(&self.fd)
     }
 
     /// Whether a send may start; asking while one is in flight is a mistake.

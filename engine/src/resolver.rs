@@ -158,7 +158,6 @@ fn start(wake: &Wake) -> Result<Channels, ResolveError> {
 }
 
 fn run(requested: &Receiver<Request>, answers: &SyncSender<Resolved>, wake: &Wake) {
-    #[cfg(unix)]
     if let Err(error) = crate::sys::signal::block_all_on_this_thread() {
         tracing::warn!(%error, "the resolver thread takes signals");
     }

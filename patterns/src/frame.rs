@@ -564,7 +564,7 @@ mod tests {
     fn a_file_frame_has_a_length_and_no_bytes() {
         let file = Arc::new(tempfile::tempfile().unwrap());
         file.set_len(100).unwrap();
-        std::os::unix::fs::FileExt::write_all_at(&*file, b"abc", 10).unwrap();
+        zring_engine::sys::file::write_all_at(&file, b"abc", 10).unwrap();
         let mut frame = Frame::from_file(file.clone(), 9, 5).unwrap();
         assert_eq!((frame.len(), frame.bytes(), frame.is_empty()), (5, &b""[..], false));
         assert!(frame.is_file() && frame.get_mut().is_none());

@@ -260,6 +260,7 @@ impl Pool {
     }
 
     /// Takes a buffer for the kernel to fill.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     pub(crate) fn take_ready(&mut self) -> Option<u16> {
         if self.with_kernel >= usize::from(self.config.with_kernel) {
             return None;

@@ -12,12 +12,11 @@
 //! | receive (direct) | one, giving the [`Direct`] back |
 //! | await readable | one |
 //! | send | one, giving the [`Gather`] back with how many of its bytes the kernel took, or a twin of it |
-//! | cancel | none of its own: the operation ends with what it had done so far, or `ECANCELED` |
+//! | cancel | none of its own: the operation ends with what it had done so far, or as cancelled |
 
 use std::{
     io::{self, IoSlice},
     net::SocketAddr,
-    os::fd::{BorrowedFd, OwnedFd, RawFd},
     task::Waker,
     time::Duration,
 };
@@ -27,7 +26,10 @@ use socket2::SockAddr;
 use crate::{
     buf::{Chunk, Gather, Pool, Segment, SharedMut},
     stats::ZeroCopyStats,
-    sys::net::{self, Family, SocketOptions},
+    sys::{
+        BorrowedSocket, OwnedSocket, RawSocket,
+        net::{self, Family, SocketOptions},
+    },
 };
 
 mod files;
@@ -90,7 +92,7 @@ fn is_transient(error: &io::Error) -> bool {
 }
 
 /// Sends what the kernel takes at once of the bytes of `gather` behind the first `skip`, up to the next that lie in a file.
-fn send_now(fd: BorrowedFd<'_>, gather: &Gather, skip: usize) -> io::Result<usize> {
+fn send_now(fd: BorrowedSocket<'_>, gather: &Gather, skip: usize) -> io::Result<usize> {
     let mut parts = [IoSlice::new(&[]); SEGMENTS_PER_SEND_MAX];
     let mut count = 0;
     for (part, rest) in parts.iter_mut().zip(rest_of(gather, skip)) {
@@ -118,36 +120,36 @@ pub enum Submission {
     /// Accept connections until cancelled.
     Accept {
         /// The listening socket.
-        fd: RawFd,
+        fd: RawSocket,
     },
     /// Connect to an address.
     Connect {
         /// The unconnected socket.
-        fd: RawFd,
+        fd: RawSocket,
         /// Where to.
         address: Box<SockAddr>,
     },
     /// Receive into the pool until cancelled, ended or out of buffers.
     Receive {
         /// The connected socket.
-        fd: RawFd,
+        fd: RawSocket,
     },
     /// Receive once into given memory.
     ReceiveDirect {
         /// The connected socket.
-        fd: RawFd,
+        fd: RawSocket,
         /// Where to.
         direct: Direct,
     },
     /// Wait until there is something to receive, an end or an error included.
     AwaitReadable {
         /// The connected socket.
-        fd: RawFd,
+        fd: RawSocket,
     },
     /// Send all of a list, in order.
     Send {
         /// The connected socket.
-        fd: RawFd,
+        fd: RawSocket,
         /// What; it stays with the driver until the completion.
         gather: Gather,
         /// How many of its bytes the kernel has taken already ([`Driver::try_send`]).
@@ -176,7 +178,7 @@ pub enum Completion {
         /// The submitter's token.
         token: Token,
         /// The new socket.
-        result: io::Result<OwnedFd>,
+        result: io::Result<OwnedSocket>,
         /// Whether the operation goes on.
         more: bool,
     },
@@ -289,7 +291,7 @@ pub trait Driver {
         address: SocketAddr,
         backlog: u32,
         options: &SocketOptions,
-    ) -> io::Result<(OwnedFd, SocketAddr)> {
+    ) -> io::Result<(OwnedSocket, SocketAddr)> {
         net::listen_tcp(address, backlog, options)
     }
 
@@ -297,15 +299,19 @@ pub trait Driver {
     ///
     /// # Errors
     /// As [`net::connect_socket`].
-    fn connect_socket(&mut self, family: Family, options: &SocketOptions) -> io::Result<OwnedFd> {
+    fn connect_socket(
+        &mut self,
+        family: Family,
+        options: &SocketOptions,
+    ) -> io::Result<OwnedSocket> {
         net::connect_socket(family, options)
     }
 
     /// A socket that another driver has accepted is this one's from here on.
-    fn adopt(&mut self, _fd: &OwnedFd) {}
+    fn adopt(&mut self, _fd: &OwnedSocket) {}
 
     /// Closes a descriptor that no operation is under way on.
-    fn close(&mut self, fd: OwnedFd) {
+    fn close(&mut self, fd: OwnedSocket) {
         drop(fd);
     }
 
@@ -319,12 +325,12 @@ pub trait Driver {
 
     /// Sends what the kernel takes at once and returns how many bytes that was; 0 also when it refused, which
     /// the submission of the rest will tell. For one connection this costs less than an operation and its completion.
-    fn try_send(&mut self, fd: BorrowedFd<'_>, bytes: &[u8]) -> usize {
+    fn try_send(&mut self, fd: BorrowedSocket<'_>, bytes: &[u8]) -> usize {
         net::try_send(fd, bytes)
     }
 
     /// As [`Driver::try_send`], for a list; 0 also for one that is better submitted.
-    fn try_send_list(&mut self, fd: BorrowedFd<'_>, gather: &Gather) -> usize {
+    fn try_send_list(&mut self, fd: BorrowedSocket<'_>, gather: &Gather) -> usize {
         if gather.has_files() { 0 } else { send_now(fd, gather, 0).unwrap_or(0) }
     }
 
@@ -335,7 +341,7 @@ pub trait Driver {
     /// What the kernel said.
     fn try_receive(
         &mut self,
-        fd: BorrowedFd<'_>,
+        fd: BorrowedSocket<'_>,
         body: &mut [u8],
         spill: &mut Vec<u8>,
     ) -> io::Result<Option<usize>> {
@@ -397,7 +403,7 @@ pub trait Driver {
     ///
     /// # Errors
     /// When it cannot be made.
-    fn event_fd(&mut self) -> io::Result<BorrowedFd<'_>>;
+    fn event_fd(&mut self) -> io::Result<BorrowedSocket<'_>>;
 }
 
 #[cfg(test)]

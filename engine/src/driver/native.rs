@@ -1,12 +1,6 @@
 //! The driver of this machine, chosen at run time.
 
-use std::{
-    ffi::OsStr,
-    io,
-    net::SocketAddr,
-    os::fd::{BorrowedFd, OwnedFd},
-    task::Waker,
-};
+use std::{ffi::OsStr, io, net::SocketAddr, task::Waker};
 
 #[cfg(feature = "sim")]
 use super::sim;
@@ -18,8 +12,10 @@ use crate::{
     config::{Config, DriverChoice},
     error::Error,
     stats::ZeroCopyStats,
-    sync::OnceLock,
-    sys::net::{Family, SocketOptions},
+    sys::{
+        BorrowedSocket, OwnedSocket,
+        net::{Family, SocketOptions},
+    },
 };
 
 /// The environment variable that chooses where the configuration leaves the choice: `uring` or `ready`.
@@ -94,19 +90,30 @@ impl Native {
         match Wanted::resolve(config.driver, variable.as_deref())? {
             Wanted::Uring => Self::open_uring(config),
             Wanted::Ready => Self::open_ready(config),
-            Wanted::Best => match Self::open_uring(config) {
-                Err(error) if is_refusal(&error) => {
-                    warn_once(&error);
-                    Self::open_ready(config)
-                }
-                outcome => outcome,
-            },
+            Wanted::Best => Self::open_best(config),
         }
     }
 
     fn open_ready(config: &Config) -> Result<(Self, Pool), Error> {
         let (driver, pool) = ready::Ready::open(config)?;
         Ok((Self::Ready(Box::new(driver)), pool))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn open_best(config: &Config) -> Result<(Self, Pool), Error> {
+        match Self::open_uring(config) {
+            Err(error) if is_refusal(&error) => {
+                warn_once(&error);
+                Self::open_ready(config)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Where io_uring never is, doing without it is nothing to warn of.
+    #[cfg(not(target_os = "linux"))]
+    fn open_best(config: &Config) -> Result<(Self, Pool), Error> {
+        Self::open_ready(config)
     }
 
     #[cfg(target_os = "linux")]
@@ -140,9 +147,9 @@ fn with_less(config: &Config) -> Config {
 
 /// Whether this machine will not let us have io_uring, as opposed to a fault that readiness would meet, too, such as
 /// having no descriptor left.
+#[cfg(target_os = "linux")]
 fn is_refusal(error: &Error) -> bool {
     match error {
-        Error::NoDriver => true,
         Error::Uring { cause, .. } => matches!(
             cause.raw_os_error(),
             // A filter or `kernel.io_uring_disabled`; no such call; a flag or an operation that is too new; no memory
@@ -161,8 +168,9 @@ fn is_refusal(error: &Error) -> bool {
 }
 
 /// One line per process, however many shards it opens.
+#[cfg(target_os = "linux")]
 fn warn_once(error: &Error) {
-    static WARNED: OnceLock<()> = OnceLock::new();
+    static WARNED: crate::sync::OnceLock<()> = crate::sync::OnceLock::new();
     if WARNED.set(()).is_ok() {
         tracing::warn!("{error}; using readiness instead");
     }
@@ -188,11 +196,15 @@ impl Driver for Native {
         address: SocketAddr,
         backlog: u32,
         options: &SocketOptions,
-    ) -> io::Result<(OwnedFd, SocketAddr)> {
+    ) -> io::Result<(OwnedSocket, SocketAddr)> {
         each_driver!(self, driver => driver.listen_tcp(address, backlog, options))
     }
 
-    fn connect_socket(&mut self, family: Family, options: &SocketOptions) -> io::Result<OwnedFd> {
+    fn connect_socket(
+        &mut self,
+        family: Family,
+        options: &SocketOptions,
+    ) -> io::Result<OwnedSocket> {
         each_driver!(self, driver => driver.connect_socket(family, options))
     }
 
@@ -213,11 +225,11 @@ impl Driver for Native {
         each_driver!(self, driver => driver.zero_copy_stats())
     }
 
-    fn adopt(&mut self, fd: &OwnedFd) {
+    fn adopt(&mut self, fd: &OwnedSocket) {
         each_driver!(self, driver => driver.adopt(fd));
     }
 
-    fn close(&mut self, fd: OwnedFd) {
+    fn close(&mut self, fd: OwnedSocket) {
         each_driver!(self, driver => driver.close(fd));
     }
 
@@ -227,19 +239,19 @@ impl Driver for Native {
     }
 
     #[inline]
-    fn try_send(&mut self, fd: BorrowedFd<'_>, bytes: &[u8]) -> usize {
+    fn try_send(&mut self, fd: BorrowedSocket<'_>, bytes: &[u8]) -> usize {
         each_driver!(self, driver => driver.try_send(fd, bytes))
     }
 
     #[inline]
-    fn try_send_list(&mut self, fd: BorrowedFd<'_>, gather: &Gather) -> usize {
+    fn try_send_list(&mut self, fd: BorrowedSocket<'_>, gather: &Gather) -> usize {
         each_driver!(self, driver => driver.try_send_list(fd, gather))
     }
 
     #[inline]
     fn try_receive(
         &mut self,
-        fd: BorrowedFd<'_>,
+        fd: BorrowedSocket<'_>,
         body: &mut [u8],
         spill: &mut Vec<u8>,
     ) -> io::Result<Option<usize>> {
@@ -286,7 +298,7 @@ impl Driver for Native {
         each_driver!(self, driver => driver.alarm(after_ns));
     }
 
-    fn event_fd(&mut self) -> io::Result<BorrowedFd<'_>> {
+    fn event_fd(&mut self) -> io::Result<BorrowedSocket<'_>> {
         each_driver!(self, driver => driver.event_fd())
     }
 }
@@ -314,6 +326,7 @@ mod tests {
         resolve(DriverChoice::Ready, Some("Epoll")).unwrap();
     }
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn faults_that_readiness_would_meet_are_no_refusal() {
         let error = |errno| Error::Uring {

@@ -1,10 +1,6 @@
 //! What a handler asks of its connections.
 
-use std::{
-    io,
-    net::SocketAddr,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-};
+use std::{io, net::SocketAddr};
 
 use socket2::SockAddr;
 
@@ -13,11 +9,14 @@ use crate::{
     buf::Gather,
     conn::{Conn, ConnId, ListenerId, Receive},
     driver::{Direct, Driver, OpId, Submission, Token},
-    sys::net::{Family, SocketOptions},
+    sys::{
+        BorrowedSocket, OwnedSocket, borrow,
+        net::{Family, SocketOptions},
+    },
 };
 
 impl Shard {
-    pub(super) fn insert(&mut self, fd: OwnedFd, listener: bool) -> ConnId {
+    pub(super) fn insert(&mut self, fd: OwnedSocket, listener: bool) -> ConnId {
         self.generation = (self.generation + 1) & (u32::MAX >> 1);
         let generation = self.generation;
         let index = self.conns.insert(Conn::new(fd, generation, listener)) as u32;
@@ -36,7 +35,7 @@ impl Shard {
     }
 
     /// Takes over a listening socket and accepts on it.
-    pub fn listen(&mut self, fd: OwnedFd) -> ListenerId {
+    pub fn listen(&mut self, fd: OwnedSocket) -> ListenerId {
         let id = ListenerId(self.insert(fd, true));
         self.accept(id);
         id
@@ -59,7 +58,7 @@ impl Shard {
 
     /// Gives up a connection of which nothing was asked yet, as in [`crate::Handler::on_accepted`]: its descriptor, for
     /// another shard to [`Shard::adopt`]. `None` when the id is stale or something is under way.
-    pub fn give_up(&mut self, id: ConnId) -> Option<OwnedFd> {
+    pub fn give_up(&mut self, id: ConnId) -> Option<OwnedSocket> {
         let conn = self.find(id)?;
         if conn.closing || conn.listener || !conn.is_quiet() {
             return None;
@@ -68,7 +67,7 @@ impl Shard {
     }
 
     /// Takes over a connected socket, as one that was accepted here. Nothing is received until asked for.
-    pub fn adopt(&mut self, fd: OwnedFd) -> ConnId {
+    pub fn adopt(&mut self, fd: OwnedSocket) -> ConnId {
         self.driver.adopt(&fd);
         self.insert(fd, false)
     }
@@ -102,7 +101,7 @@ impl Shard {
     }
 
     /// Connects an unconnected socket; the answer is [`crate::Handler::on_connected`].
-    pub fn connect(&mut self, fd: OwnedFd, address: SockAddr) -> ConnId {
+    pub fn connect(&mut self, fd: OwnedSocket, address: SockAddr) -> ConnId {
         let id = self.insert(fd, false);
         let fd = self.conns[id.index()].raw();
         let submission = Submission::Connect { fd, address: Box::new(address) };
@@ -113,14 +112,14 @@ impl Shard {
 
     /// The connection's descriptor, unless the id is stale.
     #[must_use]
-    pub fn fd(&self, id: ConnId) -> Option<BorrowedFd<'_>> {
+    pub fn fd(&self, id: ConnId) -> Option<BorrowedSocket<'_>> {
         let conn = self.conns.get(id.index())?;
-        (conn.generation == id.generation).then(|| conn.fd.as_fd())
+        (conn.generation == id.generation).then(|| borrow(&conn.fd))
     }
 
     /// The listener's descriptor, unless the id is stale.
     #[must_use]
-    pub fn listener_fd(&self, ListenerId(id): ListenerId) -> Option<BorrowedFd<'_>> {
+    pub fn listener_fd(&self, ListenerId(id): ListenerId) -> Option<BorrowedSocket<'_>> {
         self.fd(id)
     }
 
@@ -169,7 +168,7 @@ impl Shard {
         let Some(conn) = conn.filter(|conn| !conn.closing) else { return Ok(None) };
         let is_free = matches!(conn.receive, Receive::Idle | Receive::Awaiting { .. });
         assert!(is_free, "one receive at a time");
-        let received = self.driver.try_receive(conn.fd.as_fd(), body, spill)?;
+        let received = self.driver.try_receive(borrow(&conn.fd), body, spill)?;
         self.stats.bytes_in += received.unwrap_or(0) as u64;
         Ok(received)
     }
@@ -239,7 +238,7 @@ impl Shard {
     #[inline]
     pub fn try_send(&mut self, id: ConnId, bytes: &[u8]) -> usize {
         match self.conns.get(id.index()) {
-            Some(conn) if conn.accepts_sends(id) => self.driver.try_send(conn.fd.as_fd(), bytes),
+            Some(conn) if conn.accepts_sends(id) => self.driver.try_send(borrow(&conn.fd), bytes),
             _ => 0,
         }
     }
@@ -251,7 +250,7 @@ impl Shard {
     pub fn try_send_list(&mut self, id: ConnId, gather: &Gather) -> usize {
         match self.conns.get(id.index()) {
             Some(conn) if conn.accepts_sends(id) => {
-                self.driver.try_send_list(conn.fd.as_fd(), gather)
+                self.driver.try_send_list(borrow(&conn.fd), gather)
             }
             _ => 0,
         }

@@ -1,12 +1,13 @@
 //! What the driver's completions mean to the handler.
 
-use std::{io, os::fd::OwnedFd};
+use std::io;
 
 use super::Shard;
 use crate::{
     conn::{ConnId, ListenerId, Receive},
     driver::{Completion, Direct, Driver, Received, Token},
     handler::{Handler, ReceiveEnd},
+    sys::{OwnedSocket, code::is_canceled},
 };
 
 impl Shard {
@@ -73,9 +74,7 @@ impl Shard {
                 return;
             }
             Received::NoBuffer => ReceiveEnd::Stopped,
-            Received::Failed(error) if error.raw_os_error() == Some(libc::ECANCELED) => {
-                ReceiveEnd::Stopped
-            }
+            Received::Failed(error) if is_canceled(&error) => ReceiveEnd::Stopped,
             Received::Failed(error) => ReceiveEnd::Failed(error),
             Received::End => ReceiveEnd::Closed,
         };
@@ -128,7 +127,7 @@ impl Shard {
                 }
                 return;
             }
-            Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => ReceiveEnd::Stopped,
+            Err(error) if is_canceled(&error) => ReceiveEnd::Stopped,
             Err(error) => ReceiveEnd::Failed(error),
         };
         handler.on_receive_end(self, id, Some(direct), end);
@@ -151,7 +150,7 @@ impl Shard {
         let end = match result {
             Ok(()) if !stopping => return handler.on_readable(self, id),
             Ok(()) => ReceiveEnd::Stopped,
-            Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => ReceiveEnd::Stopped,
+            Err(error) if is_canceled(&error) => ReceiveEnd::Stopped,
             Err(error) => ReceiveEnd::Failed(error),
         };
         handler.on_receive_end(self, id, None, end);
@@ -161,7 +160,7 @@ impl Shard {
         &mut self,
         handler: &mut impl Handler,
         token: Token,
-        result: io::Result<OwnedFd>,
+        result: io::Result<OwnedSocket>,
         more: bool,
     ) {
         let (id, conn) = self.by_token(token);

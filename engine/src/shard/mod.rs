@@ -3,7 +3,7 @@
 mod connections;
 mod dispatch;
 
-use std::{io, os::fd::BorrowedFd, task::Waker};
+use std::{io, task::Waker};
 
 use slab::Slab;
 
@@ -16,6 +16,7 @@ use crate::{
     handler::Handler,
     resolver::{ResolveError, Resolver},
     stats::ShardStats,
+    sys::BorrowedSocket,
     time::Clock,
     timer::{TimerId, Timers},
 };
@@ -175,7 +176,7 @@ impl Shard {
     ///
     /// # Errors
     /// When the kernel refuses an eventfd.
-    pub fn event_fd(&mut self) -> io::Result<BorrowedFd<'_>> {
+    pub fn event_fd(&mut self) -> io::Result<BorrowedSocket<'_>> {
         self.alarms_ns.get_or_insert_default();
         self.driver.event_fd()
     }

@@ -1,80 +1,22 @@
 //! Addresses of network interfaces, for listeners that name one (`tcp://eth0:5555`).
 
-use std::ffi::CStr;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::ptr::{self, NonNull};
+use std::net::SocketAddr;
 
 use crate::resolver::{self, ResolveError};
 
-/// The list `getifaddrs(3)` allocates, given back on drop.
-struct Interfaces {
-    first: *mut libc::ifaddrs,
-}
-
-impl Interfaces {
-    fn read() -> io::Result<Interfaces> {
-        let mut first = ptr::null_mut();
-        // SAFETY: the call writes the head of a list to the valid pointer it is given, or fails.
-        if unsafe { libc::getifaddrs(&raw mut first) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(Interfaces { first })
-    }
-
-    /// Name and address of each entry that has an IP address.
-    fn addresses(&self) -> impl Iterator<Item = (&CStr, SocketAddr)> {
-        let mut next = self.first;
-        std::iter::from_fn(move || {
-            // SAFETY: the pointer is null or an entry of the list, which lives as long as `self`.
-            let entry = unsafe { next.as_ref() }?;
-            next = entry.ifa_next;
-            // SAFETY: every entry has a NUL-terminated name that lives as long as the list.
-            let name = unsafe { CStr::from_ptr(entry.ifa_name) };
-            // SAFETY: `ifa_addr` is null or a socket address of the length its family has.
-            let addr = NonNull::new(entry.ifa_addr).and_then(|addr| unsafe { ip_of(addr) });
-            Some((name, addr))
-        })
-        .filter_map(|(name, addr)| addr.map(|addr| (name, addr)))
-    }
-}
-
-impl Drop for Interfaces {
-    fn drop(&mut self) {
-        // SAFETY: the list came from `getifaddrs` and is given back once.
-        unsafe { libc::freeifaddrs(self.first) };
-    }
-}
-
-/// # Safety
-/// `addr` points to a socket address that is as long as its family says.
-unsafe fn ip_of(addr: NonNull<libc::sockaddr>) -> Option<SocketAddr> {
-    // SAFETY: every socket address begins with its family; the caller vouches for the pointer.
-    let family = i32::from(unsafe { (*addr.as_ptr()).sa_family });
-    match family {
-        libc::AF_INET => {
-            // SAFETY: the family says that a `sockaddr_in` stands here; nothing says that it is aligned.
-            let v4 = unsafe { addr.cast::<libc::sockaddr_in>().read_unaligned() };
-            let ip = Ipv4Addr::from(v4.sin_addr.s_addr.to_ne_bytes());
-            Some(SocketAddr::from((ip, 0)))
-        }
-        libc::AF_INET6 => {
-            // SAFETY: the family says that a `sockaddr_in6` stands here; nothing says that it is aligned.
-            let v6 = unsafe { addr.cast::<libc::sockaddr_in6>().read_unaligned() };
-            let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
-            Some(SocketAddrV6::new(ip, 0, 0, v6.sin6_scope_id).into())
-        }
-        _ => None,
-    }
-}
+#[cfg(unix)]
+#[path = "interface/posix.rs"]
+mod list;
 
 /// The first address of the interface called `name`, with `port`: IPv4, or with `ipv6` the first IPv6
 /// address if it has one. `None`: there is no such interface, or it has no IP address.
 ///
 /// # Errors
 /// What `getifaddrs(3)` says.
+#[cfg(unix)]
 pub fn interface_addr(name: &str, port: u16, ipv6: bool) -> io::Result<Option<SocketAddr>> {
-    let interfaces = Interfaces::read()?;
+    let interfaces = list::Interfaces::read()?;
     let mut found = interfaces
         .addresses()
         .filter(|(candidate, _)| candidate.to_bytes() == name.as_bytes())
@@ -87,6 +29,15 @@ pub fn interface_addr(name: &str, port: u16, ipv6: bool) -> io::Result<Option<So
         addr.set_port(port);
         addr
     }))
+}
+
+/// On Windows listeners name an address or a host: its interfaces are called what their user likes, with spaces.
+///
+/// # Errors
+/// None.
+#[cfg(windows)]
+pub fn interface_addr(_name: &str, _port: u16, _ipv6: bool) -> io::Result<Option<SocketAddr>> {
+    Ok(None)
 }
 
 /// The address to listen on for `host`, which is the name of a network interface or else a host name.
@@ -107,9 +58,10 @@ pub fn lookup_local(host: &str, port: u16, ipv6: bool) -> Result<SocketAddr, Res
 mod tests {
     use super::*;
 
+    #[cfg(unix)]
     #[test]
     fn the_loopback_interface_has_a_loopback_address() {
-        let interfaces = Interfaces::read().unwrap();
+        let interfaces = list::Interfaces::read().unwrap();
         let is_v4_loopback = |addr: &SocketAddr| addr.is_ipv4() && addr.ip().is_loopback();
         let (name, _) = interfaces
             .addresses()

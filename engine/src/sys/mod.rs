@@ -1,38 +1,36 @@
 //! Every call to the operating system that is not the ring itself.
 //!
-//! `cfg` on the target stands here and nowhere else: the rest of the engine speaks of [`OwnedSocket`]
-//! and [`BorrowedSocket`] and of the functions below.
+//! `cfg` on the target stands here and, for what io_uring alone has, in the modules that choose a driver or a backing:
+//! the rest of the engine speaks of [`OwnedSocket`] and [`BorrowedSocket`] and of the functions below. What is there on
+//! Linux only has a stand-in in `portable`, which either does the same in another way or refuses with a typed error.
 
-#[cfg(target_os = "linux")]
-pub mod eventfd;
-#[cfg(unix)]
+pub(crate) mod code;
 pub mod file;
-#[cfg(unix)]
 pub mod interface;
 pub mod net;
 #[cfg(target_os = "linux")]
 pub mod pages;
-#[cfg(target_os = "linux")]
-pub mod poll;
-#[cfg(unix)]
+pub(crate) mod poller;
 pub mod signal;
-#[cfg(unix)]
+mod socket;
 pub mod thread;
-#[cfg(target_os = "linux")]
-pub mod timerfd;
-#[cfg(unix)]
 pub mod unix;
 
-/// A socket this process owns; closed on drop.
-#[cfg(unix)]
-pub type OwnedSocket = std::os::fd::OwnedFd;
-/// A socket on loan.
-#[cfg(unix)]
-pub type BorrowedSocket<'a> = std::os::fd::BorrowedFd<'a>;
+#[cfg(target_os = "linux")]
+pub mod eventfd;
+#[cfg(target_os = "linux")]
+pub mod poll;
+#[cfg(target_os = "linux")]
+pub mod timerfd;
 
-/// A socket this process owns; closed on drop.
-#[cfg(windows)]
-pub type OwnedSocket = std::os::windows::io::OwnedSocket;
-/// A socket on loan.
-#[cfg(windows)]
-pub type BorrowedSocket<'a> = std::os::windows::io::BorrowedSocket<'a>;
+#[cfg(not(target_os = "linux"))]
+#[path = "portable/eventfd.rs"]
+pub mod eventfd;
+#[cfg(not(target_os = "linux"))]
+#[path = "portable/poll.rs"]
+pub mod poll;
+#[cfg(not(target_os = "linux"))]
+#[path = "portable/timerfd.rs"]
+pub mod timerfd;
+
+pub use socket::{AsSocket, BorrowedSocket, OwnedSocket, RawSocket, borrow, borrow_raw, raw};

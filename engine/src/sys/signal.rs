@@ -1,6 +1,7 @@
 //! Signal masks of the engine's own threads.
 
 use std::io;
+#[cfg(unix)]
 use std::mem::MaybeUninit;
 
 /// Blocks every signal on the calling thread, so that the program's handlers run on its own threads.
@@ -10,6 +11,7 @@ use std::mem::MaybeUninit;
 ///
 /// # Errors
 /// None is known; the result of `pthread_sigmask(3)` is passed on.
+#[cfg(unix)]
 pub fn block_all_on_this_thread() -> io::Result<()> {
     let mut all = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: `sigfillset` writes the whole set it is given and cannot fail on a valid pointer.
@@ -26,6 +28,15 @@ pub fn block_all_on_this_thread() -> io::Result<()> {
         // pthread calls return the error instead of setting errno.
         Err(io::Error::from_raw_os_error(code))
     }
+}
+
+/// Windows has no signals; its control events come on a thread of their own.
+///
+/// # Errors
+/// None.
+#[cfg(windows)]
+pub fn block_all_on_this_thread() -> io::Result<()> {
+    Ok(())
 }
 
 /// Makes a call that may raise SIGPIPE on the calling thread, and takes the signal away again if it `has_raised` it.
@@ -82,7 +93,7 @@ fn is_sigpipe_pending() -> bool {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use super::*;
 

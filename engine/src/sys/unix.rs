@@ -3,22 +3,34 @@
 //! A path outlives the process that bound it, so binding again has to tell a *stale* socket file (nobody
 //! listens: the file is removed) from a *live* one (left alone: `InUse`) and from anything else at that path
 //! (never touched: `NotASocket`).
+//!
+//! Windows has them since version 10 (1809), by path only. Where they are missing everything here says so with
+//! `Unsupported`.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 use thiserror::Error;
 
-use super::OwnedSocket;
-use super::net::{SocketName, backlog_arg};
+use super::net::backlog_arg;
+use super::{OwnedSocket, code};
+
+#[cfg(unix)]
+#[path = "unix/posix.rs"]
+mod files;
+#[cfg(windows)]
+#[path = "unix/windows.rs"]
+mod files;
+
+pub(super) use files::name_of;
+use files::{FileId, Stamp};
 
 /// Longest path or abstract name in bytes, the leading NUL of the latter included.
-/// `sun_path` holds 108 on Linux, 104 on the BSDs and macOS, with the final NUL of a path.
-pub const UNIX_PATH_BYTES_MAX: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
+/// `sun_path` holds 108 on Linux and Windows, 104 on the BSDs and macOS, with the final NUL of a path.
+pub const UNIX_PATH_BYTES_MAX: usize =
+    if cfg!(any(target_os = "linux", windows)) { 107 } else { 103 };
 
 /// How often a bind is tried anew when the file at its path changes under it, or a generated name is taken.
 const BIND_ATTEMPTS_MAX: u32 = 8;
@@ -51,16 +63,15 @@ impl From<UnixListenError> for io::Error {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BoundPath {
     path: PathBuf,
-    dev: u64,
-    ino: u64,
+    id: FileId,
 }
 
 impl BoundPath {
     fn of(path: &Path) -> io::Result<BoundPath> {
-        let meta = std::fs::symlink_metadata(path)?;
+        let id = FileId::of(path)?;
         // A relative path would name another file after the program changes its directory.
         let path = std::path::absolute(path)?;
-        Ok(BoundPath { path, dev: meta.dev(), ino: meta.ino() })
+        Ok(BoundPath { path, id })
     }
 
     /// Where the file is, as an absolute path.
@@ -75,10 +86,8 @@ impl BoundPath {
     /// # Errors
     /// What `lstat(2)` or `unlink(2)` says, a missing file excepted.
     pub fn unlink_if_ours(&self) -> io::Result<bool> {
-        let removed = match std::fs::symlink_metadata(&self.path) {
-            Ok(meta) if (meta.dev(), meta.ino()) == (self.dev, self.ino) => {
-                std::fs::remove_file(&self.path)
-            }
+        let removed = match FileId::of(&self.path) {
+            Ok(id) if id == self.id => std::fs::remove_file(&self.path),
             Ok(_) => return Ok(false),
             Err(error) => Err(error),
         };
@@ -129,7 +138,7 @@ pub fn listen_unix(path: &Path, backlog: u32) -> Result<(OwnedSocket, BoundPath)
 pub fn listen_unix_temp(backlog: u32) -> Result<(OwnedSocket, BoundPath), UnixListenError> {
     let mut dir = std::env::temp_dir();
     // The names below have 30 bytes at most.
-    if dir.as_os_str().len() + 32 > UNIX_PATH_BYTES_MAX {
+    if cfg!(unix) && dir.as_os_str().len() + 32 > UNIX_PATH_BYTES_MAX {
         dir = PathBuf::from("/tmp");
     }
     for _ in 1..BIND_ATTEMPTS_MAX {
@@ -165,11 +174,11 @@ pub fn listen_abstract(name: &[u8], backlog: u32) -> Result<OwnedSocket, UnixLis
 /// The address to connect to for a listener at `path`.
 ///
 /// # Errors
-/// `InvalidInput`: empty, longer than [`UNIX_PATH_BYTES_MAX`], or with a NUL inside.
+/// `InvalidInput`: empty, longer than [`UNIX_PATH_BYTES_MAX`], with a NUL inside, or on Windows not UTF-8.
 pub fn path_addr(path: &Path) -> io::Result<SockAddr> {
-    let bytes = path.as_os_str().as_bytes();
+    let bytes = path.as_os_str().as_encoded_bytes();
     if bytes.is_empty() || bytes.len() > UNIX_PATH_BYTES_MAX || bytes.contains(&0) {
-        return Err(invalid("a socket path is 1 to 107 bytes (fewer outside Linux) without NUL"));
+        return Err(invalid("a socket path is 1 to 107 bytes (103 on BSD and macOS) without NUL"));
     }
     SockAddr::unix(path)
 }
@@ -189,17 +198,16 @@ pub fn abstract_addr(name: &[u8]) -> io::Result<SockAddr> {
     let mut bytes = Vec::with_capacity(name.len() + 1);
     bytes.push(0);
     bytes.extend_from_slice(name);
-    SockAddr::unix(std::ffi::OsStr::from_bytes(&bytes))
+    files::abstract_addr(&bytes)
 }
 
-pub(super) fn name_of(addr: &SockAddr) -> SocketName {
-    if let Some(path) = addr.as_pathname() {
-        return SocketName::Path(path.to_path_buf());
-    }
-    match addr.as_abstract_namespace() {
-        Some(name) => SocketName::Abstract(name.to_vec()),
-        None => SocketName::Unnamed,
-    }
+/// Whether this system has Unix-domain sockets: to be asked where there is nobody to tell later.
+///
+/// # Errors
+/// `Unsupported`, or what else there is against making one.
+pub fn check() -> io::Result<()> {
+    // Elsewhere they are as old as TCP.
+    if cfg!(windows) { new_stream().map(drop) } else { Ok(()) }
 }
 
 /// `Ok`: the path is worth another bind, because a stale file was removed or the file went by itself.
@@ -207,7 +215,7 @@ fn remove_stale(path: &Path, addr: &SockAddr) -> Result<(), UnixListenError> {
     let Some(before) = identity(path)? else {
         return Ok(());
     };
-    match new_stream()?.connect(addr) {
+    match files::probe(addr) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         // Connected, backlog full (EAGAIN), a datagram socket (EPROTOTYPE), no permission: not ours to take.
@@ -223,23 +231,28 @@ fn remove_stale(path: &Path, addr: &SockAddr) -> Result<(), UnixListenError> {
     }
 }
 
-/// What tells one socket file from a later one at the same path. Inode numbers are used again at once on
-/// some file systems, change times are not. `None`: nothing is there.
-fn identity(path: &Path) -> Result<Option<[i128; 3]>, UnixListenError> {
-    match std::fs::symlink_metadata(path) {
-        Ok(meta) if meta.file_type().is_socket() => {
-            let changed_ns =
-                i128::from(meta.ctime()) * 1_000_000_000 + i128::from(meta.ctime_nsec());
-            Ok(Some([i128::from(meta.dev()), i128::from(meta.ino()), changed_ns]))
-        }
-        Ok(_) => Err(UnixListenError::NotASocket(path.to_path_buf())),
+/// What tells one socket file from a later one at the same path. `None`: nothing is there.
+fn identity(path: &Path) -> Result<Option<Stamp>, UnixListenError> {
+    match Stamp::of(path) {
+        Ok(Some(stamp)) => Ok(Some(stamp)),
+        Ok(None) => Err(UnixListenError::NotASocket(path.to_path_buf())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
 
-fn new_stream() -> io::Result<Socket> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+/// A non-blocking stream socket, close-on-exec.
+///
+/// # Errors
+/// `Unsupported` where the system has none, or it is out of descriptors or memory.
+pub(super) fn new_stream() -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(|error| {
+        if !code::is_no_family(&error) {
+            return error;
+        }
+        let why = "this system has no Unix-domain sockets (Windows has them since 10, 1809)";
+        io::Error::new(io::ErrorKind::Unsupported, why)
+    })?;
     socket.set_nonblocking(true)?;
     Ok(socket)
 }
@@ -248,13 +261,13 @@ fn invalid(why: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, why)
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use std::os::fd::AsFd;
     use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
     use super::*;
-    use crate::sys::net::local_name;
+    use crate::sys::net::{SocketName, local_name};
 
     #[test]
     fn a_path_is_bound_named_and_unlinked() {

@@ -1,8 +1,6 @@
 //! A descriptor for foreign event loops.
 
-use std::os::fd::OwnedFd;
-
-use zring_engine::sys::poll::readable_with;
+use zring_engine::sys::{OwnedSocket, poll::readable_with};
 
 use crate::{error::Error, socket::Socket};
 
@@ -12,8 +10,9 @@ impl Socket {
     /// with `try_*` until that would block; only then wait for it again. It may be readable in vain.
     ///
     /// # Errors
-    /// When the operating system refuses an eventfd.
-    pub fn event_fd(&self) -> Result<OwnedFd, Error> {
+    /// [`Error::Io`]: the operating system refuses an eventfd, or is not Linux (`Unsupported`); the futures of the
+    /// socket work in every event loop.
+    pub fn event_fd(&self) -> Result<OwnedSocket, Error> {
         let mut descriptors = Vec::new();
         self.each(|core, key| descriptors.push(core.hub.event_fd(key)));
         let mut descriptors = descriptors.into_iter().collect::<Result<Vec<_>, _>>()?;

@@ -1,12 +1,12 @@
 //! Waiting on several sockets, and on descriptors that are none of ours.
 
-use std::{
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
-    task::Waker,
-    time::Duration,
-};
+use std::{task::Waker, time::Duration};
 
-use zring_engine::{Clock, Parker, lead::Waiter, sys::poll::PollSet};
+use zring_engine::{
+    Clock, Parker,
+    lead::Waiter,
+    sys::{AsSocket, BorrowedSocket, borrow, poll::PollSet, raw},
+};
 
 use crate::{
     core::{Core, deadline_ns},
@@ -19,7 +19,7 @@ use crate::{
 #[derive(Debug)]
 enum What<'a> {
     Socket(&'a Socket),
-    Fd(BorrowedFd<'a>),
+    Fd(BorrowedSocket<'a>),
 }
 
 /// Something to wait on, what for, and what came of it.
@@ -37,10 +37,11 @@ impl<'a> PollItem<'a> {
         Self { what: What::Socket(socket), events, ready: 0 }
     }
 
-    /// Waits for `events` on a descriptor. An error or a hang-up counts as readable and as writable, if asked for.
+    /// Waits for `events` on a descriptor, which on Windows is a socket. An error or a hang-up counts as readable and as
+    /// writable, if asked for.
     #[must_use]
-    pub fn from_fd(fd: &'a impl AsFd, events: u8) -> Self {
-        Self { what: What::Fd(fd.as_fd()), events, ready: 0 }
+    pub fn from_fd(fd: &'a impl AsSocket, events: u8) -> Self {
+        Self { what: What::Fd(borrow(fd)), events, ready: 0 }
     }
 
     /// Whether there is something to receive or to read at once, as of the last [`poll`].
@@ -76,13 +77,15 @@ impl<'a> PollItem<'a> {
 /// [`Error::Terminated`], or [`Error::Io`].
 ///
 /// ```
-/// use std::{io::Write, os::unix::net::UnixStream, time::Duration};
+/// use std::{io::Write, net::{TcpListener, TcpStream}};
 /// use zring::{Context, PollItem, SocketType, inline::POLLIN, poll};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let context = Context::new()?;
 /// let pull = context.socket(SocketType::Pull)?;
 /// pull.bind("tcp://127.0.0.1:*")?;
-/// let (mut here, there) = UnixStream::pair()?;
+/// let listener = TcpListener::bind("127.0.0.1:0")?;
+/// let mut here = TcpStream::connect(listener.local_addr()?)?;
+/// let (there, _) = listener.accept()?;
 /// here.write_all(b"x")?;
 /// let mut items = [PollItem::new(&pull, POLLIN), PollItem::from_fd(&there, POLLIN)];
 /// assert_eq!(poll(&mut items, None)?, 1);
@@ -164,7 +167,7 @@ fn poll_apart(
     let mut set = PollSet::default();
     for item in items.iter() {
         if let What::Fd(fd) = item.what {
-            set.add(fd.as_raw_fd(), item.events & POLLIN != 0, item.events & POLLOUT != 0);
+            set.add(raw(&fd), item.events & POLLIN != 0, item.events & POLLOUT != 0);
         }
     }
     let parker = Parker::current();

@@ -157,6 +157,12 @@ impl Hub {
     ) -> Result<(), Error> {
         let parsed: Endpoint = endpoint.parse()?;
         let target = parsed.connect_target()?;
+        // What this system never has is said at once, rather than tried for ever.
+        match &target {
+            ConnectTarget::Unix(_) => unix::check()?,
+            ConnectTarget::UnixAbstract(name) => drop(unix::abstract_addr(name)?),
+            _ => {}
+        }
         let is_stream = target.inproc_name().is_none();
         let core = &mut self.sockets[socket as usize];
         let endpoint: Arc<str> = parsed.to_string().into();

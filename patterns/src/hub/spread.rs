@@ -7,14 +7,13 @@
 use std::{
     collections::VecDeque,
     fmt,
-    os::fd::OwnedFd,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
-use zring_engine::{ConnId, Shard, queue::mailbox::Postbox};
+use zring_engine::{ConnId, Shard, queue::mailbox::Postbox, sys::OwnedSocket};
 
 use super::{Hub, socket::SocketCore};
 use crate::{lock::lock, message::Message};
@@ -42,7 +41,7 @@ pub(crate) struct Place {
 
 /// A connection on its way from the part that accepted it.
 pub(crate) struct Accepted {
-    pub(super) fd: OwnedFd,
+    pub(super) fd: OwnedSocket,
     pub(super) is_tcp: bool,
     pub(super) endpoint: Arc<str>,
 }

@@ -1,12 +1,11 @@
 //! Who waits for a socket to change, on shards that several threads or tasks use.
 
-use std::{
-    io,
-    os::fd::{AsFd, OwnedFd},
-    task::Waker,
-};
+use std::{io, task::Waker};
 
-use zring_engine::{lead::Woken, sys::eventfd::EventFd};
+use zring_engine::{
+    lead::Woken,
+    sys::{OwnedSocket, borrow, eventfd::EventFd},
+};
 
 use super::{Hub, socket::SocketCore};
 
@@ -75,7 +74,7 @@ impl Hub {
     }
 
     /// A descriptor that is readable from now on, until a call would block, and after each change.
-    pub(crate) fn event_fd(&mut self, socket: u32) -> io::Result<OwnedFd> {
+    pub(crate) fn event_fd(&mut self, socket: u32) -> io::Result<OwnedSocket> {
         let core = &mut self.sockets[socket as usize];
         let (event_fd, _) = match &mut core.shown {
             Some(shown) => shown,
@@ -85,7 +84,7 @@ impl Hub {
                 shown.insert((event_fd, true))
             }
         };
-        event_fd.as_fd().try_clone_to_owned()
+        borrow(event_fd).try_clone_to_owned()
     }
 
     /// A call would have blocked: the descriptor shows the next change.

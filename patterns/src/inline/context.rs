@@ -3,12 +3,11 @@
 use std::{
     cell::{RefCell, RefMut},
     fmt,
-    os::fd::OwnedFd,
     rc::Rc,
     time::Duration,
 };
 
-use zring_engine::{Clock, Kind as DriverKind, Shard, ShardStats, TurnWait};
+use zring_engine::{Clock, Kind as DriverKind, Shard, ShardStats, TurnWait, sys::OwnedSocket};
 
 use super::Socket;
 use crate::{
@@ -103,8 +102,8 @@ impl Context {
     /// what the sockets have until they would block; only then wait for it again.
     ///
     /// # Errors
-    /// When the kernel refuses an eventfd.
-    pub fn event_fd(&self) -> Result<OwnedFd, Error> {
+    /// [`Error::Io`]: the kernel refuses an eventfd, or is not Linux's (`Unsupported`).
+    pub fn event_fd(&self) -> Result<OwnedSocket, Error> {
         let mut core = self.core.borrow_mut();
         let fd = core.shard.event_fd()?.try_clone_to_owned()?;
         core.turn(TurnWait::No)?;

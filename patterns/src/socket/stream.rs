@@ -2,7 +2,10 @@
 
 use std::{collections::VecDeque, fmt, fs::File, io};
 
-use zring_engine::copies::{Site, note};
+use zring_engine::{
+    copies::{Site, note},
+    sys::file::write_all_at,
+};
 
 use super::{Home, Received, Socket};
 use crate::{
@@ -115,7 +118,7 @@ impl<C: Home> Socket<C> {
 
     /// Receives one frame into a file, beginning at `offset`, waiting up to `rcvtimeo` whenever nothing comes: the first
     /// frame of the next message. Frames behind it stay to be taken, as after [`Socket::recv_into`]. However long the
-    /// body is, at most 256 KiB of it are in memory.
+    /// body is, at most 256 KiB of it are in memory. On Windows the file's cursor moves.
     ///
     /// # Errors
     /// As [`Socket::recv`]; [`Error::PeerLost`]; [`Error::Io`] when the file cannot be written. The file may then hold a
@@ -475,11 +478,6 @@ impl<C: Home> IncomingFrame<'_, '_, C> {
 
 fn taken() -> Error {
     io::Error::new(io::ErrorKind::InvalidInput, "the frame was taken before").into()
-}
-
-fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-    use std::os::unix::fs::FileExt;
-    file.write_all_at(bytes, offset)
 }
 
 impl<C: Home> fmt::Debug for Incoming<'_, C> {

@@ -12,14 +12,16 @@ mod tests;
 use std::{
     io::{self, ErrorKind, IoSlice},
     ops::Range,
-    os::fd::BorrowedFd,
 };
 
 pub(super) use self::reader::Desk;
 use super::{OpId, SEGMENTS_PER_SEND_MAX, rest_of};
 use crate::{
     buf::{FileFault, FileRegion, Gather},
-    sys::file::{self, Cached, Unsent},
+    sys::{
+        BorrowedSocket,
+        file::{self, Cached, Unsent},
+    },
 };
 
 /// How much of files one connection sends in one go.
@@ -83,7 +85,12 @@ impl FileSend {
     }
 
     /// Sends what the socket takes, up to a bound.
-    pub(super) fn proceed(&mut self, socket: BorrowedFd<'_>, op: OpId, desk: &mut Desk) -> Step {
+    pub(super) fn proceed(
+        &mut self,
+        socket: BorrowedSocket<'_>,
+        op: OpId,
+        desk: &mut Desk,
+    ) -> Step {
         let mut room = CHUNK_BYTES;
         while self.sent < self.gather.bytes() {
             let (sent, wanted) = match self.gather.file_at(self.sent) {
@@ -115,7 +122,7 @@ impl FileSend {
     }
 
     /// Sends the memory in front of the next file; how much that was, and how much there is.
-    fn send_memory(&self, socket: BorrowedFd<'_>) -> (io::Result<usize>, usize) {
+    fn send_memory(&self, socket: BorrowedSocket<'_>) -> (io::Result<usize>, usize) {
         let mut parts = [IoSlice::new(&[]); SEGMENTS_PER_SEND_MAX];
         let (mut count, mut bytes) = (0, 0);
         for (part, rest) in parts.iter_mut().zip(rest_of(&self.gather, self.sent)) {
@@ -199,7 +206,7 @@ impl FileSend {
 
 /// Sends what the socket takes of a region.
 fn send_file(
-    socket: BorrowedFd<'_>,
+    socket: BorrowedSocket<'_>,
     region: &FileRegion,
     at: usize,
     bytes: usize,

@@ -4,13 +4,12 @@ use std::{
     cmp::Reverse,
     collections::BinaryHeap,
     io,
-    os::fd::AsFd,
     time::{Duration, Instant},
 };
 
 use polling::{Event, PollMode, Poller};
 
-use crate::sys::timerfd::TimerFd;
+use crate::sys::{borrow, raw, timerfd::TimerFd};
 
 /// Key of the timer's events; no source has it.
 pub(super) const ALARM: usize = usize::MAX - 1;
@@ -27,12 +26,12 @@ impl Alarm {
     pub(super) fn open(poller: &Poller, mode: PollMode) -> io::Result<Self> {
         let timer = TimerFd::new()?;
         // SAFETY: `close` takes it out of the poller before it is closed.
-        unsafe { poller.add_with_mode(&timer.as_fd(), Event::readable(ALARM), mode)? };
+        unsafe { poller.add_with_mode(raw(&timer), Event::readable(ALARM), mode)? };
         Ok(Self { timer, mode, pending: BinaryHeap::new() })
     }
 
     pub(super) fn close(&self, poller: &Poller) {
-        let _ = poller.delete(self.timer.as_fd());
+        let _ = poller.delete(borrow(&self.timer));
     }
 
     pub(super) fn set(&mut self, at: Instant) {
@@ -61,7 +60,7 @@ impl Alarm {
         }
         self.arm(now);
         if self.mode == PollMode::Oneshot {
-            poller.modify(self.timer.as_fd(), Event::readable(ALARM))?;
+            poller.modify(borrow(&self.timer), Event::readable(ALARM))?;
         }
         Ok(())
     }

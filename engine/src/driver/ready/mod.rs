@@ -19,7 +19,6 @@ use std::{
     cmp::Reverse,
     collections::{BinaryHeap, VecDeque},
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     task::{Wake, Waker},
     time::{Duration, Instant},
 };
@@ -30,7 +29,7 @@ pub use parking::Parking;
 
 use self::{
     alarm::{ALARM, Alarm},
-    look::{Found, Looker},
+    look::Looker,
     slots::{Kind, Slots},
     sources::{Sources, Work},
 };
@@ -43,6 +42,10 @@ use crate::{
     config::Config,
     error::Error,
     sync::{Arc, AtomicBool, Ordering},
+    sys::{
+        self, BorrowedSocket, OwnedSocket, RawSocket, code,
+        poller::{self, Found},
+    },
 };
 
 /// How often a spinning poll looks before it returns.
@@ -157,6 +160,7 @@ impl Ready {
     /// The first half of a poll or a park: what can be done without looking.
     fn prepare(&mut self) -> io::Result<()> {
         self.sources.flush(&self.looker.poller)?;
+        self.tell_parked();
         if !self.retries.is_empty() {
             self.retry_connects(Instant::now());
         }
@@ -169,6 +173,16 @@ impl Ready {
         let Some(&Reverse((at, _))) = self.retries.peek() else { return timeout };
         let retry = at.saturating_duration_since(Instant::now());
         Some(timeout.map_or(retry, |timeout| timeout.min(retry)))
+    }
+
+    /// Whoever waits meanwhile has to look anew where he would miss what the poller was told.
+    fn tell_parked(&mut self) {
+        if poller::IS_DEAF_WHILE_LOOKING
+            && std::mem::take(&mut self.sources.has_told)
+            && self.parked > 0
+        {
+            self.looker.notify();
+        }
     }
 
     fn look(&mut self, timeout: Option<Duration>) -> io::Result<()> {
@@ -199,7 +213,7 @@ impl Ready {
         }
     }
 
-    fn start_reading(&mut self, token: Token, fd: i32, kind: Kind) -> OpId {
+    fn start_reading(&mut self, token: Token, fd: RawSocket, kind: Kind) -> OpId {
         let awaits = matches!(kind, Kind::Readable);
         let op = self.slots.insert(token, fd, kind);
         let index = self.sources.enter(fd);
@@ -221,13 +235,14 @@ impl Ready {
     fn wait_for(&mut self, op: OpId, index: usize) -> Result<(), Completion> {
         self.slots.find(op).expect("the caller holds the slot").source = Some(index);
         let armed = self.sources.arm(&self.looker.poller, index);
+        self.tell_parked();
         armed.map_err(|error| self.abort(op, error).expect("still under way"))
     }
 }
 
 impl Driver for Ready {
-    fn close(&mut self, fd: OwnedFd) {
-        self.sources.close(&self.looker.poller, fd.as_raw_fd());
+    fn close(&mut self, fd: OwnedSocket) {
+        self.sources.close(&self.looker.poller, sys::raw(&fd));
         drop(fd);
     }
 
@@ -263,7 +278,7 @@ impl Driver for Ready {
     }
 
     fn cancel(&mut self, op: OpId) {
-        let error = io::Error::from_raw_os_error(libc::ECANCELED);
+        let error = code::canceled();
         if let Some(completion) = self.abort(op, error) {
             self.end(completion);
         }
@@ -275,7 +290,9 @@ impl Driver for Ready {
         if self.alarm.is_some() && self.has_leftover() {
             self.looker.notify();
         }
-        self.sources.flush(&self.looker.poller)
+        let flushed = self.sources.flush(&self.looker.poller);
+        self.tell_parked();
+        flushed
     }
 
     fn poll(&mut self, wait: Wait) -> io::Result<()> {
@@ -383,7 +400,7 @@ impl Driver for Ready {
         }
     }
 
-    fn event_fd(&mut self) -> io::Result<BorrowedFd<'_>> {
+    fn event_fd(&mut self) -> io::Result<BorrowedSocket<'_>> {
         if self.alarm.is_none() {
             self.alarm = Some(Alarm::open(&self.looker.poller, self.mode)?);
             if let Some(&Reverse((at, _))) = self.retries.peek() {
@@ -392,7 +409,7 @@ impl Driver for Ready {
             // Whatever was done before has told nobody.
             self.looker.notify();
         }
-        Ok(self.looker.poller.as_fd())
+        poller::descriptor(&self.looker.poller)
     }
 }
 

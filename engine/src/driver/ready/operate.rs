@@ -4,7 +4,6 @@ use std::{
     cmp::Reverse,
     io::{self, ErrorKind},
     mem::MaybeUninit,
-    os::fd::{BorrowedFd, RawFd},
     time::Instant,
 };
 
@@ -21,7 +20,10 @@ use crate::{
         files::{FileSend, Step},
         is_transient, send_now,
     },
-    sys::net::{self, Connecting},
+    sys::{
+        BorrowedSocket, RawSocket, borrow_raw,
+        net::{self, Connecting},
+    },
 };
 
 /// How often one descriptor is read from in one turn while others wait.
@@ -32,9 +34,9 @@ const ACCEPTS_PER_TURN_MAX: u32 = 64;
 const ROOM_BYTES_MIN: u32 = 4096;
 
 /// The descriptor of an operation under way.
-fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
+fn borrow<'a>(fd: RawSocket) -> BorrowedSocket<'a> {
     // SAFETY: the shard keeps a descriptor open until the operations on it have ended.
-    unsafe { BorrowedFd::borrow_raw(fd) }
+    unsafe { borrow_raw(fd) }
 }
 
 impl Ready {
@@ -142,10 +144,7 @@ impl Ready {
             _ => return self.proceed_send(op),
         }
         let (token, fd) = (slot.token, slot.fd);
-        let result = match net::take_error(borrow(fd)) {
-            Ok(None) => Ok(()),
-            Ok(Some(error)) | Err(error) => Err(error),
-        };
+        let result = net::connected(borrow(fd));
         self.finish(op);
         Some(Completion::Connected { token, result })
     }
@@ -323,7 +322,7 @@ impl Ready {
 
 /// Receives into the body's spare room, and behind it, when the whole rest of the body fits there, into the spill
 /// area. Returns how many bytes that was and how many could have been.
-fn receive_direct(fd: BorrowedFd<'_>, direct: &mut Direct) -> io::Result<(usize, usize)> {
+fn receive_direct(fd: BorrowedSocket<'_>, direct: &mut Direct) -> io::Result<(usize, usize)> {
     let rest = direct.rest;
     let body: &mut [MaybeUninit<u8>] = match direct.body.as_mut().filter(|_| rest > 0) {
         Some(body) => {

@@ -2,8 +2,8 @@
 
 use std::{io, time::Duration};
 
-use super::look::{Found, Looker};
-use crate::sync::Arc;
+use super::look::Looker;
+use crate::{sync::Arc, sys::poller::Found};
 
 /// A wait for readiness on any thread. Others may use the driver meanwhile: what they change in the poller counts at
 /// once.

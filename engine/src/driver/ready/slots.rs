@@ -1,6 +1,6 @@
 //! Op slots: what an operation needs until it ends.
 
-use std::{os::fd::RawFd, time::Duration};
+use std::time::Duration;
 
 use slab::Slab;
 use socket2::SockAddr;
@@ -8,6 +8,7 @@ use socket2::SockAddr;
 use crate::{
     buf::Gather,
     driver::{Direct, OpId, Token, files::FileSend},
+    sys::RawSocket,
 };
 
 #[derive(Debug)]
@@ -32,7 +33,7 @@ pub(super) enum Kind {
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) token: Token,
-    pub(super) fd: RawFd,
+    pub(super) fd: RawSocket,
     generation: u32,
     /// Where it waits for readiness, if it does.
     pub(super) source: Option<usize>,
@@ -51,7 +52,7 @@ fn index(op: OpId) -> usize {
 }
 
 impl Slots {
-    pub(super) fn insert(&mut self, token: Token, fd: RawFd, kind: Kind) -> OpId {
+    pub(super) fn insert(&mut self, token: Token, fd: RawSocket, kind: Kind) -> OpId {
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
         let index = self.slab.insert(Slot { token, fd, generation, source: None, kind });

@@ -3,13 +3,15 @@
 use std::{
     collections::{HashMap, VecDeque},
     io,
-    os::fd::{BorrowedFd, RawFd},
 };
 
 use polling::{Event, PollMode, Poller};
 use slab::Slab;
 
-use crate::driver::OpId;
+use crate::{
+    driver::OpId,
+    sys::{RawSocket, borrow_raw},
+};
 
 /// Half of a key names the place in the table, the other half who has it.
 const INDEX_BITS: u32 = usize::BITS / 2;
@@ -41,7 +43,7 @@ impl Interest {
 /// - It stands in `Sources::ready` or `Sources::postponed` once at most (`is_queued`).
 #[derive(Debug)]
 pub(super) struct Source {
-    fd: RawFd,
+    fd: RawSocket,
     generation: usize,
     /// An accept or a receive.
     pub(super) read: Option<OpId>,
@@ -85,7 +87,7 @@ pub(super) enum Work {
 pub(super) struct Sources {
     mode: PollMode,
     table: Slab<Source>,
-    by_fd: HashMap<RawFd, usize>,
+    by_fd: HashMap<RawSocket, usize>,
     generation: usize,
     /// Places whose interest has to be adjusted, by key: a place may have passed on meanwhile.
     changed: Vec<usize>,
@@ -93,17 +95,12 @@ pub(super) struct Sources {
     ready: VecDeque<usize>,
     /// Those that have to wait for the next turn, to be the first then.
     postponed: Vec<usize>,
+    /// The poller was told something to wait for since this was last taken back.
+    pub(super) has_told: bool,
 }
 
 fn key(index: usize, generation: usize) -> usize {
     generation << INDEX_BITS | index
-}
-
-/// # Safety
-/// The descriptor is open.
-unsafe fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
-    // SAFETY: passed on from the caller.
-    unsafe { BorrowedFd::borrow_raw(fd) }
 }
 
 impl Sources {
@@ -116,6 +113,7 @@ impl Sources {
             changed: Vec::new(),
             ready: VecDeque::new(),
             postponed: Vec::new(),
+            has_told: false,
         }
     }
 
@@ -131,7 +129,7 @@ impl Sources {
     }
 
     /// The place of a descriptor in the table.
-    pub(super) fn enter(&mut self, fd: RawFd) -> usize {
+    pub(super) fn enter(&mut self, fd: RawSocket) -> usize {
         if let Some(&index) = self.by_fd.get(&fd) {
             return index;
         }
@@ -175,7 +173,7 @@ impl Sources {
         let event = self.event(index, wanted);
         let source = &mut self.table[index];
         // SAFETY: operations wait on it, so its owner keeps it open; before closing it he calls `Driver::close`.
-        let fd = unsafe { borrow(source.fd) };
+        let fd = unsafe { borrow_raw(source.fd) };
         if source.is_added {
             poller.modify_with_mode(fd, event, self.mode)?;
         } else {
@@ -184,6 +182,7 @@ impl Sources {
             source.is_added = true;
         }
         source.armed = wanted;
+        self.has_told = true;
         Ok(())
     }
 
@@ -229,7 +228,7 @@ impl Sources {
         self.by_fd.remove(&source.fd);
         if source.is_added {
             // SAFETY: open until `Driver::close` or the shard's end, and both come here first.
-            let fd = unsafe { borrow(source.fd) };
+            let fd = unsafe { borrow_raw(source.fd) };
             if let Err(error) = poller.delete(fd) {
                 tracing::error!(fd = source.fd, %error, "a descriptor was closed under its driver");
             }
@@ -237,7 +236,7 @@ impl Sources {
     }
 
     /// The descriptor is about to be closed.
-    pub(super) fn close(&mut self, poller: &Poller, fd: RawFd) {
+    pub(super) fn close(&mut self, poller: &Poller, fd: RawSocket) {
         let Some(&index) = self.by_fd.get(&fd) else { return };
         debug_assert!(self.table[index].wanted().is_none(), "closed with operations under way");
         self.remove(poller, index);

@@ -1,0 +1,112 @@
+//! Calls on sockets that never wait, whatever the socket's mode.
+
+use std::io;
+
+use socket2::{MaybeUninitSlice, SockAddr, SockRef};
+
+use super::{Connecting, take_error};
+use crate::sys::{BorrowedSocket, OwnedSocket};
+
+/// Apple's systems have an option of the socket instead (`SO_NOSIGPIPE`), which `socket2` sets.
+#[cfg(not(target_vendor = "apple"))]
+const NO_SIGNAL: i32 = libc::MSG_NOSIGNAL;
+#[cfg(target_vendor = "apple")]
+const NO_SIGNAL: i32 = 0;
+
+/// Sends what the kernel takes without waiting. Returns how many bytes that was: 0 when it would block or
+/// refuses. Never raises SIGPIPE.
+#[cfg(target_os = "linux")]
+#[inline]
+pub fn try_send(socket: BorrowedSocket<'_>, bytes: &[u8]) -> usize {
+    use rustix::net::{SendFlags, send};
+    send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).unwrap_or(0)
+}
+
+/// Sends what the kernel takes without waiting. Returns how many bytes that was: 0 when it would block or
+/// refuses. Never raises SIGPIPE.
+#[cfg(not(target_os = "linux"))]
+pub fn try_send(socket: BorrowedSocket<'_>, bytes: &[u8]) -> usize {
+    SockRef::from(&socket).send_with_flags(bytes, libc::MSG_DONTWAIT | NO_SIGNAL).unwrap_or(0)
+}
+
+/// Receives what is there without waiting; `Ok(0)` is the peer's orderly end.
+///
+/// # Errors
+/// `WouldBlock` when nothing is there, or what `recv(2)` says.
+#[inline]
+pub fn try_recv(socket: BorrowedSocket<'_>, into: &mut [u8]) -> io::Result<usize> {
+    use rustix::net::{RecvFlags, recv};
+    let (bytes, _) = recv(socket, into, RecvFlags::DONTWAIT)?;
+    Ok(bytes)
+}
+
+/// Starts to connect a non-blocking socket.
+///
+/// # Errors
+/// What `connect(2)` says, if that is final.
+pub fn try_connect(socket: BorrowedSocket<'_>, address: &SockAddr) -> io::Result<Connecting> {
+    let Err(error) = SockRef::from(&socket).connect(address) else { return Ok(Connecting::Done) };
+    match error.raw_os_error() {
+        // Interrupted, it goes on by itself.
+        Some(libc::EINPROGRESS | libc::EINTR | libc::EALREADY) => Ok(Connecting::Started),
+        Some(libc::EISCONN) => Ok(Connecting::Done),
+        // For TCP the same number says that no local port is left.
+        Some(libc::EAGAIN) if address.is_unix() => Ok(Connecting::BacklogFull),
+        _ => Err(error),
+    }
+}
+
+/// How a connect ended whose socket has become writable.
+///
+/// # Errors
+/// That of the connect.
+pub fn connected(socket: BorrowedSocket<'_>) -> io::Result<()> {
+    take_error(socket)?.map_or(Ok(()), Err)
+}
+
+/// Accepts one connection without waiting: non-blocking, close-on-exec.
+///
+/// # Errors
+/// `WouldBlock` when none is there, or what `accept4(2)` says.
+#[cfg(target_os = "linux")]
+pub fn try_accept(listener: BorrowedSocket<'_>) -> io::Result<OwnedSocket> {
+    use rustix::net::{SocketFlags, accept_with};
+    Ok(accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?)
+}
+
+/// Accepts one connection on a non-blocking listener: non-blocking, close-on-exec.
+///
+/// # Errors
+/// `WouldBlock` when none is there, or what `accept(2)` says.
+#[cfg(not(target_os = "linux"))]
+pub fn try_accept(listener: BorrowedSocket<'_>) -> io::Result<OwnedSocket> {
+    let (accepted, _) = SockRef::from(&listener).accept()?;
+    accepted.set_nonblocking(true)?;
+    Ok(accepted.into())
+}
+
+/// Sends what the kernel takes of the parts, in order and without waiting; returns how many bytes that was. Never
+/// raises SIGPIPE.
+///
+/// # Errors
+/// `WouldBlock` when it takes none, or what `sendmsg(2)` says.
+pub fn try_send_vectored(
+    socket: BorrowedSocket<'_>,
+    parts: &[io::IoSlice<'_>],
+) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | NO_SIGNAL;
+    SockRef::from(&socket).send_vectored_with_flags(parts, flags)
+}
+
+/// Receives what is there into the parts, in order and without waiting; `Ok(0)` is the peer's orderly end. So many
+/// bytes of the parts are initialised then.
+///
+/// # Errors
+/// `WouldBlock` when nothing is there, or what `recvmsg(2)` says.
+pub fn try_recv_vectored(
+    socket: BorrowedSocket<'_>,
+    parts: &mut [MaybeUninitSlice<'_>],
+) -> io::Result<usize> {
+    let received = SockRef::from(&socket).recv_vectored_with_flags(parts, libc::MSG_DONTWAIT);
+    received.map(|(bytes, _)| bytes)
+}

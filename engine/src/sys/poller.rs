@@ -1,0 +1,124 @@
+//! Looking at the poller of the crate `polling`.
+
+use std::{io, time::Duration};
+
+use polling::{Event, Poller};
+
+use super::BorrowedSocket;
+
+/// Descriptors that one look reports at most; the others come with the next one.
+const EVENTS_MAX: usize = 256;
+
+/// What other threads change in a poller may wait for the end of a look that is under way: the crate queues changes when
+/// nobody looks, and on Windows a change that meets the beginning of a look stays in that queue. Whoever changes something
+/// then has to end the look.
+pub(crate) const IS_DEAF_WHILE_LOOKING: bool = cfg!(windows);
+
+/// What a look found.
+pub(crate) struct Found {
+    events: Vec<Event>,
+    #[cfg(not(target_os = "linux"))]
+    raw: polling::Events,
+}
+
+impl std::fmt::Debug for Found {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Found").field(&self.events).finish()
+    }
+}
+
+impl Default for Found {
+    fn default() -> Self {
+        Self {
+            events: Vec::with_capacity(EVENTS_MAX),
+            #[cfg(not(target_os = "linux"))]
+            raw: polling::Events::with_capacity(
+                std::num::NonZeroUsize::new(EVENTS_MAX).expect("not zero"),
+            ),
+        }
+    }
+}
+
+impl Found {
+    pub(crate) fn clear(&mut self) {
+        self.events.clear();
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Event> {
+        self.events.iter()
+    }
+}
+
+/// `epoll_wait` on the poller's own descriptor: the crate's wait costs four more system calls, to arm its timer
+/// and its notifier. Only for the notifier itself the crate has to be asked.
+#[cfg(target_os = "linux")]
+pub(crate) fn look(
+    poller: &Poller,
+    found: &mut Found,
+    timeout: Option<Duration>,
+) -> io::Result<()> {
+    use std::{mem::MaybeUninit, os::fd::AsFd};
+
+    use rustix::event::{
+        Timespec,
+        epoll::{self, EventFlags},
+    };
+
+    /// The key that the crate keeps for its notifier.
+    const NOTIFIER: u64 = u64::MAX;
+    // A time that is too long to be told is as good as none.
+    let timeout = timeout.and_then(|time| Timespec::try_from(time).ok());
+    let mut raw = [const { MaybeUninit::uninit() }; EVENTS_MAX];
+    let raw = match epoll::wait(poller.as_fd(), &mut raw, timeout.as_ref()) {
+        Ok((raw, _)) => raw,
+        Err(rustix::io::Errno::INTR) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let broken = EventFlags::ERR | EventFlags::HUP;
+    for event in raw {
+        if event.data.u64() == NOTIFIER {
+            let mut rest = polling::Events::new();
+            poller.wait(&mut rest, Some(Duration::ZERO))?;
+            found.events.extend(rest.iter());
+            continue;
+        }
+        let flags = event.flags;
+        found.events.push(Event::new(
+            event.data.u64() as usize,
+            flags.intersects(EventFlags::IN | EventFlags::PRI | broken),
+            flags.intersects(EventFlags::OUT | broken),
+        ));
+    }
+    Ok(())
+}
+
+/// Windows waits in whole milliseconds, which the crate rounds up to.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn look(
+    poller: &Poller,
+    found: &mut Found,
+    timeout: Option<Duration>,
+) -> io::Result<()> {
+    found.raw.clear();
+    poller.wait(&mut found.raw, timeout)?;
+    found.events.extend(found.raw.iter());
+    Ok(())
+}
+
+/// The poller's own descriptor, which is readable while it has something to report.
+///
+/// # Errors
+/// `Unsupported` where a poller is none (Windows), or has no timers to show on it.
+#[cfg(target_os = "linux")]
+pub(crate) fn descriptor(poller: &Poller) -> io::Result<BorrowedSocket<'_>> {
+    Ok(super::borrow(poller))
+}
+
+/// The poller's own descriptor, which is readable while it has something to report.
+///
+/// # Errors
+/// `Unsupported`.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn descriptor(_poller: &Poller) -> io::Result<BorrowedSocket<'_>> {
+    Err(io::ErrorKind::Unsupported.into())
+}
