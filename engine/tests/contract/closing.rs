@@ -2,41 +2,56 @@
 
 use std::{
     collections::HashSet,
-    io::{Read, Write},
-    os::fd::{AsRawFd, BorrowedFd},
+    io::{ErrorKind, Read, Write},
     thread,
     time::{Duration, Instant},
 };
 
 use socket2::Socket;
 use zring_engine::{
-    Clock, ConnId, Direct, Gather, Segment, Shard, SharedMut, sys::net::SocketOptions,
+    Clock, ConnId, Direct, Gather, Segment, Shard, SharedMut,
+    sys::{BorrowedSocket, OwnedSocket, net::SocketOptions, raw},
 };
 
 use crate::{
     case::{Case, Net},
     content::{content, read_up_to},
+    errno,
     record::End,
     world::World,
 };
 
+#[cfg(target_os = "linux")]
 fn target(fd: i32) -> Option<String> {
     let link = std::fs::read_link(format!("/proc/self/fd/{fd}")).ok()?;
     Some(link.to_string_lossy().into_owned())
 }
 
 /// What a socket is called among the open files of the process; never used twice in its life.
-fn name(fd: BorrowedFd<'_>) -> String {
-    let name = target(fd.as_raw_fd()).expect("an open descriptor");
+#[cfg(target_os = "linux")]
+fn name(fd: BorrowedSocket<'_>) -> String {
+    let name = target(raw(&fd)).expect("an open descriptor");
     assert!(name.starts_with("socket:"), "{name}");
     name
 }
 
 /// Which of `names` are still open in this process.
+#[cfg(target_os = "linux")]
 fn open_still(names: &HashSet<String>) -> Vec<String> {
     let fds = std::fs::read_dir("/proc/self/fd").expect("/proc");
     let fds = fds.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     fds.filter_map(target).filter(|name| names.contains(name)).collect()
+}
+
+/// Numbers of sockets are used again, so neither what is open still nor how many there were can be told.
+#[cfg(windows)]
+fn name(fd: BorrowedSocket<'_>) -> String {
+    format!("{}", raw(&fd))
+}
+
+#[cfg(windows)]
+fn open_still(_names: &HashSet<String>) -> Vec<String> {
+    Vec::new()
 }
 
 fn direct(rest: usize) -> Direct {
@@ -56,7 +71,7 @@ fn hanging_connects(world: &mut World<'_>, listener: &zring_engine::SockAddr) ->
 struct Busy {
     conns: Vec<ConnId>,
     peers: Vec<Socket>,
-    _listener: std::os::fd::OwnedFd,
+    _listener: OwnedSocket,
 }
 
 /// Connections with every kind of operation in flight.
@@ -170,11 +185,11 @@ pub(crate) fn a_reset_peer_ends_the_send(case: &Case) {
         let sent = world.side(conn).sent[0];
         assert!(read <= sent.bytes && sent.bytes < sent.total, "{sent:?}");
         let error = sent.error.expect("a reason");
-        assert!([libc::ECONNRESET, libc::EPIPE].contains(&error), "{error}");
+        assert!([errno::ECONNRESET, errno::EPIPE].contains(&error), "{error}");
         if receives {
             world.turn_until("the end of the receive", |world| !world.side(conn).ends.is_empty());
             let end = world.side(conn).ends[0].0;
-            assert!([End::Closed, End::Failed(libc::ECONNRESET)].contains(&end), "{end:?}");
+            assert!([End::Closed, End::Failed(errno::ECONNRESET)].contains(&end), "{end:?}");
         }
         world.send_bytes(conn, b"too late");
         world.turn_until("the next refusal", |world| world.side(conn).sent.len() == 2);
@@ -231,7 +246,10 @@ pub(crate) fn a_shard_dropped_with_everything_in_flight(case: &Case) {
         let busy = busy(&mut world);
         world.shard.arm_timer(world.shard.now_ns() + 1_000_000_000, 1);
         world.shard.resolve("localhost", 1, false, 1).expect("a resolver");
-        world.shard.event_fd().expect("an event descriptor");
+        match world.shard.event_fd() {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Unsupported),
+        }
         if turned {
             world.turn();
         } else {
@@ -247,7 +265,8 @@ pub(crate) fn a_shard_dropped_with_everything_in_flight(case: &Case) {
             fds.chain(shard.listener_fd(listener)).map(name).collect::<HashSet<_>>()
         };
         let names = names(&world.shard);
-        assert!(names.len() > 20 && open_still(&names).len() == names.len());
+        assert!(names.len() > 20);
+        assert!(cfg!(windows) || open_still(&names).len() == names.len());
         let clock = Clock::new();
         let start_ns = clock.now_ns();
         drop(world);
@@ -300,7 +319,8 @@ pub(crate) fn connections_come_and_go(case: &Case) {
         });
         assert_eq!(world.shard.in_flight(), 1, "round {round}");
     }
-    assert!(names.len() >= 1100, "{} connections in {:?}", names.len(), start.elapsed());
+    let count = names.len();
+    assert!(cfg!(windows) || count >= 1100, "{count} connections in {:?}", start.elapsed());
     assert_eq!(open_still(&names), Vec::<String>::new());
     assert_eq!(world.shard.pool().lent_len(), 0);
 }

@@ -7,12 +7,14 @@ use zring_engine::{Config, FileRegion, Segment};
 
 use crate::{
     case::{Case, patience},
+    content::check,
+    pool::{lease_all, release_all, starved},
     world::{QUIET, World},
 };
 
 const MS: u64 = 1_000_000;
 
-pub(crate) fn is_readable(world: &mut World<'_>, within: Duration) -> bool {
+fn is_readable(world: &mut World<'_>, within: Duration) -> bool {
     let fd = world.shard.event_fd().expect("an event descriptor");
     let timeout = Timespec::try_from(within).expect("a short time");
     let mut polled = [PollFd::new(&fd, PollFlags::IN)];
@@ -153,4 +155,52 @@ pub(crate) fn it_follows_a_close_between_turns(case: &Case) {
     // Nothing is in flight on it, so the kernel has nothing to say.
     world.recorder.close(&mut world.shard, conn);
     follow(&mut world, "the end of a close", |world| world.side(conn).closed);
+}
+
+/// Turns when the event descriptor says so until it says nothing any more.
+fn follow_to_rest(world: &mut World<'_>) {
+    while is_readable(world, Duration::from_millis(20)) {
+        world.look();
+    }
+}
+
+pub(crate) fn a_lease_dropped_elsewhere_signals_the_event_fd(case: &Case) {
+    let (mut world, conn) = starved(case, 7);
+    let mut at = 0;
+    for round in 0..20 {
+        follow_to_rest(&mut world);
+        let (leases, pinned) = lease_all(&mut world, conn, 7, &mut at);
+        if round % 2 == 0 {
+            follow_to_rest(&mut world);
+        }
+        let dropper = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(3));
+            drop(leases);
+        });
+        follow(&mut world, "a lease came back", |world| !world.side(conn).chunks.is_empty());
+        dropper.join().expect("the dropper");
+        release_all(&mut world, pinned);
+    }
+}
+
+pub(crate) fn a_lease_dropped_here_signals_the_event_fd(case: &Case) {
+    let (mut world, conn) = starved(case, 12);
+    let mut at = 0;
+    for _ in 0..20 {
+        follow_to_rest(&mut world);
+        let (leases, pinned) = lease_all(&mut world, conn, 12, &mut at);
+        drop(leases);
+        follow(&mut world, "a lease came back", |world| !world.side(conn).chunks.is_empty());
+        release_all(&mut world, pinned);
+    }
+}
+
+pub(crate) fn a_chunk_released_between_turns_signals_the_event_fd(case: &Case) {
+    let (mut world, conn) = starved(case, 8);
+    for _ in 0..20 {
+        follow_to_rest(&mut world);
+        world.recorder.release(&mut world.shard, conn);
+        follow(&mut world, "a chunk was released", |world| !world.side(conn).chunks.is_empty());
+    }
+    check(8, 0, &world.side(conn).received);
 }

@@ -12,7 +12,6 @@ use zring_engine::{Chunk, ConnId, Direct, Lease, PoolConfig, SharedMut};
 use crate::{
     case::{Case, patience},
     content::{Random, check, content, write_stream},
-    event::is_readable,
     record::{End, Take},
     world::World,
 };
@@ -30,7 +29,7 @@ fn flood(peer: Socket, seed: u64) {
 }
 
 /// A connection that keeps every chunk of an endless stream, and the shard it has starved.
-fn starved(case: &Case, seed: u64) -> (World<'_>, ConnId) {
+pub(crate) fn starved(case: &Case, seed: u64) -> (World<'_>, ConnId) {
     let mut world = World::with(case, case.with_pool(TINY));
     let (conn, peer) = world.remote();
     world.side(conn).take = Take::Keep;
@@ -42,7 +41,7 @@ fn starved(case: &Case, seed: u64) -> (World<'_>, ConnId) {
 
 /// Takes leases on all kept chunks that the reserve allows and releases these; the others, which pin their buffers, are
 /// for the caller to release. The bytes are checked as stream `seed`.
-fn lease_all(
+pub(crate) fn lease_all(
     world: &mut World<'_>,
     conn: ConnId,
     seed: u64,
@@ -67,7 +66,7 @@ fn lease_all(
     (leased, pinned)
 }
 
-fn release_all(world: &mut World<'_>, chunks: Vec<Chunk>) {
+pub(crate) fn release_all(world: &mut World<'_>, chunks: Vec<Chunk>) {
     chunks.into_iter().for_each(|chunk| world.shard.release(chunk));
 }
 
@@ -226,62 +225,6 @@ pub(crate) fn leases_from_before_the_exhaustion_end_a_park(case: &Case) {
     dropper.join().expect("the dropper");
     world.recorder.release(&mut world.shard, conn);
     check(13, 3 * 4096, &world.side(conn).received);
-}
-
-/// Turns only when the event descriptor says so, until `done`.
-fn follow(world: &mut World<'_>, what: &str, mut done: impl FnMut(&mut World<'_>) -> bool) {
-    while !done(world) {
-        assert!(is_readable(world, patience() / 2), "the event descriptor is silent: {what}");
-        world.look();
-    }
-}
-
-/// Turns when the event descriptor says so until it says nothing any more.
-fn follow_to_rest(world: &mut World<'_>) {
-    while is_readable(world, Duration::from_millis(20)) {
-        world.look();
-    }
-}
-
-pub(crate) fn a_lease_dropped_elsewhere_signals_the_event_fd(case: &Case) {
-    let (mut world, conn) = starved(case, 7);
-    let mut at = 0;
-    for round in 0..20 {
-        follow_to_rest(&mut world);
-        let (leases, pinned) = lease_all(&mut world, conn, 7, &mut at);
-        if round % 2 == 0 {
-            follow_to_rest(&mut world);
-        }
-        let dropper = thread::spawn(move || {
-            thread::sleep(Duration::from_millis(3));
-            drop(leases);
-        });
-        follow(&mut world, "a lease came back", |world| !world.side(conn).chunks.is_empty());
-        dropper.join().expect("the dropper");
-        release_all(&mut world, pinned);
-    }
-}
-
-pub(crate) fn a_lease_dropped_here_signals_the_event_fd(case: &Case) {
-    let (mut world, conn) = starved(case, 12);
-    let mut at = 0;
-    for _ in 0..20 {
-        follow_to_rest(&mut world);
-        let (leases, pinned) = lease_all(&mut world, conn, 12, &mut at);
-        drop(leases);
-        follow(&mut world, "a lease came back", |world| !world.side(conn).chunks.is_empty());
-        release_all(&mut world, pinned);
-    }
-}
-
-pub(crate) fn a_chunk_released_between_turns_signals_the_event_fd(case: &Case) {
-    let (mut world, conn) = starved(case, 8);
-    for _ in 0..20 {
-        follow_to_rest(&mut world);
-        world.recorder.release(&mut world.shard, conn);
-        follow(&mut world, "a chunk was released", |world| !world.side(conn).chunks.is_empty());
-    }
-    check(8, 0, &world.side(conn).received);
 }
 
 pub(crate) fn a_starved_receive_stops(case: &Case) {

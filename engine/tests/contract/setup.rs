@@ -12,6 +12,7 @@ use zring_engine::{Config, sys::net::SocketOptions};
 
 use crate::{
     case::{Case, Net, patience},
+    errno,
     record::End,
     world::World,
 };
@@ -79,7 +80,7 @@ pub(crate) fn a_refused_connect_is_reported(case: &Case) {
     for _ in 0..10 {
         let conn = world.connect(&address);
         world.turn_until("a refusal", |world| world.side(conn).connected.is_some());
-        assert_eq!(world.side(conn).connected, Some(Err(libc::ECONNREFUSED)));
+        assert_eq!(world.side(conn).connected, Some(Err(errno::ECONNREFUSED)));
         world.close(conn);
     }
     assert_eq!(world.shard.in_flight(), 0);
@@ -96,7 +97,7 @@ pub(crate) fn a_closed_listener_is_gone(case: &Case) {
     });
     let late = world.connect(&address);
     world.turn_until("a refusal", |world| world.side(late).connected.is_some());
-    assert_eq!(world.side(late).connected, Some(Err(libc::ECONNREFUSED)));
+    assert_eq!(world.side(late).connected, Some(Err(errno::ECONNREFUSED)));
     // What was accepted before goes on.
     let accepted = world.recorder.accepted.pop_front().expect("seen above");
     world.shard.receive_ring(accepted);
@@ -107,6 +108,7 @@ pub(crate) fn a_closed_listener_is_gone(case: &Case) {
     assert_eq!(world.recorder.accept_failures, []);
 }
 
+#[cfg(target_os = "linux")]
 pub(crate) fn accepting_resumes_after_a_failure(case: &Case) {
     let mut world = World::new(case);
     // A socket that is bound and does not listen yet.
@@ -114,7 +116,7 @@ pub(crate) fn accepting_resumes_after_a_failure(case: &Case) {
     let again = fd.try_clone().expect("dup");
     let listener = world.shard.listen(fd);
     world.turn_until("a failure", |world| !world.recorder.accept_failures.is_empty());
-    assert_eq!(world.recorder.accept_failures, [(libc::EINVAL, true)]);
+    assert_eq!(world.recorder.accept_failures, [(errno::EINVAL, true)]);
     world.turn_quietly();
     assert_eq!(world.recorder.accept_failures.len(), 1, "silent until asked again");
     world.shard.accept(listener);

@@ -15,6 +15,7 @@ use zring_engine::{
 use crate::{
     case::{Case, Net},
     content::{Random, check, content, read_up_to, write_stream},
+    errno,
     record::{End, Sent, Take},
     world::{QUIET, World},
 };
@@ -266,7 +267,7 @@ pub(crate) fn an_urgent_byte_disturbs_nobody(case: &Case) {
     world.turn_quietly();
     for round in 1..=5 {
         if let Err(refused) = peer.send_out_of_band(b"!") {
-            assert_eq!((case.net, refused.raw_os_error()), (Net::Unix, Some(libc::EOPNOTSUPP)));
+            assert_eq!((case.net, refused.raw_os_error()), (Net::Unix, Some(errno::EOPNOTSUPP)));
         }
         let (turns, start) = (world.shard.stats().turns, Instant::now());
         while start.elapsed() < QUIET {
