@@ -102,13 +102,18 @@ make_mingw() {
     [ -x "$kit/bin/x86_64-w64-mingw32-dlltool" ]
 }
 
+# The compiler's own sources, which come along, are five times as much.
+only_library() {
+    find "$files/usr/src/rustc-$release" -mindepth 1 -maxdepth 1 ! -name library -exec rm -rf {} +
+}
+
 find_rust_source() {
     local suite found
     for suite in here trixie-backports trixie forky sid; do
         lists_of "$suite" || continue
         found=$(apt-cache madison rust-src rust-web-src |
             awk -v release="$release" 'index($3, release "+") == 1 { print $1 "=" $3; exit }')
-        [ -z "$found" ] || { unpack "$found" && return; }
+        [ -z "$found" ] || { unpack "$found" && only_library && return; }
     done
     echo "Debian has no sources of the standard library of Rust $release." \
         "Take another release, or get its Windows targets with \`rustup target add $gnu $msvc\`." >&2
