@@ -44,8 +44,16 @@ lists_of() {
 Dir::State "$dir";
 Dir::State::status "/var/lib/dpkg/status";
 Dir::Cache "$dir";
+Dir::Etc::main "$dir/last.conf";
 APT::Sandbox::User "root";
 Acquire::Languages "none";
+Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
+CONF
+    # Read behind all others: what the system does with new lists is not to be done with these.
+    cat >"$dir/last.conf" <<CONF
+$([ ! -e /etc/apt/apt.conf ] || echo '#include "/etc/apt/apt.conf";')
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
 CONF
     if [ "$suite" != here ]; then
         mirror=$(APT_CONFIG='' apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' |

@@ -1,4 +1,5 @@
-//! `examples/arrays.rs`: with itself, with NumPy and libzmq at either end, and with what is no array.
+//! `examples/arrays.rs`: with itself, with NumPy and libzmq at either end, and with what is no array. Where there are no
+//! Unix-domain sockets it says so.
 
 mod common;
 
@@ -7,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::peer::{Peer, example};
-use common::{PATIENCE, Way, open, scratch, within};
+use common::{PATIENCE, Way, has_unix_sockets, open, scratch, turn_until, within};
 use zring::SocketType;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -50,32 +51,47 @@ fn fails(args: &[&str], why: &str) {
 
 #[test]
 fn both_ends_in_one_process() {
-    succeeds(&[]);
+    if has_unix_sockets() {
+        succeeds(&[]);
+    } else {
+        let why = "this system has no Unix-domain sockets";
+        fails(&[], why);
+        fails(&["server", "ipc://arrays"], why);
+        fails(&["client", "ipc://arrays"], why);
+    }
 }
 
 #[test]
 fn either_end_in_a_process_of_its_own() {
+    if !has_unix_sockets() {
+        return;
+    }
     let dir = scratch();
     let mut server = server(&path(&dir));
     succeeds(&["client", &path(&dir)]);
     assert_eq!(server.says("answered"), "5 requests");
 }
 
+// Python's virtual environment is laid out as on Unix.
+#[cfg(unix)]
 #[test]
 fn numpy_asks() {
     let dir = scratch();
     let mut server = server(&path(&dir));
-    let client = Peer::spawn("array_client", &[&["--connect", &path(&dir)], &ROUNDS[..]].concat());
-    let mut client = client;
+    let args = [&["--connect", path(&dir).as_str()], &ROUNDS[..]].concat();
+    let mut client = Peer::spawn("array_client", &args);
     client.says("ready");
     assert_eq!(client.finished(), 5);
     assert_eq!(server.says("answered"), "5 requests");
 }
 
+// Python's virtual environment is laid out as on Unix.
+#[cfg(unix)]
 #[test]
 fn numpy_answers() {
     let dir = scratch();
-    let mut server = Peer::spawn("array_server", &[&["--bind", &path(&dir)], &ROUNDS[..]].concat());
+    let args = [&["--bind", path(&dir).as_str()], &ROUNDS[..]].concat();
+    let mut server = Peer::spawn("array_server", &args);
     server.says("endpoint");
     server.says("ready");
     succeeds(&["client", &path(&dir)]);
@@ -84,6 +100,9 @@ fn numpy_answers() {
 
 #[test]
 fn what_is_no_array_is_answered_with_why() {
+    if !has_unix_sockets() {
+        return;
+    }
     let header =
         |dtype: &str, length: u64| format!(r#"{{"dtype": "{dtype}", "shape": [{length}]}}"#);
     let requests = [
@@ -112,6 +131,9 @@ fn what_is_no_array_is_answered_with_why() {
 /// A server that lies, to a client that looks.
 #[test]
 fn an_answer_that_is_not_doubled_is_an_error() {
+    if !has_unix_sockets() {
+        return;
+    }
     within(LIMIT, || {
         let dir = scratch();
         let ctx = Way::Ready.context();
@@ -122,15 +144,19 @@ fn an_answer_that_is_not_doubled_is_an_error() {
         let request = rep.recv().expect("a request");
         rep.send(request).expect("reply");
         rep.set_linger(Some(PATIENCE));
-        common::turn_until(&ctx, "the client", || client.is_finished());
+        turn_until(&ctx, "the client", || client.is_finished());
         client.join().expect("the client fails as it should");
     });
 }
 
 #[test]
-fn an_endpoint_that_cannot_be_bound_ends_it_with_the_error() {
-    fails(&["server", "ipc:///no such folder/arrays"], "os error 2");
-    fails(&["server", &format!("ipc:///tmp/{}", "x".repeat(200))], "107");
+fn an_endpoint_that_cannot_be_used_ends_it_with_the_error() {
+    fails(&["server", &format!("ipc://{}", "x".repeat(200))], "107");
     fails(&["client", "smoke-signals://hill"], "smoke-signals");
     fails(&["sing"], "usage");
+    if has_unix_sockets() {
+        let dir = scratch();
+        std::fs::write(dir.path().join("arrays"), b"precious").expect("a file");
+        fails(&["server", &path(&dir)], "arrays");
+    }
 }

@@ -36,6 +36,11 @@ impl Whose {
 /// Has the program that is tested play `role` to each of the others, bound and not.
 fn plays(role: &str, opposite: &str) {
     for other in [Whose::Native, Whose::Libzmq] {
+        // Python's virtual environment is laid out as on Unix.
+        if other == Whose::Libzmq && !cfg!(unix) {
+            println!("skipped: libzmq is met from Unix");
+            continue;
+        }
         exchange((role, Whose::Ours), (opposite, other), "sizes");
         exchange((role, Whose::Ours), (opposite, other), "burst");
         exchange((opposite, other), (role, Whose::Ours), "sizes");
