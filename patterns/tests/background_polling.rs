@@ -3,13 +3,11 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, Way, in_ways};
-use rustix::event::{PollFd, PollFlags, Timespec};
+use common::{PATIENCE, Way, foreign_pair, in_ways};
 use zring::inline::{POLLIN, POLLOUT};
 use zring::{Config, Context, Error, PollItem, Socket, SocketType, Wait, poll};
 
@@ -45,134 +43,155 @@ fn push_and_pull(way: Way) -> (Socket, Socket) {
     (push, pull)
 }
 
-/// Whether the descriptor polls readable within `timeout`.
-fn is_signalled(fd: &OwnedFd, timeout: Duration) -> bool {
-    let mut fds = [PollFd::new(fd, PollFlags::IN)];
-    let timeout = Timespec::try_from(timeout).expect("a short time");
-    rustix::event::poll(&mut fds, Some(&timeout)).expect("poll") == 1
-}
+/// Only Linux has descriptors to show it on.
+#[cfg(target_os = "linux")]
+mod descriptor {
+    use std::os::fd::OwnedFd;
 
-/// Takes what there is; how many messages that was.
-fn take_all(pull: &Socket) -> usize {
-    let mut count = 0;
-    loop {
-        match pull.try_recv() {
-            Ok(_) => count += 1,
-            Err(Error::WouldBlock) => return count,
-            Err(error) => panic!("{error}"),
-        }
+    use rustix::event::{PollFd, PollFlags, Timespec};
+
+    use super::*;
+
+    /// Whether the descriptor polls readable within `timeout`.
+    fn is_signalled(fd: &OwnedFd, timeout: Duration) -> bool {
+        let mut fds = [PollFd::new(fd, PollFlags::IN)];
+        let timeout = Timespec::try_from(timeout).expect("a short time");
+        rustix::event::poll(&mut fds, Some(&timeout)).expect("poll") == 1
     }
-}
 
-#[test]
-fn the_descriptor_is_readable_on_data_and_quiet_when_all_is_taken() {
-    in_ways(Way::background(), LIMIT, |way| {
-        let (push, pull) = push_and_pull(way);
-        let fd = pull.event_fd().expect("a descriptor");
-        for round in 0..20 {
-            // Readable in vain is allowed, but not for ever.
-            let start = Instant::now();
-            while is_signalled(&fd, Duration::ZERO) {
-                assert_eq!(take_all(&pull), 0);
-                assert!(start.elapsed() < PATIENCE, "round {round}: never quiet");
-            }
-            assert!(!is_signalled(&fd, Duration::from_millis(5)), "round {round}: quiet");
-            push.send("x").expect("send");
-            push.send("y").expect("send");
-            let mut taken = 0;
-            while taken < 2 {
-                assert!(is_signalled(&fd, PATIENCE), "round {round}: {taken} so far");
-                taken += take_all(&pull);
-            }
-            assert_eq!(taken, 2);
-        }
-    });
-}
-
-/// Only the descriptor drives the receiver: a wake-up missed would end it.
-#[test]
-fn a_foreign_loop_misses_nothing() {
-    const MESSAGES: u32 = 3000;
-    in_ways(Way::background(), LIMIT, |way| {
-        let (push, pull) = push_and_pull(way);
-        let sender = thread::spawn(move || {
-            for number in 0..MESSAGES {
-                push.send(&number.to_le_bytes()[..]).expect("send");
-                if number % 7 == 0 {
-                    thread::sleep(Duration::from_micros(u64::from(number % 300)));
-                }
-            }
-            push
-        });
-        let fd = pull.event_fd().expect("a descriptor");
-        let mut next = 0_u32;
-        while next < MESSAGES {
+    /// Takes what there is; how many messages that was.
+    fn take_all(pull: &Socket) -> usize {
+        let mut count = 0;
+        loop {
             match pull.try_recv() {
-                Ok(message) => {
-                    assert_eq!(message.body(), next.to_le_bytes());
-                    next += 1;
-                }
-                Err(Error::WouldBlock) => {
-                    assert!(is_signalled(&fd, PATIENCE), "no signal for message {next}");
-                }
+                Ok(_) => count += 1,
+                Err(Error::WouldBlock) => return count,
                 Err(error) => panic!("{error}"),
             }
         }
-        sender.join().expect("the sender");
-    });
-}
+    }
 
-#[test]
-fn the_descriptor_tells_of_room_to_send() {
-    in_ways(Way::background(), LIMIT, |way| {
-        let (push, pull) = push_and_pull(way);
-        let fd = push.event_fd().expect("a descriptor");
-        // No longer than it takes a connection to fill for good.
-        let mut sent = 0;
-        while is_signalled(&fd, Duration::from_millis(300)) {
-            while push.try_send(vec![1; 64 << 10]).is_ok() {
-                sent += 1;
-                assert!(sent < 100_000, "there is no limit");
+    #[test]
+    fn the_descriptor_is_readable_on_data_and_quiet_when_all_is_taken() {
+        in_ways(Way::background(), LIMIT, |way| {
+            let (push, pull) = push_and_pull(way);
+            let fd = pull.event_fd().expect("a descriptor");
+            for round in 0..20 {
+                // Readable in vain is allowed, but not for ever.
+                let start = Instant::now();
+                while is_signalled(&fd, Duration::ZERO) {
+                    assert_eq!(take_all(&pull), 0);
+                    assert!(start.elapsed() < PATIENCE, "round {round}: never quiet");
+                }
+                assert!(!is_signalled(&fd, Duration::from_millis(5)), "round {round}: quiet");
+                push.send("x").expect("send");
+                push.send("y").expect("send");
+                let mut taken = 0;
+                while taken < 2 {
+                    assert!(is_signalled(&fd, PATIENCE), "round {round}: {taken} so far");
+                    taken += take_all(&pull);
+                }
+                assert_eq!(taken, 2);
             }
-        }
-        assert!(sent >= 1000, "the mark itself: {sent}");
-        let receiver = thread::spawn(move || {
-            (0..sent)
-                .for_each(|_| assert_eq!(pull.recv().expect("a message").body().len(), 65_536));
-            pull
         });
-        assert!(is_signalled(&fd, PATIENCE), "room again");
-        let start = Instant::now();
-        while push.try_send("room again").is_err() {
-            assert!(start.elapsed() < PATIENCE && is_signalled(&fd, PATIENCE));
-        }
-        let pull = receiver.join().expect("the receiver");
-        assert_eq!(pull.recv_bytes().expect("a message"), b"room again");
-    });
+    }
+
+    /// Only the descriptor drives the receiver: a wake-up missed would end it.
+    #[test]
+    fn a_foreign_loop_misses_nothing() {
+        const MESSAGES: u32 = 3000;
+        in_ways(Way::background(), LIMIT, |way| {
+            let (push, pull) = push_and_pull(way);
+            let sender = thread::spawn(move || {
+                for number in 0..MESSAGES {
+                    push.send(&number.to_le_bytes()[..]).expect("send");
+                    if number % 7 == 0 {
+                        thread::sleep(Duration::from_micros(u64::from(number % 300)));
+                    }
+                }
+                push
+            });
+            let fd = pull.event_fd().expect("a descriptor");
+            let mut next = 0_u32;
+            while next < MESSAGES {
+                match pull.try_recv() {
+                    Ok(message) => {
+                        assert_eq!(message.body(), next.to_le_bytes());
+                        next += 1;
+                    }
+                    Err(Error::WouldBlock) => {
+                        assert!(is_signalled(&fd, PATIENCE), "no signal for message {next}");
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            sender.join().expect("the sender");
+        });
+    }
+
+    #[test]
+    fn the_descriptor_tells_of_room_to_send() {
+        in_ways(Way::background(), LIMIT, |way| {
+            let (push, pull) = push_and_pull(way);
+            let fd = push.event_fd().expect("a descriptor");
+            // No longer than it takes a connection to fill for good.
+            let mut sent = 0;
+            while is_signalled(&fd, Duration::from_millis(300)) {
+                while push.try_send(vec![1; 64 << 10]).is_ok() {
+                    sent += 1;
+                    assert!(sent < 100_000, "there is no limit");
+                }
+            }
+            assert!(sent >= 1000, "the mark itself: {sent}");
+            let receiver = thread::spawn(move || {
+                (0..sent)
+                    .for_each(|_| assert_eq!(pull.recv().expect("a message").body().len(), 65_536));
+                pull
+            });
+            assert!(is_signalled(&fd, PATIENCE), "room again");
+            let start = Instant::now();
+            while push.try_send("room again").is_err() {
+                assert!(start.elapsed() < PATIENCE && is_signalled(&fd, PATIENCE));
+            }
+            let pull = receiver.join().expect("the receiver");
+            assert_eq!(pull.recv_bytes().expect("a message"), b"room again");
+        });
+    }
+
+    #[test]
+    fn the_descriptor_tells_of_a_peer_and_of_termination() {
+        in_ways(Way::background(), LIMIT, |way| {
+            let ctx = way.background_context();
+            let (push, pull) = (open(&ctx, SocketType::Push), open(&ctx, SocketType::Pull));
+            let endpoint = bind(&push);
+            let (push_fd, pull_fd) = (push.event_fd().expect("one"), pull.event_fd().expect("two"));
+            assert!(push.try_send("nobody is there").is_err());
+            assert!(pull.try_recv().is_err());
+            assert!(!is_signalled(&push_fd, SHORT) && !is_signalled(&pull_fd, SHORT));
+            pull.connect(&endpoint).expect("connect");
+            let start = Instant::now();
+            while push.try_send("there").is_err() {
+                assert!(start.elapsed() < PATIENCE && is_signalled(&push_fd, PATIENCE));
+            }
+            while take_all(&pull) == 0 {
+                assert!(is_signalled(&pull_fd, PATIENCE));
+            }
+            assert!(!is_signalled(&pull_fd, SHORT));
+            ctx.terminate();
+            assert!(is_signalled(&pull_fd, PATIENCE), "termination is something to look at");
+            assert!(matches!(pull.try_recv(), Err(Error::Terminated)));
+        });
+    }
 }
 
+#[cfg(not(target_os = "linux"))]
 #[test]
-fn the_descriptor_tells_of_a_peer_and_of_termination() {
+fn there_is_no_descriptor() {
     in_ways(Way::background(), LIMIT, |way| {
-        let ctx = way.background_context();
-        let (push, pull) = (open(&ctx, SocketType::Push), open(&ctx, SocketType::Pull));
-        let endpoint = bind(&push);
-        let (push_fd, pull_fd) = (push.event_fd().expect("one"), pull.event_fd().expect("two"));
-        assert!(push.try_send("nobody is there").is_err());
-        assert!(pull.try_recv().is_err());
-        assert!(!is_signalled(&push_fd, SHORT) && !is_signalled(&pull_fd, SHORT));
-        pull.connect(&endpoint).expect("connect");
-        let start = Instant::now();
-        while push.try_send("there").is_err() {
-            assert!(start.elapsed() < PATIENCE && is_signalled(&push_fd, PATIENCE));
-        }
-        while take_all(&pull) == 0 {
-            assert!(is_signalled(&pull_fd, PATIENCE));
-        }
-        assert!(!is_signalled(&pull_fd, SHORT));
-        ctx.terminate();
-        assert!(is_signalled(&pull_fd, PATIENCE), "termination is something to look at");
-        assert!(matches!(pull.try_recv(), Err(Error::Terminated)));
+        let (push, _pull) = push_and_pull(way);
+        let refused = push.event_fd().expect_err("none here");
+        let Error::Io(refused) = refused else { panic!("{refused}") };
+        assert_eq!(refused.kind(), std::io::ErrorKind::Unsupported);
     });
 }
 
@@ -182,9 +201,9 @@ fn poll_waits_for_sockets_of_two_contexts_and_for_files() {
         let (first, second) = (way.background_context(), way.background_context());
         let (one, to_one) = pair((&first, SocketType::Pull), (&second, SocketType::Push));
         let (two, to_two) = pair((&second, SocketType::Pull), (&first, SocketType::Push));
-        let (mut here, mut there) = UnixStream::pair().expect("a pair");
+        let (mut here, mut there) = foreign_pair();
         // Which of the three is readable.
-        let look = |file: &UnixStream, timeout: Duration| {
+        let look = |file: &TcpStream, timeout: Duration| {
             let mut items = [
                 PollItem::new(&one, POLLIN),
                 PollItem::from_fd(file, POLLIN),
@@ -229,7 +248,7 @@ fn poll_tells_of_room_to_send_and_to_write() {
         let ctx = way.background_context();
         let push = open(&ctx, SocketType::Push);
         let endpoint = bind(&push);
-        let (file, _other) = UnixStream::pair().expect("a pair");
+        let (file, _other) = foreign_pair();
         let mut items = [PollItem::new(&push, POLLIN | POLLOUT)];
         assert_eq!(poll(&mut items, Some(SHORT)).expect("poll"), 0, "no peer, no room");
         let mut items = [PollItem::new(&push, POLLOUT), PollItem::from_fd(&file, POLLIN | POLLOUT)];

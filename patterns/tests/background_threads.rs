@@ -4,7 +4,6 @@ mod common;
 
 use std::collections::HashSet;
 use std::net::TcpListener;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -283,7 +282,7 @@ fn termination_ends_polls() {
             is_terminated(poll(&mut items, None))
         });
         is_unblocked(way, "poll with a descriptor", |ctx| {
-            let (here, _there) = UnixStream::pair().expect("a pair");
+            let (here, _there) = common::foreign_pair();
             let pull = open(ctx, SocketType::Pull);
             let mut items = [PollItem::from_fd(&here, POLLIN), PollItem::new(&pull, POLLIN)];
             is_terminated(poll(&mut items, None))

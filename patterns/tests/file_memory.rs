@@ -3,9 +3,9 @@
 
 mod common;
 
-use std::{fs::File, io::Read, net::TcpStream, os::unix::net::UnixStream, time::Duration};
+use std::{fs::File, io::Read, net::TcpStream, time::Duration};
 
-use common::{PATIENCE, Way, bind_tcp, in_ways, open, raw, resident_bytes, scratch, turning};
+use common::{PATIENCE, Way, in_ways, open, raw, resident_bytes, scratch, turning, wires};
 use zring::{Frame, SocketType};
 
 const FILE_BYTES: u64 = 512 << 20;
@@ -15,7 +15,7 @@ fn connect(endpoint: &str) -> Box<dyn Read + Send> {
     use std::io::Write;
     let hello = [raw::greeting(1), raw::ready("PULL")].concat();
     if let Some(path) = endpoint.strip_prefix("ipc://") {
-        let mut stream = UnixStream::connect(path).expect("connect");
+        let mut stream = raw::connect_unix(path);
         stream.write_all(&hello).expect("write");
         return Box::new(stream);
     }
@@ -35,9 +35,9 @@ fn half_a_gibibyte_takes_no_memory() {
         move |way| {
             let ctx = way.context();
             let (push, sockets) = (open(&ctx, SocketType::Push), scratch());
-            push.bind(&format!("ipc://{}/large", sockets.path().display())).expect("bind");
-            let ipc = push.last_endpoint().expect("an endpoint");
-            for endpoint in [ipc, bind_tcp(&push)] {
+            for endpoint in wires(&sockets) {
+                push.bind(&endpoint).expect("bind");
+                let endpoint = push.last_endpoint().expect("an endpoint");
                 let mut buffer = vec![1; 256 << 10];
                 let mut stream = connect(&endpoint);
                 push.wait_for_peers(1, Some(PATIENCE)).expect("a peer");

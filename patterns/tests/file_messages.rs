@@ -4,29 +4,30 @@ mod common;
 
 use std::{
     fs::File,
-    os::unix::fs::FileExt,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use common::content::{SIZES, body, plan};
+use common::content::body;
 use common::events::{Seen, await_event};
+#[cfg(unix)]
 use common::peer::{Case, in_cases};
 use common::raw::Raw;
 use common::{
-    Context, PATIENCE, Socket, Way, bind_tcp, in_ways, is_quiet, open, scratch, turn_for,
-    turn_until, turning,
+    Context, PATIENCE, Socket, Way, bind_tcp, directory, in_ways, is_quiet, open, read_exact_at,
+    scratch, turn_for, turn_until, turning, wires,
 };
 use zring::{
     DisconnectReason, Error, Event, EventKind, FileError, FileFault, Frame, Message, SocketType,
 };
+use zring_engine::sys::file::write_all_at;
 
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// A file of `bytes` of content `seed`, on a disk, without a name.
 fn file_of(seed: u64, bytes: usize) -> Arc<File> {
-    let file = tempfile::tempfile_in("/tmp").expect("a file");
-    file.write_all_at(&body(seed, bytes), 0).expect("write");
+    let file = tempfile::tempfile_in(directory()).expect("a file");
+    write_all_at(&file, &body(seed, bytes), 0).expect("write");
     Arc::new(file)
 }
 
@@ -50,16 +51,10 @@ fn over_wires(
     mut test: impl FnMut(&Socket, &Socket),
 ) {
     let dir = scratch();
-    for transport in ["tcp", "ipc"] {
+    for endpoint in wires(&dir) {
         let (first, second) = (open(ctx, bound), open(ctx, connected));
-        let endpoint = match transport {
-            "tcp" => bind_tcp(&first),
-            _ => {
-                first.bind(&format!("ipc://{}/files", dir.path().display())).expect("bind");
-                first.last_endpoint().expect("an endpoint")
-            }
-        };
-        second.connect(&endpoint).expect("connect");
+        first.bind(&endpoint).expect("bind");
+        second.connect(&first.last_endpoint().expect("an endpoint")).expect("connect");
         test(&first, &second);
     }
 }
@@ -180,9 +175,9 @@ fn subscribers_choose_by_what_a_file_begins_with() {
     in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let file = file_of(5, 300_000);
-        file.write_all_at(b"weather.", 100).expect("write");
+        write_all_at(&file, b"weather.", 100).expect("write");
         let mut bytes = vec![0; 299_900];
-        file.read_exact_at(&mut bytes, 100).expect("read");
+        read_exact_at(&file, &mut bytes, 100);
         let publisher = open(&ctx, SocketType::Pub);
         let endpoint = bind_tcp(&publisher);
         let subscribers: Vec<_> = ["weather.", "weather", "news", ""]
@@ -257,7 +252,7 @@ fn peers_within_the_process_get_it_in_memory() {
             assert_eq!(refused.payload, late);
             out.send_more(late.clone()).expect("more");
             assert!(matches!(out.send("end").expect_err("unreadable").error, Error::FileRead(_)));
-            file.write_all_at(&bytes, 0).expect("write");
+            write_all_at(&file, &bytes, 0).expect("write");
             out.send("end").expect("now it can be read");
             let got = into.recv().expect("a message");
             check(got.body(), &bytes, "kept until then");
@@ -333,9 +328,11 @@ fn what_cannot_be_sent_is_refused_at_once() {
     };
     assert!(matches!(refusal(50, 51), FileError::BeyondEnd { file_bytes: 100, .. }));
     assert!(matches!(refusal(u64::MAX, u64::MAX), FileError::BeyondEnd { .. }));
-    let directory = File::open("/tmp").expect("a directory");
-    let refused = Message::from_file(directory, 0, 0);
-    assert!(matches!(refused, Err(Error::File(FileError::NotRegular))));
+    // Windows opens no directories in this way.
+    if let Ok(directory) = File::open(directory()) {
+        let refused = Message::from_file(directory, 0, 0);
+        assert!(matches!(refused, Err(Error::File(FileError::NotRegular))));
+    }
     let path = scratch();
     let write_only = File::create(path.path().join("blind")).expect("create");
     write_only.set_len(10).expect("grow");
@@ -393,6 +390,7 @@ fn a_file_cut_off_on_its_way_ends_its_connection_alone() {
     });
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn a_file_that_cannot_be_read_ends_its_connection_alone() {
     // A regular file with a length, whose reads fail.
@@ -516,6 +514,7 @@ fn a_file_counts_for_the_limits_of_its_pipe() {
 }
 
 /// Drops a file's pages from the page cache. Whether they are gone: a file system in memory keeps them.
+#[cfg(target_os = "linux")]
 fn chill(file: &File) -> bool {
     file.sync_all().expect("sync");
     rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed).expect("advice");
@@ -525,6 +524,13 @@ fn chill(file: &File) -> bool {
     rustix::io::preadv2(file, &mut parts, middle, nowait) == Err(rustix::io::Errno::AGAIN)
 }
 
+/// Elsewhere nobody can be asked to drop them.
+#[cfg(not(target_os = "linux"))]
+fn chill(_file: &File) -> bool {
+    false
+}
+
+#[cfg(target_os = "linux")]
 #[test]
 fn cold_files_arrive_whole() {
     in_ways(Way::all(), LIMIT, |way| {
@@ -597,8 +603,11 @@ fn a_closed_socket_sends_its_files_on() {
     });
 }
 
+#[cfg(unix)]
 #[test]
 fn libzmq_receives_what_the_files_hold() {
+    use common::content::{SIZES, plan};
+
     in_cases(Case::every(), |case| {
         let ctx = case.context();
         let push = open(&ctx, SocketType::Push);
@@ -608,8 +617,8 @@ fn libzmq_receives_what_the_files_hold() {
         for (number, sizes) in plan.iter().enumerate() {
             // All frames of a message behind one another in one file.
             let frames = common::content::frames(number, sizes);
-            let file = tempfile::tempfile_in("/tmp").expect("a file");
-            file.write_all_at(&frames.concat(), 0).expect("write");
+            let file = tempfile::tempfile_in(directory()).expect("a file");
+            write_all_at(&file, &frames.concat(), 0).expect("write");
             let file = Arc::new(file);
             let mut at = 0;
             let parts: Vec<Frame> = sizes

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use common::events::{NO_FAULTS, Seen, await_end, await_event, await_fault, faults};
 use common::raw::{COMMAND, Raw, command, frame, greeting, header, property, ready};
-use common::{Context, PATIENCE, Socket, Way, bind_tcp, in_ways, open, scratch, turning};
+use common::{
+    Context, PATIENCE, Socket, Way, bind_tcp, has_unix_sockets, in_ways, open, scratch, turning,
+};
 use tempfile::TempDir;
 use zring::SocketType;
 
@@ -17,7 +19,7 @@ struct Victim {
     ctx: Context,
     pull: Socket,
     honest: Socket,
-    endpoints: [String; 2],
+    endpoints: Vec<String>,
     _dir: TempDir,
 }
 
@@ -28,12 +30,16 @@ impl Victim {
         pull.set_handshake_ivl(Some(Duration::from_millis(500)));
         pull.monitor(4096);
         let (tcp, dir) = (bind_tcp(&pull), scratch());
-        let ipc = format!("ipc://{}/s", dir.path().display());
-        pull.bind(&ipc).expect("bind");
+        let mut endpoints = vec![tcp.clone()];
+        if has_unix_sockets() {
+            let ipc = format!("ipc://{}/s", dir.path().display());
+            pull.bind(&ipc).expect("bind");
+            endpoints.push(ipc);
+        }
         let honest = open(&ctx, SocketType::Push);
         honest.monitor(100);
         honest.connect(&tcp).expect("connect");
-        let victim = Victim { ctx, pull, honest, endpoints: [tcp, ipc], _dir: dir };
+        let victim = Victim { ctx, pull, honest, endpoints, _dir: dir };
         for socket in [&victim.pull, &victim.honest] {
             await_event(&victim.ctx, socket, Seen::HandshakeDone);
         }

@@ -18,8 +18,9 @@ fn limit<C: Home>(socket: Socket<C>) -> Socket<C> {
     socket
 }
 
-fn drivers() -> [Driver; 2] {
-    [Driver::Uring, Driver::Ready]
+fn drivers() -> Vec<Driver> {
+    let uring = cfg!(target_os = "linux").then_some(Driver::Uring);
+    uring.into_iter().chain([Driver::Ready]).collect()
 }
 
 /// Two sockets of one context each way that contexts come, first bound, then connected, and the other way round.

@@ -1,4 +1,6 @@
 //! PUSH and PULL against libzmq's, and the classic pipeline with our workers in the middle.
+// The peers run in a virtual environment of Python, laid out as on Unix.
+#![cfg(unix)]
 
 mod common;
 

@@ -1,4 +1,6 @@
 //! PUB and SUB against libzmq's PUB, SUB, XPUB and XSUB.
+// The peers run in a virtual environment of Python, laid out as on Unix.
+#![cfg(unix)]
 
 mod common;
 

@@ -1,4 +1,6 @@
 //! REQ and REP against libzmq's REQ, REP, DEALER and ROUTER.
+// The peers run in a virtual environment of Python, laid out as on Unix.
+#![cfg(unix)]
 
 mod common;
 

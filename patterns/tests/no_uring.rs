@@ -2,6 +2,8 @@
 //!
 //! A filter cannot be taken back, so each test runs its body in a child of this process. The other
 //! test programs run without io_uring when `ZRING_NO_URING=1` is in their environment.
+// Filters on system calls are Linux's.
+#![cfg(target_os = "linux")]
 
 mod common;
 

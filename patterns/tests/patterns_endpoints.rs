@@ -5,7 +5,10 @@ mod common;
 use std::net::TcpListener;
 use std::time::Duration;
 
-use common::{PATIENCE, Socket, Way, bind_tcp, in_ways, open, scratch, turn_until};
+use common::{
+    PATIENCE, Socket, Way, bind_tcp, has_unix_sockets, in_ways, open, scratch, turn_until,
+};
+use socket2::{Domain, SockAddr, Socket as OsSocket, Type};
 use zring::{Error, SocketType};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -64,7 +67,24 @@ fn unix_sockets_by_path_and_by_abstract_name() {
         let (ctx, dir) = (way.context(), scratch());
         let path = format!("ipc://{}/s", dir.path().display());
         let name = format!("ipc://@zring-test-{}", std::process::id());
-        for endpoint in [path, name] {
+        if !has_unix_sockets() {
+            // Which is said at once, of both ends.
+            let pull = open(&ctx, SocketType::Pull);
+            for refused in [pull.bind(&path), pull.connect(&path), pull.bind("ipc://*")] {
+                let Err(Error::Io(error)) = refused else { panic!("{refused:?}") };
+                assert_eq!(error.kind(), std::io::ErrorKind::Unsupported);
+            }
+            return;
+        }
+        if !cfg!(target_os = "linux") {
+            let pull = open(&ctx, SocketType::Pull);
+            for refused in [pull.bind(&name), pull.connect(&name)] {
+                let Err(Error::Io(error)) = refused else { panic!("{refused:?}") };
+                assert_eq!(error.kind(), std::io::ErrorKind::Unsupported);
+            }
+        }
+        let names = cfg!(target_os = "linux").then_some(name);
+        for endpoint in std::iter::once(path).chain(names) {
             let (pull, push) = (open(&ctx, SocketType::Pull), open(&ctx, SocketType::Push));
             pull.bind(&endpoint).expect("bind");
             assert_eq!(pull.last_endpoint().as_deref(), Some(endpoint.as_str()));
@@ -76,10 +96,15 @@ fn unix_sockets_by_path_and_by_abstract_name() {
 
 #[test]
 fn a_path_left_behind_is_bound_again() {
+    if !has_unix_sockets() {
+        return;
+    }
     in_ways(Way::all(), LIMIT, |way| {
         let (ctx, dir) = (way.context(), scratch());
         let path = dir.path().join("stale");
-        drop(std::os::unix::net::UnixListener::bind(&path).expect("a stale socket"));
+        let stale = OsSocket::new(Domain::UNIX, Type::STREAM, None).expect("a socket");
+        stale.bind(&SockAddr::unix(&path).expect("a short path")).expect("a stale socket");
+        drop(stale);
         let (pull, push) = (open(&ctx, SocketType::Pull), open(&ctx, SocketType::Push));
         let endpoint = format!("ipc://{}", path.display());
         pull.bind(&endpoint).expect("bind over a path that nobody listens at");
@@ -142,9 +167,13 @@ fn an_address_in_use_is_named() {
         let (ctx, dir) = (way.context(), scratch());
         let (first, second) = (open(&ctx, SocketType::Pull), open(&ctx, SocketType::Pull));
         let tcp = bind_tcp(&first);
-        let ipc = format!("ipc://{}/s", dir.path().display());
-        first.bind(&ipc).expect("bind");
-        for endpoint in [tcp, ipc] {
+        let mut endpoints = vec![tcp];
+        if has_unix_sockets() {
+            let ipc = format!("ipc://{}/s", dir.path().display());
+            first.bind(&ipc).expect("bind");
+            endpoints.push(ipc);
+        }
+        for endpoint in endpoints {
             match second.bind(&endpoint) {
                 Err(Error::AddressInUse(named)) => {
                     assert!(named.contains(&endpoint) || endpoint.contains(&named), "{named}");

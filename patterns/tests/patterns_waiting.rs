@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use common::either::poll;
 use common::{Context, PATIENCE, Socket, Way, bind_tcp, in_ways, open, pair, turn_for, turn_until};
-use rustix::event::{PollFd, PollFlags, Timespec};
 use zring::inline::{POLLIN, POLLOUT};
 use zring::{Config, Error, SocketType, Wait};
 
@@ -119,48 +118,56 @@ fn poll_of_nothing_returns_at_once() {
     assert_eq!(zring::poll(&mut [], None).expect("poll"), 0);
 }
 
-/// Whether the event descriptor becomes readable within `timeout`.
-fn is_signalled(ctx: &Context, timeout: Duration) -> bool {
-    let fd = ctx.inline().event_fd().expect("an event descriptor");
-    let mut fds = [PollFd::new(&fd, PollFlags::IN)];
-    let timeout = Timespec::try_from(timeout).expect("a short time");
-    rustix::event::poll(&mut fds, Some(&timeout)).expect("poll") == 1
-}
+/// Only Linux has descriptors to show it on.
+#[cfg(target_os = "linux")]
+mod descriptor {
+    use rustix::event::{PollFd, PollFlags, Timespec};
 
-#[test]
-fn the_event_descriptor_tells_a_foreign_loop_when_to_turn() {
-    in_ways(Way::inline(), LIMIT, |way| {
-        let ctx = way.context();
-        let pull = open(&ctx, SocketType::Pull);
-        let endpoint = bind_tcp(&pull);
-        // Settled: with nothing to do, the descriptor is silent.
-        turn_for(&ctx, Duration::from_millis(20));
-        assert!(!is_signalled(&ctx, Duration::from_millis(50)));
-        let sender = thread::spawn(move || {
+    use super::*;
+
+    /// Whether the event descriptor becomes readable within `timeout`.
+    fn is_signalled(ctx: &Context, timeout: Duration) -> bool {
+        let fd = ctx.inline().event_fd().expect("an event descriptor");
+        let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+        let timeout = Timespec::try_from(timeout).expect("a short time");
+        rustix::event::poll(&mut fds, Some(&timeout)).expect("poll") == 1
+    }
+
+    #[test]
+    fn the_event_descriptor_tells_a_foreign_loop_when_to_turn() {
+        in_ways(Way::inline(), LIMIT, |way| {
             let ctx = way.context();
-            let push = open(&ctx, SocketType::Push);
-            push.connect(&endpoint).expect("connect");
-            for number in 0..200_u8 {
-                push.send(&[number][..]).expect("send");
-                turn_for(&ctx, Duration::from_millis(1));
-            }
-        });
-        // Only the descriptor drives this loop: a wake-up missed would end it.
-        for number in 0..200_u8 {
-            let message = loop {
-                match pull.try_recv() {
-                    Ok(message) => break message,
-                    Err(Error::WouldBlock) => {
-                        assert!(is_signalled(&ctx, PATIENCE), "no signal for message {number}");
-                    }
-                    Err(error) => panic!("{error}"),
+            let pull = open(&ctx, SocketType::Pull);
+            let endpoint = bind_tcp(&pull);
+            // Settled: with nothing to do, the descriptor is silent.
+            turn_for(&ctx, Duration::from_millis(20));
+            assert!(!is_signalled(&ctx, Duration::from_millis(50)));
+            let sender = thread::spawn(move || {
+                let ctx = way.context();
+                let push = open(&ctx, SocketType::Push);
+                push.connect(&endpoint).expect("connect");
+                for number in 0..200_u8 {
+                    push.send(&[number][..]).expect("send");
+                    turn_for(&ctx, Duration::from_millis(1));
                 }
-                ctx.turn().expect("a turn");
-            };
-            assert_eq!(message.body(), [number]);
-        }
-        sender.join().expect("the sender");
-    });
+            });
+            // Only the descriptor drives this loop: a wake-up missed would end it.
+            for number in 0..200_u8 {
+                let message = loop {
+                    match pull.try_recv() {
+                        Ok(message) => break message,
+                        Err(Error::WouldBlock) => {
+                            assert!(is_signalled(&ctx, PATIENCE), "no signal for message {number}");
+                        }
+                        Err(error) => panic!("{error}"),
+                    }
+                    ctx.turn().expect("a turn");
+                };
+                assert_eq!(message.body(), [number]);
+            }
+            sender.join().expect("the sender");
+        });
+    }
 }
 
 fn with_five_unsent(ctx: &Context, linger: Option<Duration>) -> Socket {

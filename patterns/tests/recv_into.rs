@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::content::{body, frames, send};
 use common::raw::{MORE, Raw, frame, header};
 use common::{
-    PATIENCE, Socket, Way, bind_tcp, in_ways, open, pair, pull_from_raw, scratch, turning,
+    PATIENCE, Socket, Way, bind_tcp, in_ways, open, pair, pull_from_raw, scratch, turning, wires,
 };
 use zring::{DisconnectReason, Error, EventKind, FrameBuf, SocketType};
 
@@ -51,8 +51,8 @@ fn streaming(
 fn large_bodies_go_straight_into_it() {
     in_ways(Way::every(), LIMIT, |way| {
         let dir = scratch();
-        for endpoint in ["tcp://127.0.0.1:*", &format!("ipc://{}/into", dir.path().display())] {
-            streaming(way, endpoint, &[LARGE], 40, |pull| {
+        for endpoint in wires(&dir) {
+            streaming(way, &endpoint, &[LARGE], 40, |pull| {
                 let mut buffer = vec![0; LARGE];
                 (0..40).for_each(|number| take(pull, &mut buffer, number, LARGE));
                 let stats = pull.stats();

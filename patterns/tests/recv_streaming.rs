@@ -3,15 +3,14 @@
 mod common;
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::Duration;
 
 use common::content::{body, frames, send};
 use common::raw::{MORE, frame, header};
 use common::{
-    PATIENCE, Socket, Way, bind_tcp, in_ways, open, pair, pull_from_raw, resident_bytes,
-    turn_until, turning,
+    PATIENCE, Socket, Way, bind_tcp, in_ways, open, pair, pull_from_raw, read_exact_at,
+    resident_bytes, turn_until, turning,
 };
 use tempfile::tempfile;
 use zring::{Error, Home, Incoming, SocketType};
@@ -37,7 +36,7 @@ macro_rules! stream {
 
 fn file_bytes(file: &File, offset: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
-    file.read_exact_at(&mut bytes, offset).expect("all of it is there");
+    read_exact_at(file, &mut bytes, offset);
     bytes
 }
 
@@ -318,7 +317,7 @@ fn bodies_go_into_files() {
         assert_eq!(pull.recv_into(&mut buffer).expect("a frame").len, 80_000);
         assert!(buffer == sent[2] && !pull.more());
         // One that cannot be written.
-        let read_only = File::open("/proc/self/status").expect("a file");
+        let read_only = File::open(std::env::current_exe().expect("this program")).expect("a file");
         assert!(matches!(to_file(&read_only, 0), Err(Error::Io(_))));
         assert!(pull.recv_bytes().expect("the next message") == frames(4, &[LARGE])[0]);
         sender.join().expect("sent");

@@ -71,7 +71,7 @@ fn leased(gather: &Gather) -> Vec<(usize, usize)> {
 #[test]
 fn what_was_received_is_sent_from_the_receive_pool() {
     const LEAST: usize = REFERENCE_BYTES_MIN;
-    for driver in [DriverChoice::Uring, DriverChoice::Ready] {
+    for driver in [DriverChoice::Auto, DriverChoice::Ready] {
         for sizes in [&[LEAST][..], &[5000], &[LEAST, 50, LEAST - 1, 6000]] {
             let (mut shard, frames, start) = received(driver, sizes);
             let frame_count = frames.len();

@@ -64,14 +64,52 @@ pub(crate) fn pull_from_raw(ctx: &Context) -> (Socket, raw::Raw) {
     (pull, raw)
 }
 
+/// Where tests put what they need: on Unix not where `TMPDIR` says, which may be long or in memory.
+pub(crate) fn directory() -> std::path::PathBuf {
+    if cfg!(unix) { "/tmp".into() } else { std::env::temp_dir() }
+}
+
 /// A short directory for the paths of unix sockets (their limit is 107 bytes).
 pub(crate) fn scratch() -> TempDir {
-    tempfile::Builder::new().prefix("zr").tempdir_in("/tmp").expect("a directory in /tmp")
+    tempfile::Builder::new().prefix("zr").tempdir_in(directory()).expect("a directory")
+}
+
+/// Whether this system has Unix-domain sockets, and so `ipc://`; Windows before 10 (1809) and Wine do not.
+pub(crate) fn has_unix_sockets() -> bool {
+    let has = zring_engine::sys::unix::check().is_ok();
+    if !has {
+        println!("skipped: no AF_UNIX here");
+    }
+    has
+}
+
+/// A TCP endpoint to bind to, and one over a Unix-domain socket in `dir` where there are any.
+pub(crate) fn wires(dir: &TempDir) -> Vec<String> {
+    let ipc = format!("ipc://{}", dir.path().join("wire").display());
+    let ipc = has_unix_sockets().then_some(ipc);
+    std::iter::once("tcp://127.0.0.1:0".to_owned()).chain(ipc).collect()
+}
+
+/// Two connected streams that are none of ours.
+pub(crate) fn foreign_pair() -> (std::net::TcpStream, std::net::TcpStream) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let here = std::net::TcpStream::connect(listener.local_addr().expect("its address"));
+    (here.expect("connect"), listener.accept().expect("accept").0)
 }
 
 /// A number from the environment, for the tiers that take more time or more of something.
 pub(crate) fn setting(name: &str) -> Option<u32> {
     std::env::var(name).ok()?.parse().ok()
+}
+
+/// Reads as much as there is room for, from `offset` on.
+pub(crate) fn read_exact_at(file: &std::fs::File, mut into: &mut [u8], mut offset: u64) {
+    while !into.is_empty() {
+        let bytes = zring_engine::sys::file::read_at(file, into, offset).expect("read");
+        assert!(bytes > 0, "nothing at {offset}");
+        into = &mut into[bytes..];
+        offset += bytes as u64;
+    }
 }
 
 /// Runs `body` on a thread of its own and fails when it takes longer than `limit` (times
@@ -136,6 +174,23 @@ pub(crate) fn is_quiet(socket: &Socket) -> bool {
 }
 
 /// Resident memory of this process in bytes.
+#[cfg(windows)]
+#[allow(unsafe_code)]
+pub(crate) fn resident_bytes() -> u64 {
+    use windows_sys::Win32::System::{
+        ProcessStatus::{K32GetProcessMemoryInfo, PROCESS_MEMORY_COUNTERS},
+        Threading::GetCurrentProcess,
+    };
+    let mut counters = PROCESS_MEMORY_COUNTERS::default();
+    let bytes = size_of_val(&counters) as u32;
+    // SAFETY: the call fills the structure, whose length it is told.
+    let is_told = unsafe { K32GetProcessMemoryInfo(GetCurrentProcess(), &raw mut counters, bytes) };
+    assert_ne!(is_told, 0, "{}", std::io::Error::last_os_error());
+    counters.WorkingSetSize as u64
+}
+
+/// Resident memory of this process in bytes.
+#[cfg(not(windows))]
 pub(crate) fn resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("/proc/self/status");
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");

@@ -4,10 +4,9 @@
 
 use std::io::{ErrorKind, Read, Result, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, SockRef, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::PATIENCE;
 
@@ -63,6 +62,15 @@ pub(crate) fn subscribe(prefix: &[u8]) -> Vec<u8> {
 trait Stream: Read + Write + Send {}
 impl<T: Read + Write + Send> Stream for T {}
 
+/// A connection to the Unix-domain socket at `path`.
+pub(crate) fn connect_unix(path: &str) -> Socket {
+    let stream = Socket::new(Domain::UNIX, Type::STREAM, None).expect("a socket");
+    stream.connect(&SockAddr::unix(path).expect("a short path")).expect("connect");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    stream.set_write_timeout(Some(PATIENCE)).expect("a time-out");
+    stream
+}
+
 /// A connection that speaks whatever it is told.
 pub(crate) struct Raw {
     stream: Box<dyn Stream>,
@@ -73,12 +81,7 @@ impl Raw {
     /// Connects to `endpoint` (tcp or ipc).
     pub(crate) fn connect(endpoint: &str) -> Raw {
         match endpoint.strip_prefix("ipc://") {
-            Some(path) => {
-                let stream = UnixStream::connect(path).expect("connect");
-                stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
-                stream.set_write_timeout(Some(PATIENCE)).expect("a time-out");
-                Raw { stream: Box::new(stream), reset: None }
-            }
+            Some(path) => Raw { stream: Box::new(connect_unix(path)), reset: None },
             None => Raw::over(TcpStream::connect(address(endpoint)).expect("connect")),
         }
     }

@@ -140,9 +140,9 @@ impl fmt::Debug for Way {
     }
 }
 
-/// Those that can be had: all, unless io_uring is hidden.
+/// Those that can be had: all, unless io_uring is hidden or not this system's.
 fn possible(ways: impl IntoIterator<Item = Way>) -> Vec<Way> {
-    let hidden = seccomp::hides_io_uring();
+    let hidden = seccomp::hides_io_uring() || !cfg!(target_os = "linux");
     ways.into_iter().filter(|way| !hidden || way.driver() == DriverKind::Ready).collect()
 }
 
