@@ -162,51 +162,43 @@ use_std() {
     export "${variable}_RUSTFLAGS=--sysroot $kit/sysroot" "${variable}_RUSTDOCFLAGS=--sysroot $kit/sysroot"
 }
 
-make_wine() {
-    local wine modules
-    unpack_whole wine64 && wine=$(find_tool /usr/lib/wine) && modules=$(find_tool "$wine_modules") || return
+unpack_wine() {
+    unpack_whole wine64
+}
+
+make_windows() {
+    local wine modules system32=$kit/prefix/drive_c/windows/system32
+    wine=$(find_tool /usr/lib/wine) && modules=$(find_tool /usr/lib/x86_64-linux-gnu/wine/x86_64-windows) || return
     if [ "$wine" = "$files/usr/lib/wine" ]; then
         # Debian's links name absolute paths.
         ln -sf wineserver64 "$wine/wineserver" &&
             cp "$files/usr/x86_64-w64-mingw32/lib/zlib1.dll" "$modules/" || return
     fi
-    # cargo's runner. No window, and no debugger for a program that crashes.
-    cat >"$kit/bin/wine-run" <<RUN
+    # No window, and no debugger for a program that crashes.
+    cat >"$kit/bin/with-wine" <<RUN
 #!/bin/sh
 export WINEPREFIX='$kit/prefix' WINEDEBUG=\${WINEDEBUG--all}
 export WINEDLLOVERRIDES='mscoree,mshtml,winemenubuilder.exe,winedbg.exe=;bcryptprimitives=n,b'
 export LD_LIBRARY_PATH='$files/usr/lib/x86_64-linux-gnu'
 unset DISPLAY WAYLAND_DISPLAY
-exec '$wine/wine64' "\$@"
+exec "\$@"
 RUN
-    sed "s#$wine/wine64#$wine/wineserver64#" "$kit/bin/wine-run" >"$kit/bin/wine-server" &&
-        chmod +x "$kit/bin/wine-run" "$kit/bin/wine-server"
-}
+    # cargo's runner.
+    cat >"$kit/bin/wine-run" <<RUN
+#!/bin/sh
+exec '$kit/bin/with-wine' '$wine/wine64' '$kit/bin/run.exe' "\$@"
+RUN
+    cat >"$kit/bin/wine-server" <<RUN
+#!/bin/sh
+exec '$kit/bin/with-wine' '$wine/wineserver64' "\$@"
+RUN
+    chmod +x "$kit"/bin/w* && x86_64-w64-mingw32-gcc -O2 -s -o "$kit/bin/run.exe" scripts/windows-kit/run.c || return
 
-wine_modules=/usr/lib/x86_64-linux-gnu/wine/x86_64-windows
-
-make_windows() {
-    local system32=$kit/prefix/drive_c/windows/system32
     rm -rf "$kit/prefix"
     # It says 1 where only the half for 32-bit programs is missing.
-    timeout 300 "$kit/bin/wine-run" wineboot --init
+    timeout 300 "$kit/bin/with-wine" "$wine/wine64" wineboot --init
     "$kit/bin/wine-server" -w
     [ -s "$kit/prefix/system.reg" ] && [ -e "$system32/ws2_32.dll" ] || return
-    if ! find_tool "$wine_modules/bcryptprimitives.dll"; then
-        # Rust's standard library takes random numbers from it, and older Wines have none.
-        cat >"$logs/random.c" <<'C'
-#include <windows.h>
-#include <ntsecapi.h>
-__declspec(dllexport) BOOL WINAPI ProcessPrng(BYTE *bytes, SIZE_T count) {
-    while (count) {
-        ULONG now = count < 1 << 20 ? (ULONG)count : 1 << 20;
-        if (!RtlGenRandom(bytes, now)) return FALSE;
-        bytes += now;
-        count -= now;
-    }
-    return TRUE;
-}
-C
-        x86_64-w64-mingw32-gcc -O2 -s -shared -o "$system32/bcryptprimitives.dll" "$logs/random.c" -ladvapi32
-    fi
+    [ -e "$modules/bcryptprimitives.dll" ] ||
+        x86_64-w64-mingw32-gcc -O2 -s -shared -o "$system32/bcryptprimitives.dll" scripts/windows-kit/random.c -ladvapi32
 }
