@@ -22,9 +22,10 @@ pub enum DriverChoice {
     Auto,
     /// As `Auto`, but readiness where the environment says nothing.
     PreferReady,
-    /// io_uring or an error.
+    /// io_uring or an error: [`Error::NoDriver`](crate::Error::NoDriver) where it is not Linux.
     Uring,
-    /// Readiness (epoll): works everywhere, costs more system calls, and any thread may turn the shard.
+    /// Readiness (epoll, kqueue, on Windows AFD): works everywhere, costs more system calls, and any thread may turn the
+    /// shard.
     Ready,
     /// The simulated driver of the world that runs on this thread; `Auto` and `PreferReady` choose it there as well.
     #[cfg(feature = "sim")]

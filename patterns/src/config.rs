@@ -30,8 +30,9 @@ pub struct Config {
     /// How many shards a background context has, each with its Runner: 1 (the default) to [`Config::SHARDS_MAX`].
     pub shards: usize,
     /// The cores that Runners are bound to, one after the other and around again. Empty, the default: any.
+    /// On Windows a core counts within its processor group; systems that are neither refuse (`Unsupported`).
     pub runner_cores: Vec<usize>,
-    /// How Runners compete for their cores.
+    /// How Runners compete for their cores. Outside of Linux only [`Scheduling::Inherited`] is there.
     pub runner_scheduling: Scheduling,
     /// Where its sockets meet others of the process by `inproc://` names: those of contexts whose configuration is a
     /// clone of this one.
@@ -53,7 +54,7 @@ pub struct Config {
     /// })?;
     /// let got = context.engine_stats()[0].pool_backing;
     /// println!("pages of {} bytes, {} bytes locked", got.page_bytes, got.locked_bytes);
-    /// assert!(got.prefaulted);
+    /// assert_eq!(got.prefaulted, cfg!(target_os = "linux"));
     /// # Ok(())
     /// # }
     /// ```

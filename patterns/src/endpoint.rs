@@ -9,6 +9,9 @@
 //! inproc://NAME       sockets of this process, at most 255 bytes
 //! ```
 //!
+//! Windows has `ipc://` by path since version 10 (1809), in UTF-8; before, `bind` and `connect` answer
+//! [`Error::Io`](crate::Error::Io) of the kind `Unsupported`.
+//!
 //! An [`Endpoint`] that exists is well formed. What an operation cannot do with it (connect to a wildcard)
 //! shows when it is turned into that operation's target: [`Endpoint::bind_target`],
 //! [`Endpoint::connect_target`].

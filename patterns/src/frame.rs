@@ -99,6 +99,9 @@ impl Frame {
     /// shorter, or cannot be read any more, the message is dropped and counted, and its connection ends with
     /// [`DisconnectReason::File`](crate::DisconnectReason::File), because half of the frame may be out.
     ///
+    /// Outside of Linux it is read in pieces of 64 KiB, and on Windows the file's cursor moves: another reader needs a
+    /// handle of its own.
+    ///
     /// The body is not in memory: [`Frame::bytes`] is empty, [`Frame::len`] is its length, [`Frame::read`] reads it. A
     /// region of no bytes is an ordinary empty frame.
     ///

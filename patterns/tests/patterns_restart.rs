@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use common::content::body;
 use common::events::{Seen, await_event, handed_over};
+#[cfg(unix)]
 use common::peer::Peer;
 use common::raw::{Raw, listen};
 use common::{Context, PATIENCE, Socket, Way, bind_tcp, in_ways, is_quiet, open, turning};
@@ -153,6 +154,8 @@ fn another_worker_takes_over_what_a_dead_one_had_queued() {
     });
 }
 
+// The peers run in a virtual environment of Python, laid out as on Unix.
+#[cfg(unix)]
 #[test]
 fn a_killed_libzmq_worker_is_replaced() {
     in_ways(Way::all(), LIMIT, |way| {

@@ -178,12 +178,10 @@ mod tests {
             let refused = FileRegion::new(open(), offset, len).unwrap_err();
             assert!(matches!(refused, FileError::BeyondEnd { file_bytes: 10, .. }), "{refused}");
         }
-        match File::open(dir.path()) {
-            Ok(directory) => {
-                assert!(matches!(FileRegion::new(directory, 0, 0), Err(FileError::NotRegular)));
-            }
-            // Windows opens none in this way.
-            Err(error) => assert!(cfg!(windows), "{error}"),
+        // Windows opens none in this way.
+        if !cfg!(windows) {
+            let directory = File::open(dir.path()).unwrap();
+            assert!(matches!(FileRegion::new(directory, 0, 0), Err(FileError::NotRegular)));
         }
         let blind = OpenOptions::new().write(true).open(&path).unwrap();
         assert!(matches!(FileRegion::new(blind, 0, 1), Err(FileError::NotReadable)));

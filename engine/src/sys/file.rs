@@ -90,19 +90,42 @@ pub(crate) enum Unsent {
 /// How much of a file is copied at a time where the kernel cannot send from it.
 const COPY_BYTES: usize = 64 << 10;
 
-/// As [`send`], through memory of this process.
+/// As [`send`], through memory of this process. A fault behind what was sent shows when the rest is.
 pub(crate) fn send_copy(
     socket: BorrowedSocket<'_>,
     file: &File,
     offset: u64,
     len: usize,
 ) -> Result<usize, Unsent> {
-    let mut piece = vec![0; len.min(COPY_BYTES)];
-    let read = read_at(file, &mut piece, offset).map_err(Unsent::File)?;
+    let mut memory = vec![0; len.min(COPY_BYTES)];
+    let mut sent = 0;
+    while sent < len {
+        let piece = &mut memory[..(len - sent).min(COPY_BYTES)];
+        match send_piece(socket, file, offset + sent as u64, piece) {
+            Ok(bytes) => {
+                sent += bytes;
+                if bytes < piece.len() {
+                    break;
+                }
+            }
+            Err(error) if sent == 0 => return Err(error),
+            Err(_) => break,
+        }
+    }
+    Ok(sent)
+}
+
+fn send_piece(
+    socket: BorrowedSocket<'_>,
+    file: &File,
+    offset: u64,
+    memory: &mut [u8],
+) -> Result<usize, Unsent> {
+    let read = read_at(file, memory, offset).map_err(Unsent::File)?;
     if read == 0 {
         return Ok(0);
     }
-    send_in_front(socket, &[io::IoSlice::new(&piece[..read])], false).map_err(Unsent::Socket)
+    send_in_front(socket, &[io::IoSlice::new(&memory[..read])], false).map_err(Unsent::Socket)
 }
 
 #[cfg(not(target_os = "linux"))]

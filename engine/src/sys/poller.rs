@@ -108,17 +108,18 @@ pub(crate) fn look(
 /// The poller's own descriptor, which is readable while it has something to report.
 ///
 /// # Errors
-/// `Unsupported` where a poller is none (Windows), or has no timers to show on it.
+/// None.
 #[cfg(target_os = "linux")]
 pub(crate) fn descriptor(poller: &Poller) -> io::Result<BorrowedSocket<'_>> {
     Ok(super::borrow(poller))
 }
 
-/// The poller's own descriptor, which is readable while it has something to report.
+/// A completion port is nothing to poll, and kqueue's descriptor would need a timer in it.
 ///
 /// # Errors
 /// `Unsupported`.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn descriptor(_poller: &Poller) -> io::Result<BorrowedSocket<'_>> {
-    Err(io::ErrorKind::Unsupported.into())
+    let why = "this system has no descriptors for foreign event loops";
+    Err(io::Error::new(io::ErrorKind::Unsupported, why))
 }

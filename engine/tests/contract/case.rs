@@ -143,6 +143,7 @@ impl Case {
     }
 
     /// A bound socket that does not listen, and its address.
+    #[cfg(target_os = "linux")]
     pub(crate) fn bind(&self) -> (OwnedSocket, SockAddr) {
         let fd = Socket::from(self.socket());
         match self.net {

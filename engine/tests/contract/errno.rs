@@ -1,11 +1,10 @@
 //! Error numbers of the two systems.
 
 #[cfg(unix)]
-pub(crate) use libc::{ECONNREFUSED, ECONNRESET, EINVAL, EOPNOTSUPP, EPIPE};
+pub(crate) use libc::{ECONNREFUSED, ECONNRESET, EOPNOTSUPP, EPIPE};
 
 #[cfg(windows)]
 mod winsock {
-    pub(crate) const EINVAL: i32 = 10022;
     pub(crate) const EOPNOTSUPP: i32 = 10045;
     pub(crate) const ECONNRESET: i32 = 10054;
     /// What a send says behind a reset that was told before: the connection was aborted.

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use socket2::{SockRef, Socket};
+use socket2::Socket;
 use zring_engine::{Config, sys::net::SocketOptions};
 
 use crate::{
@@ -116,12 +116,12 @@ pub(crate) fn accepting_resumes_after_a_failure(case: &Case) {
     let again = fd.try_clone().expect("dup");
     let listener = world.shard.listen(fd);
     world.turn_until("a failure", |world| !world.recorder.accept_failures.is_empty());
-    assert_eq!(world.recorder.accept_failures, [(errno::EINVAL, true)]);
+    assert_eq!(world.recorder.accept_failures, [(libc::EINVAL, true)]);
     world.turn_quietly();
     assert_eq!(world.recorder.accept_failures.len(), 1, "silent until asked again");
     world.shard.accept(listener);
     world.turn_until("the next failure", |world| world.recorder.accept_failures.len() == 2);
-    SockRef::from(&again).listen(16).expect("listen");
+    socket2::SockRef::from(&again).listen(16).expect("listen");
     world.shard.accept(listener);
     world.shard.accept(listener);
     let conn = world.connect(&address);

@@ -160,7 +160,7 @@ impl Hub {
         // What this system never has is said at once, rather than tried for ever.
         match &target {
             ConnectTarget::Unix(_) => unix::check()?,
-            ConnectTarget::UnixAbstract(name) => drop(unix::abstract_addr(name)?),
+            ConnectTarget::UnixAbstract(name) => unix::abstract_addr(name).map(drop)?,
             _ => {}
         }
         let is_stream = target.inproc_name().is_none();

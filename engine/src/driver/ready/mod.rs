@@ -1,4 +1,4 @@
-//! The readiness driver: completions made of non-blocking calls and a poller (epoll, kqueue, ... through the crate
+//! The readiness driver: completions made of non-blocking calls and a poller (epoll, kqueue, AFD, ... through the crate
 //! `polling`).
 //!
 //! Sends and connects are tried when they are submitted; whatever would block waits for its descriptor to become
@@ -401,6 +401,7 @@ impl Driver for Ready {
     }
 
     fn event_fd(&mut self) -> io::Result<BorrowedSocket<'_>> {
+        poller::descriptor(&self.looker.poller)?;
         if self.alarm.is_none() {
             self.alarm = Some(Alarm::open(&self.looker.poller, self.mode)?);
             if let Some(&Reverse((at, _))) = self.retries.peek() {

@@ -42,9 +42,12 @@ pub fn try_connect(socket: BorrowedSocket<'_>, address: &SockAddr) -> io::Result
 /// # Errors
 /// That of the connect.
 pub fn connected(socket: BorrowedSocket<'_>) -> io::Result<()> {
-    match take_error(socket)? {
-        Some(error) => Err(error),
-        None => SockRef::from(&socket).peer_addr().map(drop),
+    if let Some(error) = take_error(socket)? {
+        return Err(error);
+    }
+    match SockRef::from(&socket).peer_addr() {
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Err(error),
+        _ => Ok(()),
     }
 }
 
