@@ -162,6 +162,22 @@ use_std() {
     export "${variable}_RUSTFLAGS=--sysroot $kit/sysroot" "${variable}_RUSTDOCFLAGS=--sysroot $kit/sysroot"
 }
 
+# without_c TARGET: nothing is linked by a check, so the C of a dependency does not have to be compiled; where a library
+# of it has to be, an empty one is put.
+without_c() {
+    local target=${1//-/_}
+    cat >"$kit/bin/no-ar" <<'RUN'
+#!/bin/sh
+for argument; do
+    case $argument in
+        [-/]out:*) : >"${argument#?out:}" ;;
+    esac
+done
+RUN
+    chmod +x "$kit/bin/no-ar"
+    export "CC_$target=true" "AR_$target=$kit/bin/no-ar"
+}
+
 unpack_wine() {
     unpack_whole wine64
 }
