@@ -78,7 +78,8 @@ fn either_end_in_a_process_of_its_own() {
 fn numpy_asks() {
     let dir = scratch();
     let mut server = server(&path(&dir));
-    let args = [&["--connect", path(&dir).as_str()], &ROUNDS[..]].concat();
+    let endpoint = path(&dir);
+    let args = [&["--connect", endpoint.as_str()], &ROUNDS[..]].concat();
     let mut client = Peer::spawn("array_client", &args);
     client.says("ready");
     assert_eq!(client.finished(), 5);
@@ -90,7 +91,8 @@ fn numpy_asks() {
 #[test]
 fn numpy_answers() {
     let dir = scratch();
-    let args = [&["--bind", path(&dir).as_str()], &ROUNDS[..]].concat();
+    let endpoint = path(&dir);
+    let args = [&["--bind", endpoint.as_str()], &ROUNDS[..]].concat();
     let mut server = Peer::spawn("array_server", &args);
     server.says("endpoint");
     server.says("ready");
