@@ -1,5 +1,6 @@
-//! Peers that run the real libzmq: the scripts in `tests/py`, one process each.
+//! Peers in processes of their own: the scripts in `tests/py`, which run the real libzmq, and examples of ours.
 
+use std::env::consts::EXE_EXTENSION;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -18,7 +19,7 @@ const PEER_PATIENCE: Duration = Duration::from_secs(45);
 /// How long all cases of one test may take together.
 const TEST_LIMIT: Duration = Duration::from_secs(400);
 
-/// A Python process, killed when dropped.
+/// A process, killed when dropped.
 pub(crate) struct Peer {
     name: String,
     child: Child,
@@ -31,16 +32,38 @@ impl Peer {
     /// Starts `tests/py/{script}.py` with `args`.
     pub(crate) fn spawn(script: &str, args: &[&str]) -> Peer {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/py/{script}.py"));
-        let mut child = Command::new(python())
-            .arg("-u")
-            .arg(path)
-            .args(args)
-            .env("PYTHONDONTWRITEBYTECODE", "1")
+        let mut command = Command::new(python());
+        command.arg("-u").arg(path).args(args).env("PYTHONDONTWRITEBYTECODE", "1");
+        Peer::run(&format!("{script}.py {args:?}"), &mut command)
+    }
+
+    /// Starts the example `peer` in `role`.
+    pub(crate) fn native(role: &str, args: &[&str]) -> Peer {
+        Peer::example("peer", &[&[role], args].concat())
+    }
+
+    /// As [`native`](Self::native), with the command that `ZRING_TEST_PEER` names in its place.
+    pub(crate) fn under_test(role: &str, args: &[&str]) -> Peer {
+        let Ok(line) = std::env::var("ZRING_TEST_PEER") else {
+            return Peer::native(role, args);
+        };
+        let mut words = line.split_whitespace();
+        let mut command = Command::new(words.next().expect("ZRING_TEST_PEER names a program"));
+        Peer::run(&format!("{line} {role} {args:?}"), command.args(words).arg(role).args(args))
+    }
+
+    /// Starts an example of this crate.
+    pub(crate) fn example(name: &str, args: &[&str]) -> Peer {
+        Peer::run(&format!("{name} {args:?}"), Command::new(example(name)).args(args))
+    }
+
+    fn run(name: &str, command: &mut Command) -> Peer {
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("start Python");
+            .unwrap_or_else(|error| panic!("start {name}: {error}"));
         let stdin = child.stdin.take().expect("piped");
         let stdout = child.stdout.take().expect("piped");
         let mut stderr = child.stderr.take().expect("piped");
@@ -59,7 +82,7 @@ impl Peer {
                     .push_str(&String::from_utf8_lossy(&text[..bytes]));
             }
         });
-        Peer { name: format!("{script} {args:?}"), child, stdin, lines, complaints }
+        Peer { name: name.to_owned(), child, stdin, lines, complaints }
     }
 
     /// Waits for a line that begins with `word` and returns what follows it. Nothing of ours is
@@ -116,6 +139,15 @@ impl Peer {
         count.parse().unwrap_or(0)
     }
 
+    /// As [`done`](Self::done), for a peer that talks to no socket of this process.
+    pub(crate) fn finished(mut self) -> u64 {
+        let count = self.says("done");
+        if !self.child.wait().expect("wait for the peer").success() {
+            self.fail("failed");
+        }
+        count.parse().unwrap_or(0)
+    }
+
     /// Sends the process a signal by name (`STOP`, `CONT`, `KILL`).
     pub(crate) fn signal(&self, signal: &str) {
         let id = self.child.id().to_string();
@@ -160,6 +192,15 @@ fn python() -> PathBuf {
     }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.venv/bin/python");
     assert!(path.exists(), "no Python with pyzmq at {}: run scripts/test once", path.display());
+    path
+}
+
+/// An example of this crate. `cargo test` builds them all beside the tests, `cargo test --test NAME` does not.
+pub(crate) fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("the path of the test");
+    let profile = test.ancestors().nth(2).expect("above `deps`");
+    let path = profile.join("examples").join(name).with_extension(EXE_EXTENSION);
+    assert!(path.exists(), "no {}: run `cargo build -p zring --examples`", path.display());
     path
 }
 
