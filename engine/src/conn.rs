@@ -34,8 +34,8 @@ pub struct ListenerId(pub(crate) ConnId);
 ///
 /// ```text
 ///          receive_ring          no buffer
-///   Idle ───────────────▶ Ring ───────────▶ Starved
-///    ▲ │ receive_direct    │  ▲───────────────┘ buffer back
+///   Idle ───────────────▶ Ring ───────────▶ Starved ◀── receive_ring while others wait
+///    ▲ │ receive_direct    │  ▲───────────────┘ its turn
 ///    │ ├───────▶ Direct ───┤
 ///    │ │ await_readable    │
 ///    │ └───────▶ Awaiting ─┤
@@ -60,6 +60,10 @@ pub(crate) struct Conn {
     pub(crate) setup: Option<OpId>,
     pub(crate) closing: bool,
     pub(crate) listener: bool,
+    /// It stands among those that wait for a buffer.
+    pub(crate) is_queued: bool,
+    /// In which turn its receive started again after it had waited, if it did.
+    pub(crate) restarted_in: Option<u64>,
 }
 
 impl Conn {
@@ -72,6 +76,8 @@ impl Conn {
             setup: None,
             closing: false,
             listener,
+            is_queued: false,
+            restarted_in: None,
         }
     }
 

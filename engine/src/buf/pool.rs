@@ -461,9 +461,9 @@ impl Pool {
         }
     }
 
-    /// Whether the kernel has any buffer to fill.
-    pub(crate) fn is_with_kernel(&self) -> bool {
-        self.with_kernel > 0
+    /// How many buffers the kernel has to fill.
+    pub(crate) fn with_kernel(&self) -> usize {
+        self.with_kernel
     }
 
     /// How many buffers wait to be handed to the kernel.

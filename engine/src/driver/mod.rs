@@ -8,7 +8,7 @@
 //! |---|---|
 //! | accept | one per connection while `more`, the last one without |
 //! | connect | one |
-//! | receive (ring) | chunks of the pool while `more`; the last one without: end, error, or no buffer |
+//! | receive (ring) | chunks of the pool while `more`; the last one without: end, error, no buffer, or bytes if `once` |
 //! | receive (direct) | one, giving the [`Direct`] back |
 //! | await readable | one |
 //! | send | one, giving the [`Gather`] back with how many of its bytes the kernel took, or a twin of it |
@@ -144,6 +144,8 @@ pub enum Submission {
     Receive {
         /// The connected socket.
         fd: RawSocket,
+        /// End with the first bytes, too: others wait for what the pool has left.
+        once: bool,
     },
     /// Receive once into given memory.
     ReceiveDirect {
@@ -398,6 +400,9 @@ pub trait Driver {
 
     /// The next completion that is there already.
     fn next(&mut self, pool: &mut Pool) -> Option<Completion>;
+
+    /// How many buffers there are for receives to fill, as far as completions have told.
+    fn buffers(&self, pool: &Pool) -> usize;
 
     /// Hands ready buffers of the pool to the kernel; returns how many.
     fn provide(&mut self, pool: &mut Pool) -> usize;

@@ -281,6 +281,10 @@ impl Driver for Native {
         each_driver!(self, driver => driver.next(pool))
     }
 
+    fn buffers(&self, pool: &Pool) -> usize {
+        each_driver!(self, driver => driver.buffers(pool))
+    }
+
     #[inline]
     fn provide(&mut self, pool: &mut Pool) -> usize {
         each_driver!(self, driver => driver.provide(pool))

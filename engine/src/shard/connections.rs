@@ -130,9 +130,11 @@ impl Shard {
     pub fn receive_ring(&mut self, id: ConnId) {
         let Some(conn) = self.find(id).filter(|conn| !conn.closing) else { return };
         assert_eq!(conn.receive, Receive::Idle, "one receive at a time");
-        let fd = conn.raw();
-        let op = self.driver.submit(id.to_u64(), Submission::Receive { fd });
-        self.conns[id.index()].receive = Receive::Ring { op, stopping: false };
+        if self.starved.is_empty() {
+            self.submit_receive(id, false);
+        } else {
+            self.queue_up(id);
+        }
     }
 
     /// Receives once into given memory.

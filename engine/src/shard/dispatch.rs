@@ -68,9 +68,7 @@ impl Shard {
                 return;
             }
             Received::NoBuffer if !stopping && !closing => {
-                conn.receive = Receive::Starved { stopping: false };
-                self.starved.push(id);
-                self.pool.count_exhausted();
+                self.note_starved(id);
                 return;
             }
             Received::NoBuffer => ReceiveEnd::Stopped,

@@ -2,15 +2,17 @@
 
 mod connections;
 mod dispatch;
+mod starved;
 
 use std::{io, task::Waker};
 
 use slab::Slab;
 
+use self::starved::Starved;
 use crate::{
     buf::{ArenaPool, Buffers, Chunk, Pool},
     config::{Config, WaitStrategy},
-    conn::{Conn, ConnId, Receive},
+    conn::{Conn, ConnId},
     driver::{Driver, Kind, Native, Parking, Wait},
     error::Error,
     handler::Handler,
@@ -45,7 +47,7 @@ pub struct Shard {
     conns: Slab<Conn>,
     generation: u32,
     /// Connections whose receive waits for a buffer.
-    starved: Vec<ConnId>,
+    starved: Starved,
     /// Connections that went quiet while closing, or were to stop while they waited for a buffer.
     quiet: Vec<ConnId>,
     timers: Timers<u64>,
@@ -81,7 +83,7 @@ impl Shard {
             arena: ArenaPool::new(config.arena_block_bytes, config.arena_blocks_max),
             conns: Slab::new(),
             generation: 0,
-            starved: Vec::new(),
+            starved: Starved::default(),
             quiet: Vec::new(),
             timers: Timers::new(),
             clock: Clock::new(),
@@ -268,7 +270,7 @@ impl Shard {
     #[cold]
     fn prepare_event_fd(&mut self, handler: &mut impl Handler, is_cut_short: bool) {
         self.relieve(handler);
-        if is_cut_short || !self.quiet.is_empty() || !handler.on_sleep() {
+        if is_cut_short || self.is_hungry() || !self.quiet.is_empty() || !handler.on_sleep() {
             self.driver.waker().wake_by_ref();
         }
         self.set_alarm();
@@ -288,11 +290,14 @@ impl Shard {
         }
     }
 
-    /// Gives buffers back to the kernel and decides how long the driver may wait.
+    /// Gives buffers back to the kernel and to whoever waits for them, and decides how long the driver may wait.
     fn prepare(&mut self, handler: &mut impl Handler, wait: TurnWait) -> Wait {
         self.restock(handler);
+        if !self.starved.is_empty() {
+            self.feed_starved();
+        }
         let TurnWait::Until(until_ns) = wait else { return Wait::No };
-        if !self.quiet.is_empty() {
+        if !self.quiet.is_empty() || self.is_hungry() {
             return Wait::No;
         }
         if self.config.wait == WaitStrategy::Spin {
@@ -305,10 +310,12 @@ impl Shard {
         Wait::Park(deadline_ns.map(|at_ns| at_ns.saturating_sub(self.clock.now_ns())))
     }
 
-    /// Collects what came back to the pool and hands it on to the driver and to whoever waits for it.
+    /// Collects what came back to the pool and hands it on to the driver.
     fn restock(&mut self, handler: &mut impl Handler) {
         self.pool.collect();
-        self.provide();
+        if self.pool.ready_len() > 0 {
+            self.driver.provide(&mut self.pool);
+        }
         self.relieve(handler);
     }
 
@@ -334,7 +341,7 @@ impl Shard {
         self.is_turning = true;
         self.restock(handler);
         self.is_turning = false;
-        if !self.quiet.is_empty() || !handler.on_sleep() {
+        if !self.quiet.is_empty() || self.is_hungry() || !handler.on_sleep() {
             return Ok(None);
         }
         let deadline_ns = self.earliest(until_ns);
@@ -387,31 +394,6 @@ impl Shard {
     pub fn is_early(&self) -> bool {
         let timer_ns = self.timers.next_deadline_ns();
         self.parked > 0 && timer_ns.is_some_and(|timer_ns| timer_ns < self.parked_until_ns)
-    }
-
-    /// Makes room for receives that wait for a buffer; a buffer that comes back later wakes the shard.
-    fn relieve(&mut self, handler: &mut impl Handler) {
-        if !self.starved.is_empty() {
-            handler.on_starved(self);
-            self.pool.starve();
-            self.provide();
-        }
-    }
-
-    fn provide(&mut self) {
-        if self.pool.ready_len() > 0 {
-            self.driver.provide(&mut self.pool);
-        } else if self.starved.is_empty() || !self.pool.is_with_kernel() {
-            return;
-        }
-        // Also where the kernel got its buffers after the receive had ended for want of them.
-        for id in std::mem::take(&mut self.starved) {
-            let waits = Receive::Starved { stopping: false };
-            if let Some(conn) = self.find(id).filter(|conn| conn.receive == waits) {
-                conn.receive = Receive::Idle;
-                self.receive_ring(id);
-            }
-        }
     }
 
     fn expire(&mut self, handler: &mut impl Handler) -> usize {

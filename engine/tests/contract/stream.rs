@@ -241,6 +241,52 @@ pub(crate) fn a_full_completion_queue_loses_nothing(case: &Case) {
     world.turn_until("the last completions", |world| world.shard.in_flight() == 0);
 }
 
+/// Turns `turns` times over `count` connections that have the next `bytes` as soon as they were served. Everybody is, and
+/// nobody gets less than a quarter of the mean.
+fn take_turns(world: &mut World<'_>, (count, bytes, turns): (usize, usize, usize)) {
+    let mut remotes: Vec<_> = (0..count).map(|_| world.remote()).collect();
+    let piece = vec![b'x'; bytes];
+    for (conn, peer) in &mut remotes {
+        world.shard.receive_ring(*conn);
+        peer.write_all(&piece).expect("write");
+    }
+    let mut served = vec![0; count];
+    let mut missing = vec![bytes; count];
+    for _ in 0..turns {
+        world.turn();
+        for (at, (conn, peer)) in remotes.iter_mut().enumerate() {
+            let received = std::mem::take(&mut world.side(*conn).received);
+            served[at] += usize::from(!received.is_empty());
+            missing[at] -= received.len();
+            if missing[at] == 0 {
+                peer.write_all(&piece).expect("write");
+                missing[at] = bytes;
+            }
+        }
+    }
+    let (least, all) = (*served.iter().min().expect("some"), served.iter().sum::<usize>());
+    assert!(least > 0 && least * count * 4 >= all, "{least} at least, {all} in all: {served:?}");
+}
+
+pub(crate) fn connections_that_always_have_something_take_turns(case: &Case) {
+    // More than there are buffers with the kernel.
+    take_turns(&mut World::new(case), (100, 1, 150));
+    // Where somebody waits on the descriptor, the shard prepares for that at the end of each turn.
+    let mut world = World::new(case);
+    world.shard.event_fd().expect("an event descriptor");
+    take_turns(&mut world, (100, 1, 150));
+}
+
+pub(crate) fn many_connections_that_always_have_something_take_turns(case: &Case) {
+    // More than a submission queue holds.
+    take_turns(&mut World::new(case), (700, 1, 150));
+}
+
+pub(crate) fn connections_that_always_have_a_lot_take_turns(case: &Case) {
+    // A buffer holds several of these, or none as a whole.
+    take_turns(&mut World::new(case), (100, 20_000, 150));
+}
+
 pub(crate) fn a_half_closed_peer_still_receives(case: &Case) {
     let mut world = World::new(case);
     let (conn, mut peer) = world.remote();

@@ -25,6 +25,46 @@ fn receive_all(rig: &mut Rig, op: usize) -> Vec<u8> {
     std::mem::take(&mut rig.ops[op].bytes)
 }
 
+pub(super) fn a_receive_for_one_piece_ends_with_it(on: On) {
+    let mut rig = Rig::open(on);
+    let data = content(200_000);
+    for &net in NETS {
+        let (near, mut far) = pair(net);
+        let (from, to) = (data.clone(), far.try_clone().expect("a twin"));
+        let writer = thread::spawn(move || (&to).write_all(&from).expect("write"));
+        let (mut got, mut pieces) = (Vec::new(), 0);
+        while got.len() < data.len() {
+            let receive = rig.receive_once(&near);
+            rig.turn_until("a piece", |rig| rig.is_over(receive));
+            assert!(rig.ops[receive].is_done(), "{:?}", rig.ops[receive]);
+            got.append(&mut rig.ops[receive].bytes);
+            pieces += 1;
+        }
+        writer.join().expect("the writer");
+        assert!(got == data && pieces > 1, "{pieces} pieces");
+        // Nobody receives what comes now.
+        far.write_all(b"abc").expect("write");
+        rig.assert_idle();
+        let there = rig.receive_once(&near);
+        assert_eq!(rig.take(there, 3), b"abc");
+        assert!(rig.ops[there].is_done());
+        let late = rig.receive_once(&near);
+        rig.assert_silent();
+        far.write_all(b"d").expect("write");
+        assert_eq!(rig.take(late, 1), b"d");
+        assert!(rig.ops[late].is_done());
+        let none = rig.receive_once(&near);
+        rig.turn(Wait::No);
+        rig.cancel_and_reap(none);
+        assert!(rig.ops[none].error_kind().is_some());
+        drop(far);
+        let end = rig.receive_once(&near);
+        assert_eq!(receive_all(&mut rig, end), b"");
+        rig.close(near);
+    }
+    rig.assert_idle();
+}
+
 pub(super) fn an_end_comes_behind_the_data(on: On) {
     let mut rig = Rig::open(on);
     let (data, answer) = (content(60_000), content(3 << 20).repeat(2));

@@ -96,6 +96,7 @@ contract! {
     many::sockets_that_always_have_something_take_turns,
     storm::a_storm_of_wakes_stops_nobody,
     storm::wakes_of_many_threads_are_never_lost,
+    half::a_receive_for_one_piece_ends_with_it,
     half::an_end_comes_behind_the_data,
     half::an_end_in_the_middle_of_a_turn_is_told,
     half::peers_that_do_not_read,

@@ -30,6 +30,8 @@ pub(super) struct Op {
     pub(super) sockets: Vec<Socket>,
     pub(super) sent: usize,
     is_cancelled: bool,
+    /// A receive that ends with the first bytes.
+    once: bool,
     /// Its last completion. An orderly end of the peer is no error.
     pub(super) over: Option<io::Result<()>>,
 }
@@ -122,6 +124,7 @@ impl Rig {
             sockets: Vec::new(),
             sent: 0,
             is_cancelled: false,
+            once: false,
             over: None,
         });
         token
@@ -137,7 +140,14 @@ impl Rig {
     }
 
     pub(super) fn receive(&mut self, socket: &Socket) -> usize {
-        self.submit(socket, Submission::Receive { fd: raw(socket) })
+        self.submit(socket, Submission::Receive { fd: raw(socket), once: false })
+    }
+
+    /// Receives what comes first.
+    pub(super) fn receive_once(&mut self, socket: &Socket) -> usize {
+        let op = self.submit(socket, Submission::Receive { fd: raw(socket), once: true });
+        self.ops[op].once = true;
+        op
     }
 
     pub(super) fn await_readable(&mut self, socket: &Socket) -> usize {
@@ -176,7 +186,8 @@ impl Rig {
         for _ in 0..self.pool.config().with_kernel {
             let Some(token) = self.starved.pop_front() else { break };
             let fd = self.ops[token as usize].socket;
-            let id = self.call(|driver, _| driver.submit(token, Submission::Receive { fd }));
+            let id = self
+                .call(|driver, _| driver.submit(token, Submission::Receive { fd, once: false }));
             self.ops[token as usize].id = id;
         }
         let wait = match wait {
@@ -240,7 +251,10 @@ impl Rig {
                 op.bytes.extend_from_slice(self.pool.bytes(&chunk));
                 self.bytes += chunk.len();
                 self.pool.release(chunk);
-                if !more {
+                if op.once {
+                    assert!(!more, "once is not more");
+                    op.end(Ok(()));
+                } else if !more {
                     self.begin_again(token);
                 }
             }

@@ -250,7 +250,9 @@ impl Driver for Ready {
     fn submit(&mut self, token: Token, submission: Submission) -> OpId {
         match submission {
             Submission::Accept { fd } => self.start_reading(token, fd, Kind::Accept),
-            Submission::Receive { fd } => self.start_reading(token, fd, Kind::Receive),
+            Submission::Receive { fd, once } => {
+                self.start_reading(token, fd, Kind::Receive { once })
+            }
             Submission::AwaitReadable { fd } => self.start_reading(token, fd, Kind::Readable),
             Submission::ReceiveDirect { fd, direct } => {
                 assert!(direct.spill.is_empty(), "the spill area must be empty");
@@ -381,6 +383,11 @@ impl Driver for Ready {
                 return completion;
             }
         }
+    }
+
+    fn buffers(&self, pool: &Pool) -> usize {
+        let ready = pool.ready_len().min(usize::from(pool.config().with_kernel));
+        ready + usize::from(self.buffer.is_some())
     }
 
     fn provide(&mut self, _pool: &mut Pool) -> usize {

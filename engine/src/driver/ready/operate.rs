@@ -46,7 +46,7 @@ impl Ready {
         Some(match kind {
             Kind::Accept => Completion::Accepted { token, result: Err(error), more: false },
             Kind::Connect { .. } => Completion::Connected { token, result: Err(error) },
-            Kind::Receive => {
+            Kind::Receive { .. } => {
                 Completion::Received { token, received: Received::Failed(error), more: false }
             }
             Kind::Direct(direct) => {
@@ -218,7 +218,7 @@ impl Ready {
         let slot = self.slots.find(op)?;
         match slot.kind {
             Kind::Accept => self.proceed_accept(index, op),
-            Kind::Receive => self.proceed_receive(index, op, pool),
+            Kind::Receive { once } => self.proceed_receive(index, op, once, pool),
             Kind::Direct(_) => self.proceed_direct(index, op),
             Kind::Readable => {
                 self.sources.get(index).is_hot = false;
@@ -249,7 +249,13 @@ impl Ready {
         None
     }
 
-    fn proceed_receive(&mut self, index: usize, op: OpId, pool: &mut Pool) -> Option<Completion> {
+    fn proceed_receive(
+        &mut self,
+        index: usize,
+        op: OpId,
+        once: bool,
+        pool: &mut Pool,
+    ) -> Option<Completion> {
         let slot = self.slots.find(op)?;
         let (token, fd) = (slot.token, slot.fd);
         if self.buffer.is_none() {
@@ -276,9 +282,12 @@ impl Ready {
                 let keeps = room - bytes >= ROOM_BYTES_MIN;
                 let chunk = pool.filled(buffer, bytes, keeps);
                 self.buffer = self.buffer.filter(|_| keeps);
+                if once {
+                    self.finish(op);
+                }
                 self.note_read(index, bytes == room);
                 let received = Received::Bytes(chunk);
-                return Some(Completion::Received { token, received, more: true });
+                return Some(Completion::Received { token, received, more: !once });
             }
             Err(error) if is_transient(&error) => {
                 self.sources.get(index).is_hot = false;

@@ -19,7 +19,10 @@ pub(super) enum Kind {
         /// How long the next pause before another attempt is.
         pause: Duration,
     },
-    Receive,
+    Receive {
+        /// It ends with the first bytes.
+        once: bool,
+    },
     Direct(Direct),
     Readable,
     Send {
@@ -88,7 +91,7 @@ mod tests {
         let mut slots = Slots::default();
         let first = slots.insert(1, 0, Kind::Accept);
         assert_eq!(slots.remove(first).unwrap().token, 1);
-        let second = slots.insert(2, 0, Kind::Receive);
+        let second = slots.insert(2, 0, Kind::Readable);
         assert!(slots.find(first).is_none() && slots.remove(first).is_none());
         assert_eq!(slots.find(second).unwrap().token, 2);
         assert_eq!(slots.len(), 1);

@@ -40,7 +40,7 @@ fn pair() -> (Stream, Stream) {
 }
 
 fn receive(driver: &mut Ready, token: Token, from: &impl AsSocket) -> OpId {
-    driver.submit(token, Submission::Receive { fd: raw(from) })
+    driver.submit(token, Submission::Receive { fd: raw(from), once: false })
 }
 
 fn send(driver: &mut Ready, token: Token, to: &impl AsSocket, bytes: Vec<u8>) -> OpId {

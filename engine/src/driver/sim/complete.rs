@@ -46,10 +46,10 @@ impl Net {
             Work::Accept => self.complete_accept(op, socket, is_cancelled, gives_up),
             Work::Connect { .. } => Some(self.complete_connect(op)),
             Work::Send { .. } => self.complete_send(op),
-            Work::Receive { is_starved } => {
-                let is_starved = *is_starved;
+            Work::Receive { is_starved, once } => {
+                let how = (*is_starved, *once);
                 let cancelled = (is_cancelled, gives_up);
-                self.complete_receive(op, socket, cancelled, is_starved, buffers, pool)
+                self.complete_receive(op, socket, cancelled, how, buffers, pool)
             }
             Work::Direct(_) => self.complete_direct(op, socket, is_cancelled, gives_up),
             Work::Readable => {
@@ -151,7 +151,7 @@ impl Net {
         op: OpRef,
         socket: SocketId,
         (is_cancelled, gives_up): (bool, bool),
-        is_starved: bool,
+        (is_starved, once): (bool, bool),
         buffers: &mut Buffers,
         pool: &mut Pool,
     ) -> Option<Completion> {
@@ -189,8 +189,9 @@ impl Net {
         } else {
             self.random.chance(self.faults.receive_end_ppm)
         };
-        if ends {
-            self.note(Some(op.driver), "ended with bytes", op.id, piece as u64);
+        if ends || once {
+            let what = if ends { "ended with bytes" } else { "one piece" };
+            self.note(Some(op.driver), what, op.id, piece as u64);
             return Some(self.end_receive(op, Received::Bytes(chunk)));
         }
         self.go_on(op);

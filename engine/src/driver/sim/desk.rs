@@ -34,6 +34,8 @@ pub(crate) enum Work {
     Receive {
         /// It was armed while the driver had no buffer.
         is_starved: bool,
+        /// It ends with the first bytes.
+        once: bool,
     },
     Direct(Direct),
     Readable,
@@ -163,7 +165,7 @@ impl Net {
                 return self.after(ns, Event::Progress(op));
             }
             Work::Send { .. } => return self.progress(op),
-            Work::Receive { is_starved } => *is_starved = !has_buffer,
+            Work::Receive { is_starved, .. } => *is_starved = !has_buffer,
             Work::Accept | Work::Direct(_) | Work::Readable => {}
         }
         if !has_buffer || self.has_something(socket) {

@@ -220,7 +220,7 @@ impl Driver for Sim {
                 let port = address.as_socket().map(|address| address.port());
                 (fd, Work::Connect { port, outcome: None })
             }
-            Submission::Receive { fd } => (fd, Work::Receive { is_starved: false }),
+            Submission::Receive { fd, once } => (fd, Work::Receive { is_starved: false, once }),
             Submission::AwaitReadable { fd } => (fd, Work::Readable),
             Submission::ReceiveDirect { fd, direct } => {
                 assert!(direct.spill.is_empty(), "the spill area must be empty");
@@ -359,6 +359,10 @@ impl Driver for Sim {
                 return completion;
             }
         }
+    }
+
+    fn buffers(&self, _pool: &Pool) -> usize {
+        self.buffers.len()
     }
 
     fn provide(&mut self, pool: &mut Pool) -> usize {

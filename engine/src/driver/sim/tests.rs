@@ -78,7 +78,7 @@ impl Pair {
     }
 
     fn receive(&mut self) -> OpId {
-        self.driver.submit(4, Submission::Receive { fd: self.far.as_raw_fd() })
+        self.driver.submit(4, Submission::Receive { fd: self.far.as_raw_fd(), once: false })
     }
 
     fn next(&mut self, world: &World) -> Completion {
@@ -254,7 +254,7 @@ fn a_close_over_unread_bytes_is_a_reset() {
         assert!(matches!(pair.next(world), Completion::Sent { error: None, .. }));
         world.run_for(1_000_000);
         let fd = pair.near.as_raw_fd();
-        pair.driver.submit(5, Submission::Receive { fd });
+        pair.driver.submit(5, Submission::Receive { fd, once: false });
         let far = std::mem::replace(&mut pair.far, spare());
         pair.driver.close(far);
         match pair.next(world) {

@@ -33,7 +33,7 @@ impl Uring {
         match slot.kind {
             Kind::Accept => Some(self.complete_accept(op, token, entry)),
             Kind::Connect { .. } => self.complete_connect(op, token, entry.result()),
-            Kind::Receive => Some(self.complete_receive(op, token, entry, pool)),
+            Kind::Receive { once } => Some(self.complete_receive(op, token, once, entry, pool)),
             Kind::Watched => unreachable!("never submitted"),
             Kind::Readable => {
                 self.slots.remove(op);
@@ -72,6 +72,7 @@ impl Uring {
         &mut self,
         op: OpId,
         token: Token,
+        once: bool,
         entry: &cqueue::Entry,
         pool: &mut Pool,
     ) -> Completion {
@@ -105,10 +106,11 @@ impl Uring {
             let slot = self.slots.find(op).expect("checked by the caller");
             let (fd, cancelled) = (slot.fd, slot.cancelled);
             let again = self.features.multishot.is_none()
+                && !once
                 && !cancelled
                 && matches!(received, Received::Bytes(_));
             if again {
-                let entry = self.receive_entry(fd);
+                let entry = self.receive_entry(fd, false);
                 self.push(entry.user_data(op.0));
                 more = true;
             } else {

@@ -253,9 +253,9 @@ impl Uring {
     fn arm_unserved(&mut self) {
         while let Some(op) = self.watch.pop_unserved() {
             let slot = self.slots.find(op).expect("a watched receive has its slot");
-            slot.kind = Kind::Receive;
+            slot.kind = Kind::Receive { once: false };
             let fd = slot.fd;
-            let entry = self.receive_entry(fd);
+            let entry = self.receive_entry(fd, false);
             self.push(entry.user_data(op.0));
         }
     }
@@ -266,10 +266,10 @@ impl Uring {
         self.push(poll.user_data(WAKE));
     }
 
-    fn receive_entry(&self, fd: RawFd) -> squeue::Entry {
+    fn receive_entry(&self, fd: RawFd, once: bool) -> squeue::Entry {
         match self.features.multishot {
-            Some(_) => opcode::RecvMulti::new(types::Fd(fd), GROUP).build(),
-            None => opcode::Recv::new(types::Fd(fd), std::ptr::null_mut(), 0)
+            Some(_) if !once => opcode::RecvMulti::new(types::Fd(fd), GROUP).build(),
+            _ => opcode::Recv::new(types::Fd(fd), std::ptr::null_mut(), 0)
                 .buf_group(GROUP)
                 .build()
                 .flags(squeue::Flags::BUFFER_SELECT),
@@ -343,12 +343,12 @@ impl Driver for Uring {
             Submission::Accept { fd } => (fd, Kind::Accept),
             Submission::AwaitReadable { fd } => (fd, Kind::Readable),
             Submission::Connect { fd, address } => (fd, Kind::Connect { address, pause: None }),
-            Submission::Receive { fd } if self.watches() => {
+            Submission::Receive { fd, once: false } if self.watches() => {
                 let op = self.slots.insert(token, fd, Kind::Watched);
                 self.watch.add(op);
                 return op;
             }
-            Submission::Receive { fd } => (fd, Kind::Receive),
+            Submission::Receive { fd, once } => (fd, Kind::Receive { once }),
         };
         let op = self.slots.insert(token, fd, kind);
         let slot = self.slots.find(op).expect("just inserted");
@@ -358,7 +358,8 @@ impl Driver for Uring {
             }
             Kind::Connect { address, .. } => connect::entry(fd, address),
             Kind::Readable => opcode::PollAdd::new(types::Fd(fd), libc::POLLIN as u32).build(),
-            _ => self.receive_entry(fd),
+            &Kind::Receive { once } => self.receive_entry(fd, once),
+            _ => unreachable!("submitted elsewhere"),
         };
         self.push(entry.user_data(op.0));
         op
@@ -504,6 +505,11 @@ impl Driver for Uring {
         });
         self.arm_unserved();
         completion
+    }
+
+    fn buffers(&self, pool: &Pool) -> usize {
+        // The one that watched receives fill is theirs alone.
+        pool.with_kernel()
     }
 
     #[inline]

@@ -77,7 +77,10 @@ pub(super) enum Kind {
         /// The pause before another attempt, while it lasts: its timeout has the operation's user data.
         pause: Option<Box<Pause>>,
     },
-    Receive,
+    Receive {
+        /// It ends with the first bytes.
+        once: bool,
+    },
     /// A receive that is asked for, not armed: see `watch`.
     Watched,
     Readable,
@@ -174,7 +177,7 @@ mod tests {
         let first = slots.insert(1, 0, Kind::Accept);
         assert_eq!(slots.find(first).unwrap().token, 1);
         slots.remove(first);
-        let second = slots.insert(2, 0, Kind::Receive);
+        let second = slots.insert(2, 0, Kind::Readable);
         assert!(slots.find(first).is_none());
         assert_eq!(slots.find(second).unwrap().token, 2);
     }

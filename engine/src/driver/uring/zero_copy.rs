@@ -247,7 +247,7 @@ impl Uring {
         while let Some(op) = self.zero_copy.answered.pop() {
             let slot = self.slots.find(op).expect("it ends here");
             // A kind without memory stands in for a moment.
-            let kind = std::mem::replace(&mut slot.kind, Kind::Receive);
+            let kind = std::mem::replace(&mut slot.kind, Kind::Readable);
             let Kind::Send { mut gather, sent, message, zero_copy } = kind else {
                 unreachable!("only sends are answered so")
             };
