@@ -1,7 +1,6 @@
 //! What the figures were measured on.
 
 use std::fs;
-use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -50,19 +49,24 @@ impl Machine {
                 .as_deref()
                 .and_then(io_uring_switch),
             zring_version: env!("CARGO_PKG_VERSION"),
-            findings: doctor::examine(Path::new("/")),
+            findings: doctor::examine_this_machine(),
             date: now_rfc3339(),
         }
     }
 }
 
+/// The text of a file in which Linux tells about itself; `None` on other systems, and if it cannot be read.
+pub(crate) fn told_by_linux(path: &str) -> Option<String> {
+    if cfg!(target_os = "linux") { fs::read_to_string(path).ok() } else { None }
+}
+
 fn line(path: &str) -> Option<String> {
-    let text = fs::read_to_string(path).ok()?;
+    let text = told_by_linux(path)?;
     Some(text.lines().next()?.trim().to_owned())
 }
 
 fn field(path: &str, name: &str) -> Option<String> {
-    let text = fs::read_to_string(path).ok()?;
+    let text = told_by_linux(path)?;
     let (_, value) =
         text.lines().filter_map(|line| line.split_once(':')).find(|(key, _)| key.trim() == name)?;
     Some(value.trim().to_owned())

@@ -43,7 +43,9 @@ impl fmt::Display for Pin {
 /// # Errors
 /// [`Failure::Setup`] if this process may not use that core.
 pub fn pin_this_thread(core: usize) -> Result<()> {
-    if core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
+    // Elsewhere it takes the core for the number of a bit in a word.
+    let is_number = cfg!(unix) || core < usize::BITS as usize;
+    if is_number && core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
         return Ok(());
     }
     Err(Failure::Setup(format!("cannot pin a thread to core {core}")))

@@ -5,9 +5,13 @@
 use std::collections::HashMap;
 use std::fs;
 
-use crate::error::{Failure, Result};
+#[cfg(unix)]
+use crate::error::Failure;
+use crate::error::Result;
+use crate::machine::told_by_linux;
 
 /// Descriptors beside those of connections: standard streams, rings, pollers, eventfds, listeners, the report.
+#[cfg(unix)]
 const SPARE_DESCRIPTORS: u64 = 64;
 
 /// How often every thread of the process but the calling one gave its core up to wait for something.
@@ -43,7 +47,7 @@ impl VoluntarySwitches {
 }
 
 fn switches(id: &str) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/self/task/{id}/status")).ok()?;
+    let status = told_by_linux(&format!("/proc/self/task/{id}/status"))?;
     field(&status, "voluntary_ctxt_switches")?.parse().ok()
 }
 
@@ -54,7 +58,7 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 
 /// Memory of the process that is resident, exactly; `None` where the system does not tell.
 pub fn resident_bytes() -> Option<u64> {
-    let text = fs::read_to_string("/proc/self/smaps_rollup").ok()?;
+    let text = told_by_linux("/proc/self/smaps_rollup")?;
     let kibibytes: u64 = field(&text, "Rss")?.strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }
@@ -62,7 +66,7 @@ pub fn resident_bytes() -> Option<u64> {
 /// The most memory of the process that was ever resident, or since [`reset_peak`]; `None` where the system does not
 /// tell. The kernel counts in batches: it may be some 100 KiB off.
 pub fn peak_bytes() -> Option<u64> {
-    let text = fs::read_to_string("/proc/self/status").ok()?;
+    let text = told_by_linux("/proc/self/status")?;
     let kibibytes: u64 = field(&text, "VmHWM")?.strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }

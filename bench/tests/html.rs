@@ -1,6 +1,7 @@
 //! The page of a report in a browser: everything is there when it is drawn, and nothing is missing or broken.
 //!
 //! Needs Chromium: `scripts/test` installs it. `CHROMIUM` names another one.
+#![cfg(unix)]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

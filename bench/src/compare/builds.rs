@@ -3,10 +3,10 @@
 //! Whatever disturbs the machine for longer than a round disturbs both. Each round being a process of its own, what
 //! chance decides once per process (where memory lies, which ports there are) is part of the noise and not of the result.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::env::consts::EXE_SUFFIX;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::{fs, io};
 
 use tempfile::TempDir;
 
@@ -51,11 +51,10 @@ impl Builds {
     pub fn new(old: &Path) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("zring-bench-builds-").tempdir()?;
         let new = std::env::current_exe()?;
-        let place = |name: &str| directory.path().join(name);
+        let place = |name: &str| directory.path().join(format!("{name}{EXE_SUFFIX}"));
         let (old_copy, new_copy) = (place("a"), place("b"));
         for (from, to) in [(old, &old_copy), (&new, &new_copy)] {
-            let copied = fs::copy(from, to)
-                .and_then(|_| fs::set_permissions(to, fs::Permissions::from_mode(0o755)));
+            let copied = fs::copy(from, to).and_then(|_| make_runnable(to));
             copied.map_err(|error| {
                 Failure::Setup(format!("{} cannot be copied: {error}", from.display()))
             })?;
@@ -132,6 +131,18 @@ impl Pairs {
         };
         Figure::ALL.into_iter().filter_map(row).collect()
     }
+}
+
+#[cfg(unix)]
+fn make_runnable(program: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(program, fs::Permissions::from_mode(0o755))
+}
+
+/// Nothing is to be done where the name says it.
+#[cfg(not(unix))]
+fn make_runnable(_program: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 /// A percentage as a part of one.

@@ -34,8 +34,9 @@ pub fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
+    let on = if cfg!(target_os = "linux") { " on io_uring" } else { "" };
     println!(
-        "zring: ZeroMQ's patterns on io_uring, live on this machine. Every party has its own thread and socket."
+        "zring: ZeroMQ's patterns{on}, live on this machine. Every party has its own thread and socket."
     );
     let subscribers = ticks::run()?;
     let pipeline = pipeline::run()?;

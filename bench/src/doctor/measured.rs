@@ -1,6 +1,5 @@
 //! What the machine does to a thread: measured here and now, in about a second for each core.
 
-use std::fs;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,6 +8,7 @@ use hdrhistogram::Histogram;
 
 use super::kernel::Ticks;
 use super::{Finding, Level};
+use crate::machine::told_by_linux;
 use crate::pin::pin_this_thread;
 use crate::record::Recorder;
 use crate::report::table::nanoseconds;
@@ -62,7 +62,7 @@ fn cores() -> Vec<usize> {
 }
 
 fn ticks() -> Option<Ticks> {
-    Ticks::parse(fs::read_to_string("/proc/stat").ok()?.lines().next()?)
+    Ticks::parse(told_by_linux("/proc/stat")?.lines().next()?)
 }
 
 fn steal(before: Ticks, after: Ticks) -> Finding {
@@ -251,6 +251,7 @@ fn rings() -> Finding {
     let config = zring::Config { driver: zring::Driver::Uring, ..zring::Config::default() };
     let (level, value) = match zring::inline::Context::with_config(config) {
         Ok(_) => (Level::Good, "a ring can be had".to_owned()),
+        Err(_) if !cfg!(target_os = "linux") => (Level::Good, "only Linux has it".to_owned()),
         Err(error) => (Level::Costly, format!("no ring: {error}")),
     };
     let cost = "without one zring falls back to readiness".to_owned();

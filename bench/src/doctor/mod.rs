@@ -87,7 +87,7 @@ pub struct Doctor {
     pub json: bool,
 }
 
-/// What the files below `root` tell; `/` is this machine.
+/// What the files below `root` tell, which is a Linux; `/` is this machine.
 pub fn examine(root: &Path) -> Vec<Finding> {
     let tree = Tree::new(root);
     let mut findings = cpu::findings(&tree);
@@ -96,12 +96,29 @@ pub fn examine(root: &Path) -> Vec<Finding> {
     findings
 }
 
+/// What is to be said of the settings of this machine.
+pub fn examine_this_machine() -> Vec<Finding> {
+    if cfg!(target_os = "linux") {
+        return examine(Path::new("/"));
+    }
+    vec![Finding::minor(
+        "settings",
+        format!(
+            "not examined: this is {}, and the doctor knows those of Linux",
+            std::env::consts::OS
+        ),
+        "the clock, sleeping cores and other programs spoil latencies here as well; told is only what was measured, and \
+         settings that a remedy names may have other names",
+        "look by hand: power plan, other programs, virtualisation",
+    )]
+}
+
 /// Examines this machine and writes what there is to say.
 ///
 /// # Errors
 /// What the system reports when standard output cannot be written.
 pub fn run(options: &Doctor) -> Result<()> {
-    let mut findings = examine(Path::new("/"));
+    let mut findings = examine_this_machine();
     if !options.quick {
         findings.extend(measured::measure(measured::PER_CORE));
     }

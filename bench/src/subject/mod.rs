@@ -21,6 +21,7 @@ pub mod raw;
 #[cfg(target_os = "linux")]
 pub mod raw_file;
 mod raw_link;
+#[cfg(unix)]
 mod raw_many;
 pub mod raw_rings;
 #[cfg(target_os = "linux")]
@@ -35,6 +36,7 @@ pub mod zring_file;
 /// Every subject the harness knows, in the order in which they run and are reported.
 pub const ALL: &[&dyn Subject] = &[
     &raw::RAW,
+    #[cfg(target_os = "linux")]
     &raw::EPOLL,
     #[cfg(target_os = "linux")]
     &raw_uring::RawUring,

@@ -54,6 +54,7 @@ impl Link {
         })
     }
 
+    #[cfg(unix)]
     pub(super) fn socket(&self) -> &Socket {
         &self.socket
     }
@@ -144,8 +145,7 @@ impl Listener {
         let listener = Socket::new(domain, Type::STREAM, None)?;
         listener.bind(&address)?;
         listener.listen(backlog.try_into().unwrap_or(i32::MAX))?;
-        // Bounds the accept as well: a side that failed must not leave this one waiting.
-        listener.set_read_timeout(Some(STALL))?;
+        bound_accept(&listener)?;
         announce.endpoint(match listener.local_addr()?.as_socket() {
             Some(address) => format!("tcp://{address}"),
             None => bind.to_owned(),
@@ -160,7 +160,44 @@ impl Listener {
 
     /// The same without setting anything on it.
     pub(super) fn accept_socket(&self) -> Result<Socket> {
-        Ok(self.0.accept()?.0)
+        accept(&self.0)
+    }
+}
+
+/// Sees that [`accept`] ends: a side that failed must not leave this one waiting.
+#[cfg(unix)]
+fn bound_accept(listener: &Socket) -> io::Result<()> {
+    listener.set_read_timeout(Some(STALL))
+}
+
+#[cfg(unix)]
+fn accept(listener: &Socket) -> Result<Socket> {
+    Ok(listener.accept()?.0)
+}
+
+/// On Windows the time to receive in does not bound an accept.
+#[cfg(not(unix))]
+fn bound_accept(listener: &Socket) -> io::Result<()> {
+    listener.set_nonblocking(true)
+}
+
+#[cfg(not(unix))]
+fn accept(listener: &Socket) -> Result<Socket> {
+    use std::time::{Duration, Instant};
+    let started = Instant::now();
+    loop {
+        match listener.accept() {
+            Ok((socket, _)) => {
+                // It takes after the listener.
+                socket.set_nonblocking(false)?;
+                return Ok(socket);
+            }
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error.into()),
+            Err(_) if started.elapsed() >= STALL => {
+                return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(1)),
+        }
     }
 }
 

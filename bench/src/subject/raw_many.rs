@@ -1,12 +1,11 @@
 //! The floor of fan-out and fan-in: one socket for each peer, and `poll` or epoll to find those that have something.
+//! For unix alone.
 
 use std::io;
 
 use socket2::Socket;
 
 use crate::cli::Wait;
-#[cfg(not(unix))]
-use crate::error::Failure;
 use crate::error::Result;
 use crate::sequence::{SequenceCheck, Verdict};
 use crate::sides::Announce;
@@ -121,14 +120,12 @@ impl Receiver for Many {
 /// Finds the connections that have something.
 enum Watch {
     /// Asks about all of them each time; those that ended are `None`.
-    #[cfg(unix)]
     Poll(Vec<Option<Socket>>, Wait),
     #[cfg(target_os = "linux")]
     Epoll(Vec<Socket>, epoll::Levels, Wait),
 }
 
 impl Watch {
-    #[cfg(unix)]
     fn new(links: &[Link], wait: Wait, way: Way) -> Result<Self> {
         let sockets = links.iter().map(|link| link.socket().try_clone());
         #[cfg(target_os = "linux")]
@@ -141,39 +138,27 @@ impl Watch {
         Ok(Self::Poll(sockets.map(|socket| socket.map(Some)).collect::<io::Result<_>>()?, wait))
     }
 
-    #[cfg(not(unix))]
-    fn new(_links: &[Link], _wait: Wait, _way: Way) -> Result<Self> {
-        Err(Failure::Setup("this system has no poll".to_owned()))
-    }
-
     /// Waits until there is at least one; `each` is told their numbers.
     fn wait(&mut self, each: impl FnMut(usize) -> Result<()>) -> Result<()> {
         match self {
-            #[cfg(unix)]
             Self::Poll(sockets, wait) => poll(sockets, *wait, each),
             #[cfg(target_os = "linux")]
             Self::Epoll(_, levels, wait) => levels.wait(*wait, each),
-            #[cfg(not(unix))]
-            _ => Ok(()),
         }
     }
 
     /// Looks at a connection no more.
     fn forget(&mut self, number: usize) -> Result<()> {
         match self {
-            #[cfg(unix)]
             Self::Poll(sockets, _) => sockets[number] = None,
             #[cfg(target_os = "linux")]
             Self::Epoll(sockets, levels, _) => levels.forget(&sockets[number])?,
-            #[cfg(not(unix))]
-            _ => {}
         }
         Ok(())
     }
 }
 
 /// Source: `poll(2)`.
-#[cfg(unix)]
 fn poll(
     sockets: &[Option<Socket>],
     wait: Wait,
