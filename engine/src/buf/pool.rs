@@ -462,6 +462,7 @@ impl Pool {
     }
 
     /// How many buffers the kernel has to fill.
+    #[cfg(target_os = "linux")]
     pub(crate) fn with_kernel(&self) -> usize {
         self.with_kernel
     }
