@@ -77,7 +77,7 @@ pub struct Options {
     pub heartbeat_ivl: Option<Duration>,
     /// Silence after a PING before the peer counts as gone (`ZMQ_HEARTBEAT_TIMEOUT`). `None`, the default:
     /// as long as `heartbeat_ivl`. Zero: no limit. A PING waits behind what is being sent; as long as the peer
-    /// takes that (TCP acknowledges it), it is not silent, however long a large message takes over a slow network.
+    /// takes that (on Linux, where TCP tells what it acknowledges), it is not silent, however long a large message takes.
     pub heartbeat_timeout: Option<Duration>,
     /// How long a peer may take for greeting and handshake (`ZMQ_HANDSHAKE_IVL`, 30 s). `None` or zero: no limit.
     pub handshake_ivl: Option<Duration>,

@@ -263,7 +263,7 @@ impl Hub {
 
     /// The large frame that has begun is to be received whole.
     pub(crate) fn own_streamed(&mut self, shard: &mut Shard, stream: Stream) {
-        if self.holds_streamed(stream) {
+        if let Ok(true) = self.is_streamed_held(stream) {
             self.peers[stream.peer as usize].inbound.own_body();
             self.arm_anew(shard, stream.peer);
         }
@@ -333,11 +333,6 @@ impl Hub {
             self.await_claimed(shard, conn);
         }
         Err(Refusal::WouldBlock)
-    }
-
-    fn holds_streamed(&mut self, stream: Stream) -> bool {
-        let is_held = |inbound: &mut Inbound| !inbound.has_come() && inbound.held_bytes().is_some();
-        self.streamed(stream).is_ok_and(is_held)
     }
 
     /// Whether the frame that has begun waits for somebody who says where it is to go; otherwise it is on its way into

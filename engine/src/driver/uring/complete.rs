@@ -11,6 +11,7 @@ use super::{ALARM, CANCEL, Kind, Uring, WAKE, outcome};
 use crate::{
     buf::Pool,
     driver::{Completion, OpId, Received, Token},
+    sync::Ordering,
 };
 
 impl Uring {
@@ -51,6 +52,8 @@ impl Uring {
 
     fn complete_wake(&mut self, entry: &cqueue::Entry) -> Completion {
         let _ = self.waker.park.drain();
+        // After the drain, which would take the signal of whoever wakes next.
+        self.waker.is_woken.swap(false, Ordering::AcqRel);
         if !cqueue::more(entry.flags()) {
             self.arm_wake();
         }

@@ -40,7 +40,7 @@ use crate::{
     config::{Config, WaitStrategy},
     error::Error,
     stats::ZeroCopyStats,
-    sync::{Arc, OnceLock},
+    sync::{Arc, AtomicBool, OnceLock, Ordering},
     sys::eventfd::EventFd,
 };
 
@@ -61,6 +61,9 @@ const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
 
 #[derive(Debug)]
 struct EventFdWaker {
+    /// The waker was called, and no completion has told yet. A storm of wakes then costs neither the wakers a system
+    /// call each, nor the shard a completion for each time the kernel's poll sees the counter rise.
+    is_woken: AtomicBool,
     /// Polled by the ring.
     park: EventFd,
     /// The one of [`Driver::event_fd`]. Linux 6.11 and later tell it only once of a completion that another
@@ -74,6 +77,9 @@ impl Wake for EventFdWaker {
     }
 
     fn wake_by_ref(self: &std::sync::Arc<Self>) {
+        if self.is_woken.swap(true, Ordering::AcqRel) {
+            return;
+        }
         let _ = self.park.signal();
         if let Some(shown) = self.shown.get() {
             let _ = shown.signal();
@@ -139,7 +145,11 @@ impl Uring {
         let buffers = BufRing::open(&ring, pool.config().buffers, features.incremental)
             .map_err(refused("IORING_REGISTER_PBUF_RING"))?;
         let park = EventFd::new().map_err(refused("eventfd"))?;
-        let waker = Arc::new(EventFdWaker { park, shown: OnceLock::new() });
+        let waker = Arc::new(EventFdWaker {
+            is_woken: AtomicBool::new(false),
+            park,
+            shown: OnceLock::new(),
+        });
         let mut this = Self {
             ring,
             buffers,
