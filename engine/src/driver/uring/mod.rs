@@ -61,8 +61,8 @@ const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
 
 #[derive(Debug)]
 struct EventFdWaker {
-    /// The waker was called, and no completion has told yet. A storm of wakes then costs neither the wakers a system
-    /// call each, nor the shard a completion for each time the kernel's poll sees the counter rise.
+    /// The waker was called, and no completion has told yet. A storm of wakes costs neither the wakers a system call
+    /// each, nor the shard a completion for each time the kernel's poll sees the counter rise.
     is_woken: AtomicBool,
     /// Polled by the ring.
     park: EventFd,
@@ -77,10 +77,10 @@ impl Wake for EventFdWaker {
     }
 
     fn wake_by_ref(self: &std::sync::Arc<Self>) {
-        if self.is_woken.swap(true, Ordering::AcqRel) {
-            return;
+        if !self.is_woken.swap(true, Ordering::AcqRel) {
+            let _ = self.park.signal();
         }
-        let _ = self.park.signal();
+        // Each poll takes that of the shown one back, whether the completion was reached or not.
         if let Some(shown) = self.shown.get() {
             let _ = shown.signal();
         }
