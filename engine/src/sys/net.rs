@@ -58,6 +58,10 @@ impl Family {
     }
 }
 
+/// What a Unix-domain socket may have under way unless told otherwise: a large body then goes on while its receiver is
+/// not looking, where Linux's 208 KiB hold three messages of 64 KiB.
+const UNIX_SNDBUF_BYTES: usize = 1 << 20;
+
 /// TCP keep-alive probes; whatever is `None` stays as the operating system has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Keepalive {
@@ -74,7 +78,8 @@ pub struct Keepalive {
 /// What a user may tune on the sockets the engine makes; `Default` leaves all to the operating system.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SocketOptions {
-    /// `SO_SNDBUF` in bytes. Linux doubles the value and caps it at `net.core.wmem_max`.
+    /// `SO_SNDBUF` in bytes. Linux doubles the value and caps it at `net.core.wmem_max`. `None`: as the system has it;
+    /// Unix-domain sockets, which do not grow theirs as TCP does, get 1 MiB or what they may.
     pub sndbuf_bytes: Option<usize>,
     /// `SO_RCVBUF` in bytes. Linux doubles the value and caps it at `net.core.rmem_max`.
     pub rcvbuf_bytes: Option<usize>,
@@ -193,8 +198,11 @@ fn new_socket(family: Family) -> io::Result<Socket> {
 }
 
 fn tune(socket: &SockRef<'_>, family: Family, opts: &SocketOptions) -> io::Result<()> {
-    if let Some(bytes) = opts.sndbuf_bytes {
-        socket.set_send_buffer_size(bytes)?;
+    match opts.sndbuf_bytes {
+        Some(bytes) => socket.set_send_buffer_size(bytes)?,
+        // Nobody asked for it, so that a system that refuses is no fault.
+        None if family == Family::Unix => drop(socket.set_send_buffer_size(UNIX_SNDBUF_BYTES)),
+        None => {}
     }
     if let Some(bytes) = opts.rcvbuf_bytes {
         socket.set_recv_buffer_size(bytes)?;
@@ -440,6 +448,23 @@ pub(crate) mod tests {
             }
             Err(error) => assert!(lacks_v6(&any, &error), "{error}"),
         }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn unix_sockets_have_room_for_large_bodies() {
+        let system = Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+        let system = system.send_buffer_size().unwrap();
+        let bytes_max = std::fs::read_to_string("/proc/sys/net/core/wmem_max").unwrap();
+        let bytes_max = bytes_max.trim().parse().unwrap();
+        let ours = connect_socket(Family::Unix, &SocketOptions::default()).unwrap();
+        let expected = 2 * UNIX_SNDBUF_BYTES.min(bytes_max);
+        assert_eq!(SockRef::from(&ours).send_buffer_size().unwrap(), expected);
+        assert!(expected > system);
+
+        let asked = SocketOptions { sndbuf_bytes: Some(32 * 1024), ..SocketOptions::default() };
+        let asked = connect_socket(Family::Unix, &asked).unwrap();
+        assert_eq!(SockRef::from(&asked).send_buffer_size().unwrap(), 64 * 1024);
     }
 
     #[test]
