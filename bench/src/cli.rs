@@ -310,7 +310,8 @@ pub struct Options {
     #[arg(long, value_name = "A,B")]
     pub pin: Option<Pin>,
 
-    /// What a side does while it waits: spin on its core (needs two cores), or sleep in the kernel
+    /// What a side does while it waits: spin on its core (needs two cores), look for a moment before it sleeps (where the
+    /// library can), or sleep in the kernel
     #[arg(long, value_enum, default_value_t = Wait::Park)]
     pub wait: Wait,
 
@@ -379,6 +380,8 @@ pub enum Driver {
 pub enum Wait {
     /// Looks again and again.
     Spin,
+    /// Looks for a moment where the library can and sees that it pays, then sleeps in the kernel.
+    Adaptive,
     /// Sleeps in the kernel.
     #[default]
     Park,
@@ -398,6 +401,7 @@ impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Spin => "spin",
+            Self::Adaptive => "adaptive",
             Self::Park => "park",
         })
     }

@@ -20,10 +20,12 @@
 //! and each turn that a third thread makes for an operation of its own, can swallow a wake that was meant for another;
 //! whoever may have done so wakes again. The leader does so when it leaves: until then it sees to everything itself.
 
+mod adaptive;
 mod turn;
 
 use std::{fmt, io, task::Waker};
 
+pub use adaptive::{Adaptive, Spell};
 pub use turn::{Idle, Turn, Wait, Waiter, Woken};
 
 use crate::{
@@ -69,6 +71,8 @@ struct State<T> {
     follower_number: u64,
     /// How often a caller had the lead.
     leads: u64,
+    /// How the waits of those who lead went.
+    adaptive: Adaptive,
     runner: Runner,
     /// Ends its sleep; it has to have been started for that.
     runner_waker: Option<Waker>,
@@ -164,6 +168,7 @@ impl<T: Turn> Lead<T> {
             followers: Vec::new(),
             follower_number: 0,
             leads: 0,
+            adaptive: Adaptive::default(),
             runner: Runner::Asleep,
             runner_waker: None,
             stop_at_ns: None,
@@ -203,17 +208,21 @@ impl<T: Turn> Lead<T> {
     ) -> io::Result<Option<W::Output>> {
         let mut visit = Visit { held: self.hold(), leads: false };
         let Visit { held, leads } = &mut visit;
-        let spin_until_ns = self.idle.spin_until_ns(|| held.now_ns());
+        let mut spin_until_ns = self.idle.spin_until_ns(|| held.now_ns());
+        // Only whoever leads looks for something that nobody else would tell of.
+        let mut spell = None;
         let mut were_others_let_in = true;
         let mut patience = if held.is_patient() { PATIENCE } else { 0 };
         loop {
             if let Some(output) = waiter.attempt(held) {
+                held.end(spell, true);
                 return Ok(Some(output));
             }
             held.state().check()?;
             let is_bounded = until_ns.is_some() || !matches!(spin_until_ns, 0 | u64::MAX);
             let now_ns = if is_bounded { held.now_ns() } else { 0 };
             if until_ns.is_some_and(|until_ns| now_ns >= until_ns) {
+                held.end(spell, false);
                 return Ok(None);
             }
             if !were_others_let_in {
@@ -222,10 +231,13 @@ impl<T: Turn> Lead<T> {
                 continue;
             }
             *leads = *leads || held.take_lead();
+            if *leads && self.idle == Idle::Adaptive && spell.is_none() {
+                spin_until_ns = spell.insert(held.begin()).look_until_ns();
+            }
             let spins = now_ns < spin_until_ns || patience > 0;
             patience = patience.saturating_sub(1);
             were_others_let_in = match (*leads, spins) {
-                (true, true) => held.turn_spinning()?,
+                (true, true) => held.turn_spinning(spell.as_mut())?,
                 (true, false) => held.wait_leading(until_ns, waiter)?,
                 (false, true) => held.pause(),
                 (false, false) => held.wait_following(until_ns, waiter),
@@ -490,10 +502,31 @@ impl<'a, T: Turn> Held<'a, T> {
         true
     }
 
+    /// A wait in the lead begins.
+    fn begin(&mut self) -> Spell {
+        let state = self.state();
+        state.adaptive.begin(state.engine.now_ns())
+    }
+
+    /// The wait is over, and has brought something or not.
+    fn end(&mut self, spell: Option<Spell>, brought: bool) {
+        let Some(spell) = spell else { return };
+        let state = self.state();
+        let brought_at_ns = brought.then(|| state.engine.now_ns());
+        state.adaptive.end(spell, brought_at_ns);
+    }
+
     /// As all waits, returns whether others were let in meanwhile.
-    fn turn_spinning(&mut self) -> io::Result<bool> {
+    fn turn_spinning(&mut self, spell: Option<&mut Spell>) -> io::Result<bool> {
         // What a turn has brought is looked at first.
-        Ok(self.state().glance()? == 0 && self.pause())
+        if self.state().glance()? > 0 {
+            return Ok(false);
+        }
+        match spell {
+            Some(spell) => self.spin(|| spell.rest()),
+            None => self.rest(PAUSES),
+        }
+        Ok(true)
     }
 
     fn pause(&mut self) -> bool {
@@ -503,12 +536,16 @@ impl<'a, T: Turn> Held<'a, T> {
 
     /// Spins for so many pauses of the processor, while others may use the engine.
     pub fn rest(&mut self, pauses: u32) {
+        self.spin(|| (0..pauses).for_each(|_| model::hint::spin_loop()));
+    }
+
+    fn spin(&mut self, rest: impl FnOnce()) {
         self.released(|| {
             #[cfg(feature = "sim")]
             if crate::parker::spin_scheduled() {
                 return;
             }
-            (0..pauses).for_each(|_| model::hint::spin_loop());
+            rest();
         });
     }
 

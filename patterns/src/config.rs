@@ -13,8 +13,12 @@ pub enum Wait {
     Spin,
     /// It looks for so long, then sleeps.
     SpinThenPark(Duration),
-    /// It sleeps in the kernel.
+    /// A call looks for up to 0.1 ms where the last waits were short, yielding its core to whoever needs it, and otherwise
+    /// sleeps in the kernel at once: close to the latency of `Spin` in a conversation, and nothing where nothing happens.
+    /// Each look in vain makes it look less often. A Runner sleeps at once.
     #[default]
+    Adaptive,
+    /// It sleeps in the kernel.
     Park,
 }
 
@@ -74,7 +78,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            wait: Wait::Park,
+            wait: Wait::default(),
             driver: Driver::Auto,
             shards: 1,
             runner_cores: Vec::new(),
@@ -96,7 +100,7 @@ impl Config {
     pub(crate) fn into_engine(self) -> zring_engine::Config {
         let wait = match self.wait {
             Wait::Spin => WaitStrategy::Spin,
-            Wait::Park | Wait::SpinThenPark(_) => WaitStrategy::Park,
+            Wait::Park | Wait::SpinThenPark(_) | Wait::Adaptive => WaitStrategy::Park,
         };
         zring_engine::Config {
             driver: self.driver,
@@ -129,6 +133,7 @@ impl Config {
         match self.wait {
             Wait::Spin => Idle::Spin,
             Wait::SpinThenPark(time) => Idle::SpinThenPark(crate::core::duration_ns(time)),
+            Wait::Adaptive => Idle::Adaptive,
             Wait::Park => Idle::Park,
         }
     }

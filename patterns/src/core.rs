@@ -4,7 +4,7 @@ use std::{io, task::Waker, time::Duration};
 
 use zring_engine::{
     Clock, Parking, Shard, TurnWait, WaitStrategy,
-    lead::{Turn, Waiter, Woken},
+    lead::{Adaptive, Idle, Spell, Turn, Waiter, Woken},
 };
 
 use crate::{
@@ -21,8 +21,10 @@ pub struct Core {
     pub(crate) shard: Shard,
     pub(crate) hub: Hub,
     drain_ns: u64,
-    /// How long a waiting call of its only thread looks before it sleeps.
-    spin_ns: u64,
+    /// What a waiting call of its only thread does before it sleeps.
+    idle: Idle,
+    /// How such calls went.
+    adaptive: Adaptive,
     /// Looks that have left the operating system alone.
     glances: u32,
     /// Every call ends from here on.
@@ -52,7 +54,8 @@ impl Core {
             shard,
             hub: Hub::new(inproc),
             drain_ns,
-            spin_ns: 0,
+            idle: Idle::Park,
+            adaptive: Adaptive::default(),
             glances: 0,
             is_terminated: false,
         }
@@ -79,9 +82,9 @@ impl Core {
         ready
     }
 
-    /// Waiting calls look for so long before they sleep.
-    pub(crate) fn spin_for(&mut self, time: Duration) {
-        self.spin_ns = duration_ns(time);
+    /// Whether waiting calls of its only thread look before they sleep.
+    pub(crate) fn set_idle(&mut self, idle: Idle) {
+        self.idle = idle;
     }
 
     pub(crate) fn turn(&mut self, wait: TurnWait) -> Result<usize, Error> {
@@ -124,21 +127,18 @@ impl Core {
     ) -> Result<T, Refusal> {
         let deadline_ns = deadline_ns(self.shard.clock(), timeout);
         let mut patience = PATIENCE;
-        let mut spin_until_ns = match self.spin_ns {
-            0 => 0,
-            spin_ns => self.shard.now_ns().saturating_add(spin_ns),
-        };
+        let mut looking = None;
         loop {
             match attempt(self) {
                 Err(Refusal::WouldBlock) => {}
-                done => return done,
+                done => {
+                    self.end_looking(looking, done.is_ok());
+                    return done;
+                }
             }
             let is_over = deadline_ns.is_some_and(|at_ns| self.shard.now_ns() >= at_ns);
             self.hub.flush_dirty(&mut self.shard);
-            let spins = spin_until_ns > 0 && self.shard.now_ns() < spin_until_ns;
-            if !spins {
-                spin_until_ns = 0;
-            }
+            let spins = !is_over && self.looks(&mut looking);
             let is_spinning = self.shard.config().wait == WaitStrategy::Spin;
             if self.hub.has_pipes() && (is_spinning || patience > 0) && !is_over {
                 patience = patience.saturating_sub(1);
@@ -149,12 +149,53 @@ impl Core {
             // The last look does not wait, so that a timeout of zero still makes progress.
             let looks = is_over || spins;
             let wait = if looks { TurnWait::No } else { TurnWait::Until(deadline_ns) };
-            self.turn(wait)?;
+            let is_idle = self.turn(wait)? == 0;
             if is_over {
-                return attempt(self);
+                let done = attempt(self);
+                self.end_looking(looking, done.is_ok());
+                return done;
             }
+            let spell = looking.as_mut().and_then(|looking| looking.spell.as_mut());
+            spell.filter(|_| spins && is_idle).into_iter().for_each(Spell::rest);
         }
     }
+
+    /// Whether a call that waits is still to look; its first time of asking is the beginning of its wait.
+    #[inline]
+    fn looks(&mut self, looking: &mut Option<Looking>) -> bool {
+        let looking = looking.get_or_insert_with(|| {
+            let now_ns = self.shard.now_ns();
+            let spell = (self.idle == Idle::Adaptive).then(|| self.adaptive.begin(now_ns));
+            let until_ns = match (self.idle, spell) {
+                (_, Some(spell)) => spell.look_until_ns(),
+                // The driver spins by itself.
+                (Idle::Spin, None) => 0,
+                (idle, None) => idle.spin_until_ns(|| now_ns),
+            };
+            Looking { until_ns, spell }
+        });
+        if looking.until_ns > 0 && self.shard.now_ns() >= looking.until_ns {
+            looking.until_ns = 0;
+        }
+        looking.until_ns > 0
+    }
+
+    #[inline]
+    fn end_looking(&mut self, looking: Option<Looking>, brought: bool) {
+        if let Some(Looking { spell: Some(spell), .. }) = looking {
+            let brought_at_ns = brought.then(|| self.shard.now_ns());
+            self.adaptive.end(spell, brought_at_ns);
+        }
+    }
+}
+
+/// What a call does that waits, before it sleeps.
+#[derive(Debug, Clone, Copy)]
+struct Looking {
+    /// It looks until then; 0: not any more.
+    until_ns: u64,
+    /// Where it depends on how the last waits went.
+    spell: Option<Spell>,
 }
 
 impl Core {

@@ -95,7 +95,8 @@ pub struct Options {
     /// Bind wildcards to IPv6 and prefer the system's order of a name's addresses (`ZMQ_IPV6`, off).
     /// Literal IPv6 addresses work either way.
     pub ipv6: bool,
-    /// `SO_SNDBUF` in bytes (`ZMQ_SNDBUF`). `None`, the default: the system's.
+    /// `SO_SNDBUF` in bytes (`ZMQ_SNDBUF`). `None`, the default: the system's over TCP; over `ipc://` 1 MiB, or what the
+    /// system allows (on Linux `net.core.wmem_max`).
     pub sndbuf: Option<usize>,
     /// `SO_RCVBUF` in bytes (`ZMQ_RCVBUF`). `None`, the default: the system's.
     pub rcvbuf: Option<usize>,

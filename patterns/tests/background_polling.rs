@@ -275,7 +275,9 @@ fn poll_tells_of_room_to_send_and_to_write() {
 fn poll_over_shards_however_they_wait() {
     const ROUNDS: usize = 200;
     in_ways(Way::background(), LIMIT, |way| {
-        for wait in [Wait::Park, Wait::SpinThenPark(Duration::from_micros(100)), Wait::Spin] {
+        for wait in
+            [Wait::Park, Wait::Adaptive, Wait::SpinThenPark(Duration::from_micros(100)), Wait::Spin]
+        {
             let ctx = way.background_with(Config { wait, shards: 2, ..way.config() });
             let pairs: Vec<_> =
                 (0..2).map(|_| pair((&ctx, SocketType::Pull), (&ctx, SocketType::Push))).collect();

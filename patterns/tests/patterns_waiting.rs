@@ -38,7 +38,7 @@ fn assert_about(took: Duration, wanted: Duration) {
 #[test]
 fn receives_wait_as_long_as_they_are_told() {
     in_ways(Way::all(), LIMIT, |way| {
-        for wait in [Wait::Park, Wait::SpinThenPark(SHORT / 2), Wait::Spin] {
+        for wait in [Wait::Park, Wait::Adaptive, Wait::SpinThenPark(SHORT / 2), Wait::Spin] {
             let ctx = way.context_with(Config { wait, ..way.config() });
             let (pull, push) = pair(&ctx, SocketType::Pull, SocketType::Push);
             pull.set_rcvtimeo(Some(SHORT));
@@ -58,7 +58,7 @@ fn receives_wait_as_long_as_they_are_told() {
 #[test]
 fn a_parked_receiver_wakes_for_a_message_of_another_thread() {
     in_ways(Way::all(), LIMIT, |way| {
-        for wait in [Wait::Park, Wait::SpinThenPark(SHORT / 2), Wait::Spin] {
+        for wait in [Wait::Park, Wait::Adaptive, Wait::SpinThenPark(SHORT / 2), Wait::Spin] {
             let ctx = way.context_with(Config { wait, ..way.config() });
             let pull = open(&ctx, SocketType::Pull);
             let endpoint = bind_tcp(&pull);

@@ -28,6 +28,10 @@ pub(super) fn run() -> Result<Vec<RoundTrip>> {
         "A requester waits for each reply before it asks again, and times every round trip.",
     );
     let mut measured = vec![measure("round trip, sides sleep", Wait::Park)?];
+    println!(
+        "  And again with both sides looking for a moment before they sleep, as is the default."
+    );
+    measured.push(measure("round trip, sides look first", Wait::default())?);
     if thread::available_parallelism().is_ok_and(|cores| cores.get() >= 2) {
         println!("  And again with both sides spinning instead of sleeping while they wait.");
         measured.push(measure("round trip, sides spin", Wait::Spin)?);

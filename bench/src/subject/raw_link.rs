@@ -81,7 +81,7 @@ impl Link {
         }
         match self.wait {
             Wait::Spin => std::hint::spin_loop(),
-            Wait::Park => return Err(would_block.into()),
+            Wait::Adaptive | Wait::Park => return Err(would_block.into()),
         }
         Ok(())
     }
@@ -309,7 +309,7 @@ pub(super) mod epoll {
         let seconds = if wait == Wait::Spin { 0 } else { STALL.as_secs() as i64 };
         let timeout = Timespec { tv_sec: seconds, tv_nsec: 0 };
         match epoll::wait(epoll, events, Some(&timeout)) {
-            Ok(0) if wait == Wait::Park => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+            Ok(0) if wait != Wait::Spin => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
             Ok(ready) => Ok(ready),
             Err(Errno::INTR) => Ok(0),
             Err(error) => Err(io::Error::from(error).into()),

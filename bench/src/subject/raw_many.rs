@@ -173,7 +173,7 @@ fn poll(
     let timeout = Timespec { tv_sec: seconds, tv_nsec: 0 };
     loop {
         match rustix::event::poll(&mut asked, Some(&timeout)) {
-            Ok(0) if wait == Wait::Park => {
+            Ok(0) if wait != Wait::Spin => {
                 return Err(io::Error::from(io::ErrorKind::TimedOut).into());
             }
             Ok(0) | Err(rustix::io::Errno::INTR) => {}

@@ -163,7 +163,7 @@ impl Counter {
         }
         match wait {
             Wait::Spin => self.spin(passed),
-            Wait::Park => self.park(passed),
+            Wait::Adaptive | Wait::Park => self.park(passed),
         }
     }
 
@@ -229,7 +229,7 @@ impl Filling {
         if self.published - self.taken_seen < blocks {
             return Ok(());
         }
-        let more = if ring.wait == Wait::Park { blocks / 2 } else { 1 };
+        let more = if ring.wait != Wait::Spin { blocks / 2 } else { 1 };
         self.taken_seen = ring.taken.await_beyond(self.published - blocks + more - 1, ring.wait)?;
         Ok(())
     }

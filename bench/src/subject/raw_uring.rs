@@ -117,7 +117,7 @@ impl Ring {
         raw_link::send_at_once(&socket)?;
         let wait = match case.wait {
             Wait::Spin => WaitStrategy::Spin,
-            Wait::Park => WaitStrategy::Park,
+            Wait::Adaptive | Wait::Park => WaitStrategy::Park,
         };
         let config = Config { driver: DriverChoice::Uring, wait, ..Config::default() };
         let mut shard = Shard::open(config).map_err(refused)?;

@@ -140,6 +140,7 @@ pub(super) fn driver_name(kind: DriverKind) -> Option<&'static str> {
 pub(super) fn config(case: &Case) -> zring::Config {
     let wait = match case.wait {
         Wait::Spin => zring::Wait::Spin,
+        Wait::Adaptive => zring::Wait::Adaptive,
         Wait::Park => zring::Wait::Park,
     };
     let driver = match case.driver {

@@ -205,7 +205,7 @@ impl Publishing<'_> {
             self.give_up_after(started)?;
             match self.case.wait {
                 Wait::Spin => std::hint::spin_loop(),
-                Wait::Park => {
+                Wait::Adaptive | Wait::Park => {
                     self.shared.awaited.store(self.next + enough - window, Ordering::SeqCst);
                     thread::park_timeout(NAP_MAX);
                 }

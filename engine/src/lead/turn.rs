@@ -129,6 +129,9 @@ pub enum Idle {
     Spin,
     /// It looks for so many nanoseconds, then sleeps.
     SpinThenPark(u64),
+    /// A caller looks for a moment where that has paid lately ([`Adaptive`](super::Adaptive)), else it sleeps at once.
+    /// A Runner sleeps at once.
+    Adaptive,
     /// It sleeps at once.
     #[default]
     Park,
@@ -140,7 +143,7 @@ impl Idle {
         match self {
             Self::Spin => u64::MAX,
             Self::SpinThenPark(ns) => now_ns().saturating_add(ns),
-            Self::Park => 0,
+            Self::Adaptive | Self::Park => 0,
         }
     }
 }

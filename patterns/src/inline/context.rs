@@ -11,7 +11,7 @@ use zring_engine::{Clock, Kind as DriverKind, Shard, ShardStats, TurnWait, sys::
 
 use super::Socket;
 use crate::{
-    config::{Config, Wait},
+    config::Config,
     core::Core,
     error::{Error, Refusal},
     options::Options,
@@ -57,15 +57,13 @@ impl Context {
     /// When the configuration is out of bounds, or the kernel refuses the driver.
     pub fn with_config(config: Config) -> Result<Self, Error> {
         let drain_on_drop = config.drain_on_drop;
-        let (wait, inproc) = (config.wait, config.inproc.clone());
+        let (idle, inproc) = (config.idle(), config.inproc.clone());
         let mut core = Core::new(Shard::open(config.into_engine())?, inproc, drain_on_drop);
         #[cfg(feature = "sim")]
         if let Some(world) = zring_engine::sim::current() {
             core.hub.seed(world.below(u64::MAX));
         }
-        if let Wait::SpinThenPark(time) = wait {
-            core.spin_for(time);
-        }
+        core.set_idle(idle);
         Ok(Self { core: Rc::new(RefCell::new(core)) })
     }
 

@@ -82,7 +82,7 @@ impl Way {
     /// With `ZRING_TEST_SPIN` its waits spin: valgrind runs one thread at a time and does not let
     /// go of a thread that sleeps in `io_uring_enter`.
     pub(crate) fn config(self) -> Config {
-        let wait = if setting("ZRING_TEST_SPIN").is_some() { Wait::Spin } else { Wait::Park };
+        let wait = if setting("ZRING_TEST_SPIN").is_some() { Wait::Spin } else { Wait::default() };
         let config = Config { wait, uring_mask: Some(String::new()), ..Config::default() };
         if seccomp::hides_io_uring() {
             seccomp::refuse_io_uring();

@@ -79,6 +79,7 @@ impl Stage {
             drain_on_drop: Duration::from_millis(world.below(200)),
             wait: match world.below(4) {
                 0 => zring::Wait::SpinThenPark(Duration::from_micros(world.below(50))),
+                1 => zring::Wait::Adaptive,
                 _ => zring::Wait::Park,
             },
             ..Config::default()

@@ -32,7 +32,7 @@ impl Subject for Libzmq {
     fn settings(&self, case: &Case) -> String {
         let (major, minor, patch) = zmq::version();
         let calls = match case.wait {
-            Wait::Park => "blocking calls",
+            Wait::Adaptive | Wait::Park => "blocking calls",
             Wait::Spin => "calls again and again with DONTWAIT, the I/O thread sleeps",
         };
         let place = match (case.pin, case.transport) {
@@ -180,7 +180,7 @@ impl Side {
 /// Blocks in one call, or calls until it does not.
 fn until_done(wait: Wait, mut call: impl FnMut(i32) -> zmq::Result<()>) -> Result<()> {
     let flags = match wait {
-        Wait::Park => 0,
+        Wait::Adaptive | Wait::Park => 0,
         Wait::Spin => zmq::DONTWAIT,
     };
     until_some(|| match call(flags) {
@@ -219,12 +219,12 @@ impl Subscribers for Listening {
         let mut items: Vec<_> = items.collect();
         let mut spun = Spun::default();
         let timeout_ms = match self.wait {
-            Wait::Park => STALL.as_millis() as i64,
+            Wait::Adaptive | Wait::Park => STALL.as_millis() as i64,
             Wait::Spin => 0,
         };
         while zmq::poll(&mut items, timeout_ms).map_err(failure)? == 0 {
             match self.wait {
-                Wait::Park => return Err(stalled()),
+                Wait::Adaptive | Wait::Park => return Err(stalled()),
                 Wait::Spin => spun.again()?,
             }
         }

@@ -235,7 +235,7 @@ impl Local {
     fn run<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
         let bounded = async {
             match self.wait {
-                Wait::Park => tokio::time::timeout(STALL, future).await,
+                Wait::Adaptive | Wait::Park => tokio::time::timeout(STALL, future).await,
                 Wait::Spin => tokio::time::timeout(STALL, spinning(future)).await,
             }
         };

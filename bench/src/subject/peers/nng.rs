@@ -46,7 +46,7 @@ impl Subject for Nng {
 
     fn settings(&self, case: &Case) -> String {
         let calls = match case.wait {
-            Wait::Park => "blocking calls",
+            Wait::Adaptive | Wait::Park => "blocking calls",
             Wait::Spin => "calls again and again, NNG's threads sleep",
         };
         let queues = match case.pattern {
@@ -138,7 +138,7 @@ fn queue(case: &Case) -> u32 {
 
 /// The crate cannot wait for several sockets without taking from them.
 fn has_naps(case: &Case) -> bool {
-    case.wait == Wait::Park && case.peers > 1
+    case.wait != Wait::Spin && case.peers > 1
 }
 
 fn failure(error: Error) -> Failure {
@@ -187,7 +187,7 @@ impl Side {
     }
 
     fn send(&self, message: Message) -> Result<()> {
-        if self.wait == Wait::Park {
+        if self.wait != Wait::Spin {
             return self.socket.send(message).map_err(|(_, error)| failure(error));
         }
         let mut unsent = Some(message);
@@ -202,7 +202,7 @@ impl Side {
     }
 
     fn receive(&self) -> Result<Message> {
-        if self.wait == Wait::Park {
+        if self.wait != Wait::Spin {
             return self.socket.recv().map_err(failure);
         }
         until_some(|| self.try_receive())

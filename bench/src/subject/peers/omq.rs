@@ -43,6 +43,7 @@ impl Subject for Omq {
     fn settings(&self, case: &Case) -> String {
         let hwm = queue_messages(case.size_bytes);
         let spin = match case.wait {
+            Wait::Adaptive => "receive spin of 50 µs",
             Wait::Park => "no receive spin",
             Wait::Spin => "receive spin without end",
         };
@@ -112,6 +113,8 @@ fn shared_context(case: &Case) -> Arc<Context> {
 fn options(case: &Case) -> Options {
     let hwm = queue_messages(case.size_bytes);
     let spin = match case.wait {
+        // What its manual advises where latency matters.
+        Wait::Adaptive => Duration::from_micros(50),
         Wait::Park => Duration::ZERO,
         Wait::Spin => Duration::MAX,
     };

@@ -130,7 +130,7 @@ fn is_multishot(case: &Case) -> bool {
 /// Starts the backend of the process, once.
 fn start_uring(case: &Case) -> Result<()> {
     let polling_strategy = match case.wait {
-        Wait::Park => UringPollingStrategy::balanced(),
+        Wait::Adaptive | Wait::Park => UringPollingStrategy::balanced(),
         Wait::Spin => UringPollingStrategy::ultra_low_latency(),
     };
     let config = UringConfig { num_workers: 1, polling_strategy, ..Default::default() };
