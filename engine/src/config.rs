@@ -104,7 +104,8 @@ pub struct Config {
     pub pool_whole: PoolConfig,
     /// What the memory of the receive pool is to be like.
     pub pool_memory: PoolMemory,
-    /// Bytes in one block of the send arena.
+    /// Bytes in one block of the send arena, which is what a batch scope sends at a time. The default, 65,472, fits one
+    /// segment of Linux's loopback interface (65,483).
     pub arena_block_bytes: usize,
     /// Blocks of the send arena kept for reuse.
     pub arena_blocks_max: usize,
@@ -133,7 +134,7 @@ impl Default for Config {
                 reserve: 32,
             },
             pool_memory: PoolMemory::default(),
-            arena_block_bytes: 64 << 10,
+            arena_block_bytes: (64 << 10) - 64,
             arena_blocks_max: 64,
             zero_copy_bytes_min: usize::MAX,
             uring_mask: None,

@@ -181,11 +181,47 @@ impl Frame {
         Self::copy_received(&pool.bytes(chunk)[range])
     }
 
-    /// As [`Frame::copy_from`]. Never inlined: the frame is then written in its place, where the inlined code builds it
-    /// in pieces that its move has to wait for, which costs more than all the rest of receiving a message.
     #[inline(never)]
-    pub(crate) fn copy_received(bytes: &[u8]) -> Self {
+    fn copy_received(bytes: &[u8]) -> Self {
         Self::copy_at(Site::Pool, bytes)
+    }
+
+    /// Becomes what [`Frame::receive`] returns; to be called on one that has been [cleared](Frame::clear). Whatever it
+    /// becomes is written in its place: one that is built elsewhere is moved in words of another size than it was
+    /// written in, and that wait costs more than all the rest of receiving a message.
+    #[inline(always)]
+    pub(crate) fn receive_in_place(
+        &mut self,
+        pool: &Pool,
+        chunk: &Chunk,
+        range: std::ops::Range<usize>,
+    ) {
+        if range.len() > COPIED_BYTES_MAX
+            && let Some(lease) = pool.lease(chunk, range.clone())
+        {
+            self.become_lease(lease);
+        } else {
+            self.copy_in_place(Site::Pool, &pool.bytes(chunk)[range]);
+        }
+    }
+
+    #[inline(always)]
+    fn become_lease(&mut self, lease: Lease) {
+        debug_assert!(matches!(self.0, Body::Inline { .. } | Body::Static(_)), "not cleared");
+        // A cleared frame has nothing to drop.
+        std::mem::forget(std::mem::replace(&mut self.0, Body::Lease(lease)));
+    }
+
+    #[inline(never)]
+    pub(crate) fn copy_in_place(&mut self, site: Site, bytes: &[u8]) {
+        match &mut self.0 {
+            Body::Inline { len, words } if bytes.len() <= INLINE_BYTES_MAX => {
+                note(site, bytes.len());
+                *len = bytes.len() as u8;
+                inline_bytes_mut(words, *len).copy_from_slice(bytes);
+            }
+            _ => *self = Self::copy_at(site, bytes),
+        }
     }
 
     /// A body that lies in such words already.
@@ -208,16 +244,17 @@ impl Frame {
         }
     }
 
-    /// Lets go of the body. What is left is an empty inline one, into which the next can be copied as it lies.
+    /// Lets go of the body. What is left is an empty one: inline, where it was, so that the next can be copied as it
+    /// lies, else the one that takes the fewest words to write.
     #[inline]
     pub(crate) fn clear(&mut self) {
         match &mut self.0 {
             Body::Inline { len, .. } => *len = 0,
-            _ => *self = Self::vacant(),
+            _ => self.0 = Body::Static(&[]),
         }
     }
 
-    /// As [`Frame::clear`] leaves it.
+    /// An empty inline one.
     pub(crate) fn vacant() -> Self {
         Self(Body::Inline { len: 0, words: Words::default() })
     }
@@ -524,6 +561,23 @@ mod tests {
         assert!(matches!(long.0, Body::Shared(_)));
         assert_eq!(long.clone().len(), INLINE_BYTES_MAX + 1);
         assert_eq!(Frame::new(), Frame::from(""));
+    }
+
+    #[test]
+    fn a_frame_that_is_used_again_keeps_nothing() {
+        let mut frame = Frame::vacant();
+        for body in [&[1; 40][..], &[2; 3], &[3; 200], &[4; INLINE_BYTES_MAX], &[], &[5; 40]] {
+            frame.copy_in_place(Site::Pool, body);
+            assert_eq!(frame.bytes(), body);
+            frame.clear();
+            assert!(frame.is_empty());
+        }
+        let shared = Shared::zeroed(5000);
+        frame = Frame(Body::Shared(shared.clone()));
+        frame.clear();
+        assert!(Frame(Body::Shared(shared)).get_mut().is_some(), "the body was let go of");
+        frame.copy_in_place(Site::Pool, &[8; 8]);
+        assert_eq!(frame.bytes(), [8; 8]);
     }
 
     #[test]

@@ -21,7 +21,7 @@ thread_local! {
 /// allocate nothing in the steady state.
 #[derive(Debug)]
 struct Node {
-    /// Of a node in the stock it is an empty inline one.
+    /// Of a node in the stock it is a [cleared](Frame::clear) one.
     first: Frame,
     /// Of all bodies; the envelope does not count.
     bytes: usize,
@@ -147,14 +147,12 @@ impl Message {
         Self(Some(node))
     }
 
-    /// One received frame of `bytes`. The frame is made in its place: moving it there in words of another size
-    /// than it was written in would stall on each message.
+    /// One received frame of `bytes`, which `put` makes in its place out of an empty one.
     #[inline(always)]
-    pub(crate) fn received(bytes: usize, frame: impl FnOnce() -> Frame) -> Self {
+    pub(crate) fn received(bytes: usize, put: impl FnOnce(&mut Frame)) -> Self {
         let mut node = Node::from_stock();
         node.bytes = bytes;
-        // A node from the stock holds an empty inline frame, which has nothing to drop.
-        std::mem::forget(std::mem::replace(&mut node.first, frame()));
+        put(&mut node.first);
         Self(Some(node))
     }
 

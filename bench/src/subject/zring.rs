@@ -20,7 +20,7 @@ use crate::subject::{
 /// From this body size on, messages are shared instead of copied.
 const LARGE_BYTES: usize = 64 * 1024;
 /// Messages sent under one batch guard, or received in one burst.
-const BURST_MESSAGES: usize = 1024;
+const BURST_MESSAGES: usize = 4096;
 /// Bytes of bodies of such a burst, unless one is larger.
 const BURST_BYTES: usize = 1 << 20;
 

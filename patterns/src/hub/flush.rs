@@ -4,7 +4,7 @@ use std::io;
 
 use zring_engine::{Gather, Shard, TimerId};
 
-use super::{Hub, Timer, peer::Phase, send::regain_credit};
+use super::{Hub, Timer, outbox::Outbox, peer::Phase, send::regain_credit};
 
 /// While a send is in flight, a burst turns the shard once per this many messages.
 const TURN_MESSAGES: u32 = 64;
@@ -53,7 +53,7 @@ impl Hub {
         }
         let batching = self.is_batching(shard);
         let peer = &self.peers[key as usize];
-        if batching && peer.is_dirty && !peer.outbox.has_load() {
+        if batching && peer.is_dirty && !self.has_enough(&peer.outbox) {
             return;
         }
         self.queue_or_flush(shard, key, batching);
@@ -96,25 +96,28 @@ impl Hub {
 
     #[inline(never)]
     pub(super) fn queue_or_flush(&mut self, shard: &mut Shard, key: u32, batching: bool) {
-        let peer = &mut self.peers[key as usize];
+        let peer = &self.peers[key as usize];
         if peer.pipe.is_some() {
             return self.ring(shard, key);
         }
-        // A scope waits for a whole block, because the kernel may take it while the next one fills.
-        let is_enough = match self.burst {
-            None => peer.outbox.has_full_block(),
-            Some(_) => peer.outbox.has_load(),
-        };
+        let in_scope = batching && self.burst.is_none();
+        let is_enough = self.has_enough(&peer.outbox);
+        let peer = &mut self.peers[key as usize];
+        if batching && (in_scope || !is_enough) && !peer.is_dirty {
+            peer.is_dirty = true;
+            self.dirty.push(key);
+        }
         if batching && !is_enough {
-            if !peer.is_dirty {
-                peer.is_dirty = true;
-                self.dirty.push(key);
-            }
+            // More is to come.
         } else if peer.outbox.is_in_flight() {
             // In a burst, looking at the completion queue once in a while is enough.
             self.wants_turn |= !batching || peer.outbox.messages().is_multiple_of(TURN_MESSAGES);
         } else {
-            peer.flush_now(shard);
+            if in_scope {
+                peer.flush_full_blocks_now(shard);
+            } else {
+                peer.flush_now(shard);
+            }
             self.wants_flush |= peer.outbox.is_in_flight();
             let socket = peer.socket;
             let core = &mut self.sockets[socket as usize];
@@ -125,6 +128,16 @@ impl Hub {
                 // What went out just now has no completion that would tell.
                 self.finish_linger(shard, socket);
             }
+        }
+    }
+
+    /// Whether what is queued inside a batch scope or a burst is worth a call of its own. A scope waits for a whole block:
+    /// the kernel may take it while the next one fills.
+    #[inline]
+    fn has_enough(&self, outbox: &Outbox) -> bool {
+        match self.burst {
+            None => outbox.has_full_block(),
+            Some(_) => outbox.has_load(),
         }
     }
 

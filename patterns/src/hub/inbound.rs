@@ -88,6 +88,8 @@ pub(crate) trait Sink {
 trait Source {
     fn bytes(&self) -> &[u8];
     fn frame(&self, body: Range<usize>) -> Frame;
+    /// As [`Source::frame`], out of one that was cleared.
+    fn put(&self, body: Range<usize>, frame: &mut Frame);
 }
 
 struct Leased<'a> {
@@ -105,6 +107,11 @@ impl Source for Leased<'_> {
     fn frame(&self, body: Range<usize>) -> Frame {
         Frame::receive(self.pool, self.chunk, body)
     }
+
+    #[inline(always)]
+    fn put(&self, body: Range<usize>, frame: &mut Frame) {
+        frame.receive_in_place(self.pool, self.chunk, body);
+    }
 }
 
 struct Copied<'a>(&'a [u8]);
@@ -116,6 +123,10 @@ impl Source for Copied<'_> {
 
     fn frame(&self, body: Range<usize>) -> Frame {
         Frame::copy_at(Site::Spill, &self.0[body])
+    }
+
+    fn put(&self, body: Range<usize>, frame: &mut Frame) {
+        frame.copy_in_place(Site::Spill, &self.0[body]);
     }
 }
 
@@ -423,7 +434,8 @@ impl Inbound {
                         sink.command(&bytes[body])?;
                     } else if self.parts.is_empty() && !flags.more() {
                         if sink.single(&bytes[body.clone()])? {
-                            self.push(Message::received(body.len(), || source.frame(body)));
+                            let put = |frame: &mut Frame| source.put(body.clone(), frame);
+                            self.push(Message::received(body.len(), put));
                         }
                     } else {
                         self.deliver(source.frame(body), flags.more(), sink)?;

@@ -65,6 +65,8 @@ pub(crate) struct Outbox {
     settled_bytes: usize,
     flight: Option<Flight>,
     retained: Vec<Gather>,
+    /// Messages that end in what is retained.
+    retained_ends: u32,
 }
 
 /// What became of everything that had been appended, when a connection ended.
@@ -234,14 +236,26 @@ impl Outbox {
 
     /// Takes what one send may carry. Nothing else may be in flight.
     pub(crate) fn take_batch(&mut self, arena: &mut ArenaPool) -> Option<Gather> {
+        if self.sealed.is_empty() {
+            self.seal_tail();
+        }
+        self.take_sealed(arena, true)
+    }
+
+    /// As [`Outbox::take_batch`], and leaves the block that is being filled.
+    pub(crate) fn take_full_blocks(&mut self, arena: &mut ArenaPool) -> Option<Gather> {
+        self.take_sealed(arena, false)
+    }
+
+    fn take_sealed(&mut self, arena: &mut ArenaPool, with_tail: bool) -> Option<Gather> {
         debug_assert!(self.flight.is_none());
-        if self.sealed.is_empty() && self.tail.is_empty() {
+        if self.sealed.is_empty() {
             return None;
         }
         let mut gather = arena.take_list();
         let mut flight = Flight { messages: 0, at_boundary: true, is_handshake: false };
         while gather.segments().len() < SEGMENTS_PER_SEND_MAX {
-            if self.sealed.is_empty() {
+            if self.sealed.is_empty() && with_tail {
                 self.seal_tail();
             }
             let Some(sealed) = self.sealed.pop_front() else { break };
@@ -262,8 +276,10 @@ impl Outbox {
         }
         if !flight.at_boundary {
             self.retained.push(gather);
+            self.retained_ends += flight.messages;
             return flight.messages;
         }
+        self.retained_ends = 0;
         arena.recycle(gather);
         for gather in self.retained.drain(..) {
             arena.recycle(gather);
@@ -286,6 +302,8 @@ impl Outbox {
         }
         self.seal_tail();
         self.sealed.drain(..).for_each(|sealed| walk.segment(sealed.segment));
+        // Those were reported when their sends completed.
+        walk.recovered.handed -= u64::from(self.retained_ends);
         *self = Self::default();
         walk.recovered
     }
@@ -477,5 +495,34 @@ mod tests {
         assert_eq!(outbox.complete(&mut arena, gather), 100);
         assert_eq!((outbox.messages(), outbox.bytes()), (0, 0));
         assert!(outbox.take_batch(&mut arena).is_none());
+    }
+
+    #[test]
+    fn full_blocks_go_without_the_one_that_is_being_filled() {
+        let (mut arena, mut outbox) = (arena(), Outbox::default());
+        assert!(outbox.take_full_blocks(&mut arena).is_none());
+        while !outbox.has_full_block() {
+            outbox.append(&mut arena, false, &[7; 64]);
+        }
+        let messages = outbox.messages();
+        let gather = outbox.take_full_blocks(&mut arena).unwrap();
+        assert_eq!(gather.segments().len(), 1);
+        assert_eq!(gather.bytes(), (messages as usize - 1) * 66, "whole messages");
+        assert!(!outbox.has_full_block());
+        assert_eq!(outbox.complete(&mut arena, gather), messages - 1);
+        assert_eq!((outbox.messages(), outbox.bytes()), (1, 66));
+        assert_eq!(outbox.only_block().map(<[u8]>::len), Some(66));
+
+        // A message whose first frame fills the block, and whose second one opens another, is taken back whole.
+        let body = vec![1; outbox.tail.capacity() - outbox.tail.len() - 9];
+        outbox.append(&mut arena, true, &body);
+        outbox.append(&mut arena, false, &[2; 64]);
+        let gather = outbox.take_full_blocks(&mut arena).unwrap();
+        let bytes = gather.bytes();
+        assert_eq!(outbox.complete(&mut arena, gather), 1);
+        assert_eq!(outbox.messages(), 1);
+        let recovered = outbox.recover(None);
+        assert_eq!((recovered.handed, recovered.unsent.len()), (0, 1), "{bytes} bytes were taken");
+        assert_eq!(recovered.unsent[0].to_vecs(), [body, vec![2; 64]]);
     }
 }

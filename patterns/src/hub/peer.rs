@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use zring_engine::{ConnId, Gather, Segment, Shard, TimerId};
+use zring_engine::{ArenaPool, ConnId, Gather, Segment, Shard, TimerId};
 
 use super::{
     inbound::Inbound,
@@ -177,7 +177,7 @@ impl Peer {
             return self.flush(shard);
         }
         let (Some(bytes), Some(conn)) = (self.outbox.only_block(), self.conn) else {
-            return self.flush_list_now(shard);
+            return self.flush_lists_now(shard, Outbox::take_batch);
         };
         let sent = shard.try_send(conn, bytes);
         if sent == bytes.len() {
@@ -187,10 +187,22 @@ impl Peer {
         }
     }
 
-    /// As [`Peer::flush_now`], for bodies by reference. Of more than one list can hold, what follows goes the same way:
-    /// without an operation under way no completion would send it.
-    fn flush_list_now(&mut self, shard: &mut Shard) {
-        while let Some(gather) = self.outbox.take_batch(&mut shard.arena) {
+    /// As [`Peer::flush_now`], and leaves the block that is being filled.
+    pub(crate) fn flush_full_blocks_now(&mut self, shard: &mut Shard) {
+        if self.outbox.is_in_flight() || !self.is_ready() || !self.hello.is_empty() {
+            return self.flush(shard);
+        }
+        self.flush_lists_now(shard, Outbox::take_full_blocks);
+    }
+
+    /// Of more than one list can hold, what follows goes the same way: without an operation under way no completion would
+    /// send it.
+    fn flush_lists_now(
+        &mut self,
+        shard: &mut Shard,
+        take: fn(&mut Outbox, &mut ArenaPool) -> Option<Gather>,
+    ) {
+        while let Some(gather) = take(&mut self.outbox, &mut shard.arena) {
             let sent = match self.conn {
                 Some(conn) if gather.bytes() <= AT_ONCE_BYTES_MAX => {
                     shard.try_send_list(conn, &gather)
