@@ -163,16 +163,15 @@ impl Core {
     /// Whether a call that waits is still to look; its first time of asking is the beginning of its wait.
     #[inline]
     fn looks(&mut self, looking: &mut Option<Looking>) -> bool {
+        // One that spins leaves it to the driver.
+        if matches!(self.idle, Idle::Park | Idle::Spin) {
+            return false;
+        }
         let looking = looking.get_or_insert_with(|| {
             let now_ns = self.shard.now_ns();
             let spell = (self.idle == Idle::Adaptive).then(|| self.adaptive.begin(now_ns));
-            let until_ns = match (self.idle, spell) {
-                (_, Some(spell)) => spell.look_until_ns(),
-                // The driver spins by itself.
-                (Idle::Spin, None) => 0,
-                (idle, None) => idle.spin_until_ns(|| now_ns),
-            };
-            Looking { until_ns, spell }
+            let until_ns = spell.map(|spell| spell.look_until_ns());
+            Looking { until_ns: until_ns.unwrap_or(self.idle.spin_until_ns(|| now_ns)), spell }
         });
         if looking.until_ns > 0 && self.shard.now_ns() >= looking.until_ns {
             looking.until_ns = 0;
