@@ -170,25 +170,9 @@ impl Frame {
         Some(Self(Body::Inline { len, words }))
     }
 
-    /// A received body: copied when it is tiny or the pool is low, leased otherwise.
-    #[inline(always)]
-    pub(crate) fn receive(pool: &Pool, chunk: &Chunk, range: std::ops::Range<usize>) -> Self {
-        if range.len() > COPIED_BYTES_MAX
-            && let Some(lease) = pool.lease(chunk, range.clone())
-        {
-            return Self(Body::Lease(lease));
-        }
-        Self::copy_received(&pool.bytes(chunk)[range])
-    }
-
-    #[inline(never)]
-    fn copy_received(bytes: &[u8]) -> Self {
-        Self::copy_at(Site::Pool, bytes)
-    }
-
-    /// Becomes what [`Frame::receive`] returns; to be called on one that has been [cleared](Frame::clear). Whatever it
-    /// becomes is written in its place: one that is built elsewhere is moved in words of another size than it was
-    /// written in, and that wait costs more than all the rest of receiving a message.
+    /// Becomes a received body: copied when it is tiny or the pool is low, leased otherwise. To be called on a frame that
+    /// has been [cleared](Frame::clear). Whatever it becomes is written in its place: one that is built elsewhere is moved
+    /// in words of another size than it was written in, and that wait costs more than all the rest of receiving a message.
     #[inline(always)]
     pub(crate) fn receive_in_place(
         &mut self,

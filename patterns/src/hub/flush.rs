@@ -108,8 +108,9 @@ impl Hub {
             self.dirty.push(key);
         }
         if batching && !is_enough {
-            // More is to come.
-        } else if peer.outbox.is_in_flight() {
+            return;
+        }
+        if peer.outbox.is_in_flight() {
             // In a burst, looking at the completion queue once in a while is enough.
             self.wants_turn |= !batching || peer.outbox.messages().is_multiple_of(TURN_MESSAGES);
         } else {

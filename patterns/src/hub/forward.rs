@@ -31,7 +31,9 @@ impl Handler for Receiver {
         let mut at = 0;
         self.addresses.push(shard.pool().bytes(&chunk).as_ptr().addr());
         for size in &self.sizes {
-            self.frames.push(Frame::receive(shard.pool(), &chunk, at..at + size));
+            let mut frame = Frame::new();
+            frame.receive_in_place(shard.pool(), &chunk, at..at + size);
+            self.frames.push(frame);
             at += size;
         }
         assert_eq!(at, chunk.len(), "one chunk");

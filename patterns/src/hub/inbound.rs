@@ -87,9 +87,15 @@ pub(crate) trait Sink {
 /// Where encoded bytes lie, and how a body in them becomes a frame.
 trait Source {
     fn bytes(&self) -> &[u8];
-    fn frame(&self, body: Range<usize>) -> Frame;
-    /// As [`Source::frame`], out of one that was cleared.
+    /// Makes a frame that was cleared hold this body.
     fn put(&self, body: Range<usize>, frame: &mut Frame);
+
+    #[inline(always)]
+    fn frame(&self, body: Range<usize>) -> Frame {
+        let mut frame = Frame::new();
+        self.put(body, &mut frame);
+        frame
+    }
 }
 
 struct Leased<'a> {
@@ -104,11 +110,6 @@ impl Source for Leased<'_> {
     }
 
     #[inline(always)]
-    fn frame(&self, body: Range<usize>) -> Frame {
-        Frame::receive(self.pool, self.chunk, body)
-    }
-
-    #[inline(always)]
     fn put(&self, body: Range<usize>, frame: &mut Frame) {
         frame.receive_in_place(self.pool, self.chunk, body);
     }
@@ -119,10 +120,6 @@ struct Copied<'a>(&'a [u8]);
 impl Source for Copied<'_> {
     fn bytes(&self) -> &[u8] {
         self.0
-    }
-
-    fn frame(&self, body: Range<usize>) -> Frame {
-        Frame::copy_at(Site::Spill, &self.0[body])
     }
 
     fn put(&self, body: Range<usize>, frame: &mut Frame) {

@@ -173,7 +173,7 @@ impl Peer {
     /// needs to be turned for it.
     #[inline]
     pub(crate) fn flush_now(&mut self, shard: &mut Shard) {
-        if self.outbox.is_in_flight() || !self.is_ready() || !self.hello.is_empty() {
+        if !self.may_send_now() {
             return self.flush(shard);
         }
         let (Some(bytes), Some(conn)) = (self.outbox.only_block(), self.conn) else {
@@ -187,9 +187,13 @@ impl Peer {
         }
     }
 
+    fn may_send_now(&self) -> bool {
+        !self.outbox.is_in_flight() && self.is_ready() && self.hello.is_empty()
+    }
+
     /// As [`Peer::flush_now`], and leaves the block that is being filled.
     pub(crate) fn flush_full_blocks_now(&mut self, shard: &mut Shard) {
-        if self.outbox.is_in_flight() || !self.is_ready() || !self.hello.is_empty() {
+        if !self.may_send_now() {
             return self.flush(shard);
         }
         self.flush_lists_now(shard, Outbox::take_full_blocks);
