@@ -14,10 +14,11 @@ use super::memory::Header;
 /// - `bytes .. bytes + len` lies inside the buffer that `header` counts, and the kernel has finished
 ///   writing it before the lease was made.
 /// - Nobody writes these bytes while the buffer's count says that a lease is out.
+/// - One that was [released](Lease::release) has no header, and no bytes.
 pub struct Lease {
     bytes: NonNull<u8>,
     len: usize,
-    header: NonNull<Header>,
+    header: Option<NonNull<Header>>,
 }
 
 // SAFETY: the bytes are immutable while the lease lives, and the count behind `header` is atomic.
@@ -28,9 +29,19 @@ unsafe impl Sync for Lease {}
 impl Lease {
     /// # Safety
     /// The caller has counted this lease in the buffer's header, and the invariants on the type hold.
-    #[inline]
+    #[inline(always)]
     pub(super) unsafe fn new(bytes: NonNull<u8>, len: usize, header: NonNull<Header>) -> Self {
-        Self { bytes, len, header }
+        Self { bytes, len, header: Some(header) }
+    }
+
+    /// Gives the bytes back, as dropping does. What is left is an empty lease of nothing, whose place can be used again.
+    #[inline(always)]
+    pub fn release(&mut self) {
+        (self.bytes, self.len) = (NonNull::dangling(), 0);
+        if let Some(header) = self.header.take() {
+            // SAFETY: this lease was counted in the header, which is forgotten: it is given back exactly once.
+            unsafe { Header::give_back(header) }
+        }
     }
 
     /// A lease on part of this one's bytes, sharing the same buffer.
@@ -67,17 +78,18 @@ impl AsRef<[u8]> for Lease {
 
 impl Clone for Lease {
     fn clone(&self) -> Self {
-        // SAFETY: the header outlives every lease that it counts.
-        unsafe { self.header.as_ref() }.add_lease();
+        if let Some(header) = self.header {
+            // SAFETY: the header outlives every lease that it counts.
+            unsafe { header.as_ref() }.add_lease();
+        }
         Self { bytes: self.bytes, len: self.len, header: self.header }
     }
 }
 
 impl Drop for Lease {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
-        // SAFETY: this lease is counted in the header and is given back exactly once, here.
-        unsafe { Header::give_back(self.header) }
+        self.release();
     }
 }
 

@@ -55,7 +55,7 @@ impl Header {
     ///
     /// # Safety
     /// The caller owns one counted lease of `this` and never uses it again.
-    #[inline]
+    #[inline(always)]
     pub(super) unsafe fn give_back(this: NonNull<Self>) {
         // SAFETY: the caller's lease keeps the header alive.
         let header = unsafe { this.as_ref() };
@@ -73,11 +73,14 @@ impl Header {
         unsafe { Self::give_back_elsewhere(this) }
     }
 
+    /// As [`Header::give_back`], on another thread than the pool's.
+    ///
     /// Nothing of the header is touched after the subtraction unless this was the last lease of a dropped
     /// pool, because the pool's owner may free it right then.
     ///
     /// # Safety
     /// As [`Header::give_back`].
+    #[inline(never)]
     unsafe fn give_back_elsewhere(this: NonNull<Self>) {
         // SAFETY: the caller's lease keeps the header alive up to the exchange below.
         let header = unsafe { this.as_ref() };

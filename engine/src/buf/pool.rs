@@ -5,7 +5,7 @@ use std::{cell::Cell, fmt, ops::Range, ptr::NonNull, task::Waker};
 use super::{
     backing::Region,
     lease::Lease,
-    memory::{Memory, OWNED, PAGE_BYTES, STARVED, thread_number},
+    memory::{Header, Memory, OWNED, PAGE_BYTES, STARVED, thread_number},
 };
 use crate::{config::PoolMemory, error::Error, stats::PoolBacking, sync::Ordering};
 
@@ -86,24 +86,30 @@ struct Meta {
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "an unreleased chunk pins its buffer"]
 pub struct Chunk {
-    /// The pool it came from.
+    /// The pool it came from, whose memory the pointers lead to.
     pool: u32,
     buffer: u16,
-    start: u32,
-    end: u32,
+    len: u32,
+    bytes: NonNull<u8>,
+    header: NonNull<Header>,
 }
+
+// SAFETY: it is looked at together with the pool of its number alone, by whoever has that.
+unsafe impl Send for Chunk {}
+// SAFETY: as above.
+unsafe impl Sync for Chunk {}
 
 impl Chunk {
     /// How many bytes it holds.
     #[must_use]
     pub fn len(&self) -> usize {
-        (self.end - self.start) as usize
+        self.len as usize
     }
 
     /// Whether it holds none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.start == self.end
+        self.len == 0
     }
 }
 
@@ -310,6 +316,7 @@ impl Pool {
 
     /// The kernel has put `bytes` behind what it had filled before; `more` says it keeps the buffer.
     pub(crate) fn filled(&mut self, buffer: u16, bytes: u32, more: bool) -> Chunk {
+        let len = bytes;
         let meta = &mut self.meta[usize::from(buffer)];
         assert!(meta.with_kernel, "completion for a buffer the kernel does not have");
         let start = meta.filled;
@@ -321,7 +328,10 @@ impl Pool {
             meta.with_kernel = false;
             self.with_kernel -= usize::from(!meta.beyond);
         }
-        Chunk { pool: self.tag, buffer, start, end }
+        let header = NonNull::from(&self.memory().headers[usize::from(buffer)]);
+        // SAFETY: `start` lies inside the buffer.
+        let bytes = unsafe { self.address(buffer).add(start as usize) };
+        Chunk { pool: self.tag, buffer, len, bytes, header }
     }
 
     /// Whether the calling thread may use it.
@@ -342,15 +352,12 @@ impl Pool {
     /// # Panics
     /// If the chunk came from another shard.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn bytes(&self, chunk: &Chunk) -> &[u8] {
         self.check(chunk);
-        let address = self.address(chunk.buffer);
-        // SAFETY: the range was filled by the kernel and is not written again before the chunk is
-        // released; the memory started out zeroed, so it is initialised in any case.
-        unsafe {
-            std::slice::from_raw_parts(address.add(chunk.start as usize).as_ptr(), chunk.len())
-        }
+        // SAFETY: the bytes lie in this pool's memory, were filled by the kernel and are not written again before the
+        // chunk is released; the memory started out zeroed, so it is initialised in any case.
+        unsafe { std::slice::from_raw_parts(chunk.bytes.as_ptr(), chunk.len()) }
     }
 
     /// Whether so many buffers are leased from that no other may be.
@@ -368,7 +375,8 @@ impl Pool {
     #[inline(always)]
     #[must_use]
     pub fn lease(&self, chunk: &Chunk, range: Range<usize>) -> Option<Lease> {
-        self.check(chunk);
+        let len = range.len();
+        let bytes = NonNull::from(&self.bytes(chunk)[range]).cast();
         let meta = &self.meta[usize::from(chunk.buffer)];
         let out = meta.out.get();
         if out == 0 {
@@ -379,10 +387,8 @@ impl Pool {
             self.leased.set(self.leased.get() + 1);
         }
         meta.out.set(out + 1);
-        let bytes = NonNull::from(&self.bytes(chunk)[range.clone()]).cast();
-        let header = NonNull::from(&self.memory().headers[usize::from(chunk.buffer)]);
         // SAFETY: counted in `out` just now; the range is filled and immutable until all leases are back.
-        Some(unsafe { Lease::new(bytes, range.len(), header) })
+        Some(unsafe { Lease::new(bytes, len, chunk.header) })
     }
 
     #[cold]

@@ -45,6 +45,28 @@ fn a_buffer_returns_when_kernel_chunk_and_leases_are_done() {
 }
 
 #[test]
+fn a_released_lease_is_back_once_and_is_nothing() {
+    let mut pool = Pool::new(CONFIG, true);
+    let buffer = pool.take_ready().unwrap();
+    let chunk = fill(&mut pool, buffer, b"hello", false);
+    let mut lease = pool.lease(&chunk, 0..5).unwrap();
+    let other = pool.lease(&chunk, 1..2).unwrap();
+    pool.release(chunk);
+    assert_eq!(pool.stats().leases_out, 2);
+    lease.release();
+    lease.release();
+    let (clone, slice) = (lease.clone(), lease.slice(0..0));
+    assert!(lease.is_empty() && clone.is_empty() && slice.is_empty());
+    drop((lease, clone, slice));
+    pool.collect();
+    assert_eq!((pool.stats().leases_out, pool.lent_len()), (1, 1), "the other one is out");
+    assert_eq!(&*other, b"e");
+    drop(other);
+    pool.collect();
+    assert_eq!((pool.stats().leases_out, pool.lent_len()), (0, 0));
+}
+
+#[test]
 fn leases_outlive_the_pool_on_other_threads() {
     let mut pool = Pool::new(CONFIG, true);
     let mut leases = Vec::new();
