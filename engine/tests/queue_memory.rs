@@ -56,6 +56,21 @@ fn a_queue_in_use_allocates_nothing() {
 }
 
 #[test]
+fn a_rotation_in_use_allocates_nothing() {
+    let rotation = spsc::Rotation::new();
+    let mut queues = [spsc::channel::<u64>(), spsc::channel()];
+    queues.iter_mut().for_each(|(producer, _)| producer.rotate_in(&rotation));
+    let mut swing = |values: u64| {
+        for (producer, consumer) in &mut queues {
+            (0..values).for_each(|value| producer.push(value));
+            (0..values).for_each(|value| assert_eq!(consumer.pop(), Some(value)));
+        }
+    };
+    assert!(allocations(|| (0..100).for_each(|_| swing(1_000))) > 0, "this is counted");
+    assert_eq!(allocations(|| (1..1_000).for_each(&mut swing)), 0);
+}
+
+#[test]
 fn two_threads_share_a_queue_without_allocating() {
     const VALUES: u64 = 300_000;
     const ROOM: u64 = 900;

@@ -7,11 +7,16 @@
 //!                 ▲
 //!                 └── Consumer: segment, position       s = { stamp, value }
 //! ```
-//! A slot's stamp is one more than the position of its value, counted over the queue's life, so that nobody ever has
-//! to clear it: value and stamp lie together, and one line travels to the consumer, none back. The consumer gives
-//! emptied segments back through `spare`, a list that it alone pushes to and that the producer takes whole.
+//! A slot that is full has the next stamp of its segment, counted from a base that grows with each use of the segment, so
+//! that nobody ever has to clear it: value and stamp lie together, and one line travels to the consumer, none back. The
+//! consumer gives emptied segments back through `spare`, a list that it alone pushes to and that the producer takes whole.
+//! Producers that share a [`Rotation`] let emptied segments rest there before they use them again.
+
+mod rotation;
 
 use std::{fmt, mem::MaybeUninit, ptr};
+
+pub use rotation::Rotation;
 
 use super::Line;
 use crate::sync::{
@@ -34,23 +39,26 @@ struct Slot<T> {
 
 impl<T> Slot<T> {
     #[inline]
-    fn fill(&self, position: usize, write: impl FnOnce(&mut MaybeUninit<T>) -> &mut T) {
+    fn fill(&self, stamp: usize, write: impl FnOnce(&mut MaybeUninit<T>) -> &mut T) {
         self.value.with_mut(|at| {
             // SAFETY: only the producer calls this, for a slot that it has not stamped yet: the consumer stays away.
             let value = write(unsafe { &mut *at });
             assert!(ptr::eq(value, at.cast()), "another value than the one in the slot");
         });
         // Release: whoever sees the stamp sees the value.
-        self.stamp.store(position.wrapping_add(1), Ordering::Release);
+        self.stamp.store(stamp, Ordering::Release);
     }
 }
 
 /// # Invariants
 /// - From its link to its return through `spare` the producer writes only values, their stamps, and `next` last.
 /// - A segment is linked with its first slot full: one that has nothing to take has none behind it.
+/// - Its slots are stamped `base + 1`, `base + 2` and so on. A base is beyond all stamps of earlier uses.
 #[repr(C, align(64))]
 struct Segment<T> {
     slots: [Slot<T>; SLOTS],
+    /// Written before it is linked.
+    base: AtomicUsize,
     /// The segment behind this one; among spares, the spare below.
     next: AtomicPtr<Segment<T>>,
 }
@@ -61,6 +69,7 @@ impl<T> Segment<T> {
             |_| Slot { stamp: AtomicUsize::new(0), value: UnsafeCell::new(MaybeUninit::uninit()) };
         Box::into_raw(Box::new(Self {
             slots: std::array::from_fn(slot),
+            base: AtomicUsize::new(0),
             next: AtomicPtr::new(ptr::null_mut()),
         }))
     }
@@ -124,10 +133,12 @@ impl<T> Cursor<T> {
         if segment.is_null() {
             return None;
         }
+        let at = self.position % SLOTS;
         // SAFETY: a linked segment stays until the cursor has left it.
-        let slot = unsafe { &(*segment).slots[self.position % SLOTS] };
-        let is_full = slot.stamp.load(Ordering::Acquire) == self.position.wrapping_add(1);
-        is_full.then_some((slot, segment))
+        let (slot, base) = unsafe { (&(*segment).slots[at], &(*segment).base) };
+        // Relaxed: whoever sees the link sees the base.
+        let stamp = base.load(Ordering::Relaxed).wrapping_add(at + 1);
+        (slot.stamp.load(Ordering::Acquire) == stamp).then_some((slot, segment))
     }
 
     /// Takes the next value out: `read` gets it, once, to read or to drop it. `retire` gets the segment that was left
@@ -191,7 +202,10 @@ pub struct Producer<T> {
     position: usize,
     /// How many were taken, when last asked.
     taken: usize,
+    /// Of the last segment.
+    base: usize,
     spare: *mut Segment<T>,
+    rotation: Option<Rotation<T>>,
 }
 
 /// The end that takes values out. `Send`, for one thread at a time.
@@ -226,7 +240,9 @@ pub fn channel<T>() -> (Producer<T>, Consumer<T>) {
         cursor: Cursor { segment: null(), position: 0 },
         spares: 0,
     };
-    (Producer { shared, tail: null(), position: 0, taken: 0, spare: null() }, consumer)
+    let (position, taken, base) = (0, 0, 0);
+    let (tail, spare, rotation) = (null(), null(), None);
+    (Producer { shared, tail, position, taken, base, spare, rotation }, consumer)
 }
 
 /// How many slots ahead of the value just put in the next one's memory is asked for.
@@ -257,6 +273,15 @@ fn fetch_to_write<T>(slot: &Slot<T>) {
 }
 
 impl<T> Producer<T> {
+    /// Segments are taken from, and rest in, a rotation. Before the first value.
+    ///
+    /// # Panics
+    /// If there was one.
+    pub fn rotate_in(&mut self, rotation: &Rotation<T>) {
+        assert!(self.tail.is_null(), "the queue is in use");
+        self.rotation = Some(rotation.clone());
+    }
+
     /// Puts a value in. It is dropped with the queue if the consumer is gone.
     #[inline]
     pub fn push(&mut self, value: T) {
@@ -281,7 +306,7 @@ impl<T> Producer<T> {
             } else {
                 self.fetch_next(at + AHEAD - SLOTS);
             }
-            slots[at].fill(position, write);
+            slots[at].fill(self.base.wrapping_add(at + 1), write);
         }
         self.position = position.wrapping_add(1);
     }
@@ -293,11 +318,14 @@ impl<T> Producer<T> {
         // SAFETY: nobody else knows it yet.
         let segment = unsafe { &*new };
         segment.next.store(ptr::null_mut(), Ordering::Relaxed);
+        let base = self.rotation.as_ref().map_or(position, Rotation::next_base);
         if usize::BITS < 64 {
-            // Positions come round: no stamp may be as old as that.
-            segment.slots.iter().for_each(|slot| slot.stamp.store(position, Ordering::Relaxed));
+            // Bases come round: no stamp may be as old as that.
+            segment.slots.iter().for_each(|slot| slot.stamp.store(base, Ordering::Relaxed));
         }
-        segment.slots[0].fill(position, write);
+        segment.base.store(base, Ordering::Relaxed);
+        segment.slots[0].fill(base.wrapping_add(1), write);
+        self.base = base;
         let last = std::mem::replace(&mut self.tail, new);
         let link = if last.is_null() {
             &self.shared.given.first
@@ -324,7 +352,11 @@ impl<T> Producer<T> {
     fn look_for_spares(&mut self) {
         if self.spare.is_null() {
             // Acquire: the consumer's reads and its links between spares come before.
-            self.spare = self.shared.taken.spare.swap(ptr::null_mut(), Ordering::Acquire);
+            let spares = self.shared.taken.spare.swap(ptr::null_mut(), Ordering::Acquire);
+            self.spare = match &self.rotation {
+                Some(rotation) => rotation.exchange(spares),
+                None => spares,
+            };
         }
     }
 
@@ -466,144 +498,4 @@ impl<T> fmt::Debug for Consumer<T> {
 }
 
 #[cfg(all(test, not(loom)))]
-mod tests {
-    use std::{
-        sync::{
-            Arc,
-            atomic::{AtomicUsize, Ordering},
-        },
-        thread,
-    };
-
-    use super::*;
-
-    /// Counts its drops.
-    struct Counted(Arc<AtomicUsize>);
-
-    impl Drop for Counted {
-        fn drop(&mut self) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    #[test]
-    fn values_arrive_once_and_in_order() {
-        const VALUES: u64 = if cfg!(debug_assertions) { 500_000 } else { 10_000_000 };
-        const ROOM: u64 = 1_000;
-        let (mut producer, mut consumer) = channel();
-        let pushing = thread::spawn(move || {
-            for value in 0..VALUES {
-                while !producer.has_room(ROOM) {
-                    thread::yield_now();
-                }
-                producer.push(value);
-            }
-        });
-        let mut next = 0;
-        while !consumer.is_closed() {
-            if consumer.is_empty() {
-                thread::yield_now();
-                continue;
-            }
-            assert_eq!(consumer.peek(), Some(&next));
-            assert_eq!(consumer.pop(), Some(next));
-            next += 1;
-        }
-        assert_eq!(next, VALUES);
-        pushing.join().unwrap();
-    }
-
-    #[test]
-    fn values_of_any_size_keep_their_place() {
-        let (mut producer, mut consumer) = channel::<[u32; 37]>();
-        for round in 0..10 {
-            (0..150).for_each(|at| producer.push([round * 150 + at; 37]));
-            for at in 0..150 {
-                assert_eq!(consumer.peek(), Some(&[round * 150 + at; 37]));
-                assert_eq!(consumer.pop(), Some([round * 150 + at; 37]));
-            }
-            assert!(consumer.is_empty() && consumer.peek().is_none() && consumer.pop().is_none());
-        }
-        let (mut producer, mut consumer) = channel();
-        (0..200).for_each(|_| producer.push(()));
-        assert_eq!(std::iter::from_fn(|| consumer.pop()).count(), 200);
-    }
-
-    #[test]
-    #[should_panic(expected = "another value")]
-    fn a_value_elsewhere_is_not_taken_for_the_one_in_the_slot() {
-        let (mut producer, _consumer) = channel::<u64>();
-        producer.push(1);
-        producer.push_with(|slot| {
-            slot.write(2);
-            Box::leak(Box::new(3))
-        });
-    }
-
-    #[test]
-    fn a_skipped_value_is_dropped_and_the_next_is_next() {
-        let count = Arc::new(AtomicUsize::new(0));
-        let (mut producer, mut consumer) = channel();
-        consumer.skip();
-        (0..130).for_each(|_| producer.push(Counted(Arc::clone(&count))));
-        (0..129).for_each(|_| consumer.skip());
-        assert_eq!(count.load(Ordering::Relaxed), 129);
-        assert!(consumer.pop().is_some() && consumer.is_empty());
-        assert_eq!(count.load(Ordering::Relaxed), 130);
-    }
-
-    #[test]
-    fn what_is_left_is_dropped_once() {
-        let count = Arc::new(AtomicUsize::new(0));
-        let dropped = || count.load(Ordering::Relaxed);
-        for (pushed, popped) in [(0, 0), (1, 0), (64, 64), (65, 64), (130, 65), (1_000, 300)] {
-            count.store(0, Ordering::Relaxed);
-            let (mut producer, mut consumer) = channel();
-            (0..pushed).for_each(|_| producer.push(Counted(Arc::clone(&count))));
-            (0..popped).for_each(|_| drop(consumer.pop().unwrap()));
-            assert_eq!(dropped(), popped);
-            thread::spawn(move || drop(consumer)).join().unwrap();
-            assert_eq!(dropped(), pushed, "the consumer drops what is there");
-            assert!(producer.is_closed());
-            (0..70).for_each(|_| producer.push(Counted(Arc::clone(&count))));
-            assert_eq!(dropped(), pushed);
-            drop(producer);
-            assert_eq!(dropped(), pushed + 70, "{pushed} pushed, {popped} popped");
-
-            count.store(0, Ordering::Relaxed);
-            let (mut producer, consumer) = channel();
-            (0..pushed).for_each(|_| producer.push(Counted(Arc::clone(&count))));
-            drop(producer);
-            assert_eq!(dropped(), 0);
-            assert_eq!(consumer.is_closed(), pushed == 0, "not while something is left");
-            drop(consumer);
-            assert_eq!(dropped(), pushed);
-        }
-    }
-
-    #[test]
-    fn room_is_exact() {
-        let (mut producer, mut consumer) = channel();
-        assert!(!producer.has_room(0));
-        for value in 0..500 {
-            assert!(producer.has_room(100));
-            producer.push(value);
-            if value >= 99 {
-                assert!(!producer.has_room(100));
-                assert!(producer.has_room(101));
-                assert_eq!(consumer.pop(), Some(value - 99));
-            }
-        }
-    }
-
-    #[test]
-    fn a_queue_is_closed_when_both_empty_and_left() {
-        let (mut producer, mut consumer) = channel();
-        assert!(!producer.is_closed() && !consumer.is_closed());
-        producer.push(1);
-        drop(producer);
-        assert!(!consumer.is_closed());
-        assert_eq!(consumer.pop(), Some(1));
-        assert!(consumer.is_closed());
-    }
-}
+mod tests;

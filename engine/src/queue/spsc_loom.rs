@@ -4,7 +4,7 @@ use loom::{sync::Arc, thread};
 
 use super::{
     parcel::Parcel,
-    spsc::{Consumer, channel},
+    spsc::{Consumer, Rotation, channel},
 };
 
 /// Pops until the queue is closed; all values from `next` on, in order.
@@ -48,6 +48,30 @@ fn segments_are_used_again() {
             other.join().unwrap();
         });
     }
+}
+
+/// Segments that were full in one queue of a rotation come to the other, whose consumer takes none of their stamps for its
+/// own.
+#[test]
+fn queues_of_a_rotation_share_their_segments() {
+    loom::model(|| {
+        let rotation = Rotation::new();
+        let (mut producer, mut consumer) = channel();
+        let (mut other_producer, mut other_consumer) = channel();
+        producer.rotate_in(&rotation);
+        other_producer.rotate_in(&rotation);
+        // Three segments: two rest once they are emptied, and the first of them goes out again.
+        (0..6).for_each(|value| producer.push(Arc::new(value)));
+        (0..5).for_each(|value| assert_eq!(*consumer.pop().unwrap(), value));
+        (6..8).for_each(|value| producer.push(Arc::new(value)));
+        let sender = thread::spawn(move || {
+            (0..3).for_each(|value| other_producer.push(Arc::new(value)));
+        });
+        assert_eq!(pop_all(&mut other_consumer, 0), 3);
+        sender.join().unwrap();
+        assert!((5..8).all(|value| *consumer.pop().unwrap() == value));
+        assert!(consumer.pop().is_none());
+    });
 }
 
 /// The model fails if a value is leaked; the count if one is dropped twice.

@@ -366,7 +366,8 @@ impl Hub {
             let here = Arc::new(Notice::new(postbox, here));
             let room = bound.introduction.room_towards(&introduction);
             let is_local = self.is_ours(&notice);
-            let pipe = Pipe::new(queues, here.clone(), notice.clone(), room, is_local);
+            let pipe =
+                Pipe::new(queues, &self.resting, here.clone(), notice.clone(), room, is_local);
             // From here on the other end knows whom to ring. What it posts waits until this peer is there, and one in
             // the same hub is told by the peer itself.
             let _ = acceptance.set(here);
@@ -427,7 +428,7 @@ impl Hub {
         let (socket, endpoint) = (*socket, endpoint.clone());
         let room = self.introduce(socket).room_towards(&bound.introduction);
         let is_local = self.is_ours(&there);
-        let pipe = Pipe::new(queues, here, there, room, is_local);
+        let pipe = Pipe::new(queues, &self.resting, here, there, room, is_local);
         self.connectors[key as usize].link = Link::Piped(self.peers.vacant_key() as u32);
         let peer = &bound.introduction;
         self.start_pipe(shard, socket, Some(key), endpoint, pipe, peer, EventKind::Connected);

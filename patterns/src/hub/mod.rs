@@ -43,6 +43,7 @@ use self::{
     inbound::{Arm, Inbound},
     inproc::{Mail, Offer},
     peer::{Peer, Phase},
+    pipe::Resting,
     receive::Delivery,
     socket::SocketCore,
     waiting::Waiting,
@@ -200,6 +201,8 @@ pub(crate) struct Hub {
     serial: u32,
     /// How many pipes there were.
     pipes: u64,
+    /// Memory of their outgoing queues that is not in use.
+    resting: Resting,
     /// There are pipes, or there may be at any time.
     expects_pipes: bool,
 }
@@ -215,6 +218,7 @@ impl Hub {
             unanswered: Vec::new(),
             serial: 0,
             pipes: 0,
+            resting: Resting::new(),
             expects_pipes: false,
             sockets: Slab::new(),
             peers: Slab::new(),

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use zring_engine::queue::{
     notice::Notice,
     parcel::{Parcel, SHORT_BYTES_MAX},
-    spsc::{Consumer, Producer, channel},
+    spsc::{Consumer, Producer, Rotation, channel},
 };
 
 use crate::{frame::Frame, message::Message};
@@ -17,6 +17,9 @@ pub(crate) enum Freight {
     /// An encoded command.
     Command(Box<[u8]>),
 }
+
+/// Where the memory of a hub's outgoing queues rests between two uses.
+pub(crate) type Resting = Rotation<Parcel<Freight>>;
 
 /// The two directions, as one end has them.
 pub(crate) struct Queues {
@@ -62,12 +65,14 @@ impl Drop for Bell {
 
 impl Pipe {
     pub(crate) fn new(
-        queues: Queues,
+        mut queues: Queues,
+        resting: &Resting,
         here: Arc<Notice>,
         there: Arc<Notice>,
         room: u64,
         is_local: bool,
     ) -> Self {
+        queues.out.rotate_in(resting);
         Self { queues, there: Bell(there), here, room, is_local, is_polled: false, unrung: 0 }
     }
 
