@@ -183,17 +183,29 @@ impl Frame {
         if range.len() > COPIED_BYTES_MAX
             && let Some(lease) = pool.lease(chunk, range.clone())
         {
-            self.become_lease(lease);
-        } else {
-            self.copy_in_place(Site::Pool, &pool.bytes(chunk)[range]);
+            return self.become_lease(lease);
+        }
+        let bytes = pool.bytes(chunk);
+        match (&mut self.0, bytes[range.start..].first_chunk()) {
+            (Body::Inline { len, words }, Some(tiny)) if range.len() <= COPIED_BYTES_MAX => {
+                // As many bytes for each length: what lies behind the body does not count, and no call is needed.
+                let tiny: &[u8; COPIED_BYTES_MAX] = tiny;
+                note(Site::Pool, range.len());
+                *len = range.len() as u8;
+                bytemuck::bytes_of_mut(words)[..COPIED_BYTES_MAX].copy_from_slice(tiny);
+            }
+            _ => self.copy_in_place(Site::Pool, &bytes[range]),
         }
     }
 
     #[inline(always)]
     fn become_lease(&mut self, lease: Lease) {
-        debug_assert!(matches!(self.0, Body::Inline { .. } | Body::Static(_)), "not cleared");
-        // A cleared frame has nothing to drop.
-        std::mem::forget(std::mem::replace(&mut self.0, Body::Lease(lease)));
+        // A cleared one has nothing to drop.
+        debug_assert!(self.is_empty(), "not cleared");
+        match &mut self.0 {
+            Body::Lease(released) => std::mem::forget(std::mem::replace(released, lease)),
+            body => std::mem::forget(std::mem::replace(body, Body::Lease(lease))),
+        }
     }
 
     #[inline(never)]
@@ -228,14 +240,20 @@ impl Frame {
         }
     }
 
-    /// Lets go of the body. What is left is an empty one: inline, where it was, so that the next can be copied as it
-    /// lies, else the one that takes the fewest words to write.
-    #[inline]
+    /// Lets go of the body. What is left is an empty one, inline or leased where it was, so that the next of the kind is
+    /// put in its place, else the one that takes the fewest words to write.
+    #[inline(always)]
     pub(crate) fn clear(&mut self) {
         match &mut self.0 {
             Body::Inline { len, .. } => *len = 0,
-            _ => self.0 = Body::Static(&[]),
+            Body::Lease(lease) => lease.release(),
+            _ => self.clear_outer(),
         }
+    }
+
+    #[inline(never)]
+    fn clear_outer(&mut self) {
+        self.0 = Body::Static(&[]);
     }
 
     /// An empty inline one.

@@ -1,6 +1,15 @@
 //! A message: one frame or a chain of them, delivered whole or not at all.
 
-use std::{cell::RefCell, fs::File, io, sync::Arc};
+use std::{
+    cell::Cell,
+    fs::File,
+    io,
+    mem::{ManuallyDrop, forget, replace},
+    ops::Range,
+    sync::Arc,
+};
+
+use zring_engine::{Chunk, Pool};
 
 use crate::error::Error;
 use crate::frame::{Frame, Words};
@@ -10,11 +19,81 @@ const NODES_MAX: usize = 1024;
 /// A chain that has grown beyond this many frames is freed instead of kept.
 const CHAIN_FRAMES_MAX: usize = 64;
 
-#[allow(clippy::vec_box, reason = "a message moves as one word because its node does not")]
-type Stock = Vec<Box<Node>>;
-
 thread_local! {
-    static NODES: RefCell<Stock> = const { RefCell::new(Vec::new()) };
+    /// Without a destructor, so that nobody has to ask whether it ran. [`Closing`] has one.
+    static NODES: ManuallyDrop<Stock> = const { ManuallyDrop::new(Stock::closed()) };
+    static CLOSING: Closing = const { Closing };
+}
+
+/// Empty nodes, linked so that taking one and giving one back touch nothing but the node itself.
+///
+/// ```text
+/// closed ──a node comes back──▶ open ──the thread ends──▶ closed for good
+/// ```
+/// A closed one has no nodes, and no room for any.
+struct Stock {
+    first: Cell<Option<Box<Node>>>,
+    /// How many more it takes.
+    room: Cell<usize>,
+    is_open: Cell<bool>,
+}
+
+impl Stock {
+    const fn closed() -> Self {
+        Self { first: Cell::new(None), room: Cell::new(0), is_open: Cell::new(false) }
+    }
+
+    #[inline(always)]
+    fn take(&self) -> Option<Box<Node>> {
+        let mut node = self.first.take()?;
+        self.link(node.next.take());
+        self.room.set(self.room.get() + 1);
+        Some(node)
+    }
+
+    #[inline(always)]
+    fn give(&self, mut node: Box<Node>) {
+        if self.room.get() == 0 && !self.open() {
+            return free(node);
+        }
+        debug_assert!(node.next.is_none(), "only nodes of the stock have a next one");
+        forget(replace(&mut node.next, self.first.take()));
+        self.link(Some(node));
+        self.room.set(self.room.get() - 1);
+    }
+
+    /// What was first was taken away before: there is nothing to drop.
+    #[inline(always)]
+    fn link(&self, first: Option<Box<Node>>) {
+        forget(self.first.replace(first));
+    }
+
+    /// Returns whether there is room now. There is none in a full one, nor while the thread ends.
+    #[cold]
+    #[inline(never)]
+    fn open(&self) -> bool {
+        let opens = !self.is_open.get() && CLOSING.try_with(|_| ()).is_ok();
+        if opens {
+            self.is_open.set(true);
+            self.room.set(NODES_MAX);
+        }
+        opens
+    }
+
+    fn close(&self) {
+        // One by one: each node owns the next.
+        while self.take().is_some() {}
+        self.room.set(0);
+    }
+}
+
+/// Closes the stock of its thread when that ends.
+struct Closing;
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        NODES.with(|stock| stock.close());
+    }
 }
 
 /// What a message holds. Comes from, and goes back to, a small stock of its thread, so that messages
@@ -27,11 +106,13 @@ struct Node {
     bytes: usize,
     /// What most messages do not have. Once made it stays with the node.
     more: Option<Box<More>>,
+    /// The next one in the stock.
+    next: Option<Box<Node>>,
 }
 
 impl Default for Node {
     fn default() -> Self {
-        Self { first: Frame::vacant(), bytes: 0, more: None }
+        Self { first: Frame::vacant(), bytes: 0, more: None, next: None }
     }
 }
 
@@ -67,26 +148,31 @@ impl Node {
         self.more.get_or_insert_default()
     }
 
-    #[inline]
+    #[inline(always)]
     fn from_stock() -> Box<Self> {
-        let stock = NODES.try_with(|nodes| nodes.borrow_mut().pop());
-        stock.ok().flatten().unwrap_or_default()
+        NODES.with(|stock| stock.take()).unwrap_or_else(Self::fresh)
     }
 
-    #[inline]
+    #[cold]
+    #[inline(never)]
+    fn fresh() -> Box<Self> {
+        Box::default()
+    }
+
+    #[inline(always)]
     fn into_stock(mut self: Box<Self>) {
         self.first.clear();
         if let Some(more) = &mut self.more {
             more.clear();
         }
-        // While the thread ends its stock may be gone already; then the node is simply freed.
-        let _ = NODES.try_with(|nodes| {
-            let mut nodes = nodes.borrow_mut();
-            if nodes.len() < NODES_MAX {
-                nodes.push(self);
-            }
-        });
+        NODES.with(|stock| stock.give(self));
     }
+}
+
+#[cold]
+#[inline(never)]
+fn free(node: Box<Node>) {
+    drop(node);
 }
 
 /// One message: a first frame and, for multipart messages, the frames behind it.
@@ -144,6 +230,15 @@ impl Message {
         let mut node = Node::from_stock();
         node.bytes = first.len();
         node.first = first;
+        Self(Some(node))
+    }
+
+    /// One received frame, whose body is a part of a chunk.
+    #[inline(always)]
+    pub(crate) fn received_in(pool: &Pool, chunk: &Chunk, body: Range<usize>) -> Self {
+        let mut node = Node::from_stock();
+        node.bytes = body.len();
+        node.first.receive_in_place(pool, chunk, body);
         Self(Some(node))
     }
 
@@ -311,7 +406,7 @@ impl Clone for Message {
 }
 
 impl Drop for Message {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         if let Some(node) = self.0.take() {
             node.into_stock();
@@ -447,11 +542,37 @@ mod tests {
         assert_eq!(message, copy);
         assert_eq!(copy.to_vecs(), [b"a", b"b", b"c"]);
         drop(message);
-        let stock = || NODES.with(|nodes| nodes.borrow().len());
+        let stock = || NODES.with(|stock| NODES_MAX - stock.room.get());
         assert_eq!(stock(), 1);
         let again = Message::from("x");
         assert_eq!((stock(), again.frame_count()), (0, 1));
         assert_eq!(copy.into_frames().len(), 3);
+    }
+
+    #[test]
+    fn a_stock_is_bounded_and_ends_with_its_thread() {
+        thread_local! {
+            static LAST: Cell<Vec<Message>> = const { Cell::new(Vec::new()) };
+        }
+        let stock = || NODES.with(|stock| (NODES_MAX - stock.room.get(), stock.is_open.get()));
+        // What a thread keeps to its end goes before its stock, or after it.
+        for is_kept_first in [true, false] {
+            let messages: Vec<_> = (0..2 * NODES_MAX).map(|_| Message::from("x")).collect();
+            let other = std::thread::spawn(move || {
+                assert_eq!(stock(), (NODES_MAX, false), "closed");
+                let keep = || LAST.set(vec![Message::from("y"), Message::from(vec![0; 200])]);
+                if is_kept_first {
+                    keep();
+                }
+                drop(messages);
+                assert_eq!(stock(), (NODES_MAX, true));
+                keep();
+                assert_eq!(stock().0, NODES_MAX - if is_kept_first { 0 } else { 2 });
+                NODES.with(|stock| stock.close());
+                assert!(NODES.with(|stock| stock.first.take().is_none()));
+            });
+            other.join().unwrap();
+        }
     }
 
     #[test]

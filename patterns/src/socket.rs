@@ -291,7 +291,7 @@ impl<C: Home> Socket<C> {
     }
 
     /// One attempt, after which nothing is held.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn attempt_send<P: Sendable>(&self, payload: &mut Option<P>) -> Result<(), Refusal> {
         match &self.parts {
             Some(parts) if C::HAS_PARTS => self.attempt_send_apart(parts, payload),
@@ -376,7 +376,7 @@ impl<C: Home> Socket<C> {
     }
 
     /// One attempt, after which nothing is held.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn attempt_recv(&self, may_rest: bool) -> Result<Message, Refusal> {
         match &self.parts {
             Some(parts) if C::HAS_PARTS => self.attempt_recv_apart(parts),
@@ -566,8 +566,24 @@ impl<C: Home> Socket<C> {
     }
 }
 
-#[inline]
+#[inline(always)]
 pub(crate) fn attempt_send<C: Home, P: Sendable>(
+    core: &mut Core,
+    key: u32,
+    payload: &mut Option<P>,
+) -> Result<(), Refusal> {
+    if !core.is_terminated
+        && let Some(body) = payload.as_ref().and_then(Sendable::single_body)
+        && core.hub.send_plain(key, body)
+    {
+        return Ok(());
+    }
+    attempt_send_alone::<C, P>(core, key, payload)
+}
+
+/// A message that is not simply added to those that wait to be sent.
+#[inline(never)]
+fn attempt_send_alone<C: Home, P: Sendable>(
     core: &mut Core,
     key: u32,
     payload: &mut Option<P>,
@@ -592,8 +608,19 @@ fn give_back<P>(sent: Result<(), Refusal>, payload: Option<P>) -> Result<(), Sen
     }
 }
 
-#[inline]
+#[inline(always)]
 pub(crate) fn attempt_recv(core: &mut Core, key: u32, waits: bool) -> Result<Message, Refusal> {
+    if !core.is_terminated
+        && let Some(message) = core.hub.take_at_hand(&mut core.shard, key)
+    {
+        return Ok(message);
+    }
+    attempt_recv_otherwise(core, key, waits)
+}
+
+/// There is no message that only has to be taken.
+#[inline(never)]
+fn attempt_recv_otherwise(core: &mut Core, key: u32, waits: bool) -> Result<Message, Refusal> {
     core.check_refusal()?;
     let Core { shard, hub, .. } = core;
     let received = hub.try_recv(shard, key, waits);

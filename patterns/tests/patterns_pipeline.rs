@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use common::content::{body, check, frames, send};
 use common::events::{Seen, seen};
-use common::raw::Raw;
+use common::raw::{self, Raw};
 use common::{
     Context, PATIENCE, Socket, Way, bind_tcp, has_unix_sockets, in_ways, is_quiet, open, pair,
     scratch, turn_for, turning,
@@ -49,6 +49,86 @@ fn fill(ctx: &Context, push: &Socket, bytes: usize) -> usize {
         assert!(taken < 100_000, "there is no limit");
     }
     taken
+}
+
+const MESSAGES: usize = 6_000;
+
+/// What stands in front of message `at` of a stream of all kinds of frames.
+fn is_behind(at: usize) -> Option<&'static str> {
+    match at % 50 {
+        7 => Some("ping"),
+        13 => Some("part"),
+        31 if at % 500 == 31 => Some("large"),
+        31 => Some("empty"),
+        _ => None,
+    }
+}
+
+fn varied(at: usize) -> Vec<u8> {
+    vec![at as u8; [0, 3, 16, 40, 41, 64, 80, 81, 255, 256, 1_000][at * at % 11]]
+}
+
+fn large(at: usize) -> Vec<u8> {
+    vec![at as u8; 90_000]
+}
+
+/// Far more than is decoded ahead of the user, in whatever pieces the kernel makes of it: messages that are taken right
+/// out of a piece, and those between them that need more.
+#[test]
+fn frames_of_all_kinds_arrive_in_order_behind_a_slow_user() {
+    in_ways(Way::all(), LIMIT, |way| {
+        let ctx = way.context();
+        let pull = open(&ctx, SocketType::Pull);
+        let endpoint = bind_tcp(&pull);
+        let mut raw = turning(&ctx, || {
+            let mut raw = Raw::connect(&endpoint);
+            raw.handshake(1, "PUSH");
+            raw
+        });
+        let peer = std::thread::spawn(move || {
+            let mut stream = Vec::new();
+            for at in 0..MESSAGES {
+                stream.extend(match is_behind(at) {
+                    Some("ping") => raw::command("PING", &[0, 0, at as u8]),
+                    Some("part") => raw::frame(raw::MORE, &varied(at + 1)),
+                    Some("large") => raw::frame(0, &large(at)),
+                    Some(_) => raw::frame(0, &[]),
+                    None => Vec::new(),
+                });
+                stream.extend(raw::frame(0, &varied(at)));
+            }
+            raw.say(&stream);
+            for at in (0..MESSAGES).filter(|&at| is_behind(at) == Some("ping")) {
+                let (flags, body) = raw.frame();
+                assert_eq!(
+                    (flags, &body[..5], &body[5..]),
+                    (raw::COMMAND, &b"\x04PONG"[..], &[at as u8][..])
+                );
+            }
+            raw
+        });
+        let mut taken = 0;
+        let mut next = || {
+            taken += 1;
+            pull.recv().expect("a message").to_vecs()
+        };
+        for at in 0..MESSAGES {
+            match is_behind(at) {
+                Some("large") => assert!(next() == [large(at)], "{at}"),
+                Some("empty") => assert_eq!(next(), [[]], "{at}"),
+                Some("part") => {
+                    assert_eq!(next(), [varied(at + 1), varied(at)], "{at}");
+                    continue;
+                }
+                _ => {}
+            }
+            assert_eq!(next(), [varied(at)], "{at}");
+        }
+        assert!(pull.try_recv().is_err());
+        let _raw = turning(&ctx, || peer.join().expect("all PINGs are answered"));
+        let stats = pull.stats();
+        assert_eq!((stats.messages_in, stats.messages_dropped), (taken, 0));
+    });
 }
 
 #[test]

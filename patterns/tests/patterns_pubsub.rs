@@ -186,6 +186,42 @@ fn a_sub_filters_what_a_careless_publisher_sends() {
     });
 }
 
+/// As above, with far more than is decoded ahead of the user.
+#[test]
+fn a_sub_filters_a_flood_of_a_careless_publisher() {
+    const MESSAGES: u32 = 5_000;
+    in_ways(Way::every(), LIMIT, |way| {
+        let ctx = way.context();
+        let (listener, endpoint) = listen().expect("listen");
+        let sub = open(&ctx, SocketType::Sub);
+        sub.subscribe(b"a").expect("subscribe");
+        sub.connect(&endpoint).expect("connect");
+        let mut raw = turning(&ctx, || {
+            let mut raw = Raw::accept(&listener);
+            raw.handshake(1, "PUB");
+            raw
+        });
+        let text = |number| format!("{}{number:>60}", if number % 3 == 0 { 'a' } else { 'b' });
+        let publisher = std::thread::spawn(move || {
+            raw.say(
+                &(0..MESSAGES)
+                    .flat_map(|number| frame(0, text(number).as_bytes()))
+                    .collect::<Vec<_>>(),
+            );
+            raw
+        });
+        for number in (0..MESSAGES).step_by(3) {
+            assert_eq!(texts(&sub, 1), [text(number)]);
+        }
+        let dropped = MESSAGES - MESSAGES.div_ceil(3);
+        turn_until(&ctx, "the last of them", || {
+            sub.try_recv().is_err() && sub.stats().messages_in == u64::from(MESSAGES)
+        });
+        assert_eq!(sub.stats().messages_dropped, dropped.into());
+        publisher.join().expect("all is said");
+    });
+}
+
 #[test]
 fn subscriptions_are_told_again_after_a_reconnect() {
     in_ways(Way::all(), LIMIT, |way| {

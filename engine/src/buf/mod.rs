@@ -1,6 +1,7 @@
 //! Memory that the kernel and the user share: the receive pool and its leases, heap blocks for
 //! large bodies, and the lists of segments that one send gathers.
 
+mod append;
 mod backing;
 mod block;
 mod file;
@@ -13,6 +14,7 @@ mod pool;
 #[cfg(all(test, loom))]
 mod pool_loom;
 
+pub use append::append_short;
 pub use block::{Shared, SharedMut};
 pub use file::{FileError, FileFault, FileRegion};
 pub use gather::{ArenaPool, Gather, HEAD_BYTES_MAX, Segment};

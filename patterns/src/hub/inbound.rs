@@ -16,7 +16,7 @@ use super::{
 use crate::{
     frame::{Body, Frame, INLINE_BYTES_MAX, inline_bytes},
     message::Message,
-    monitor::DisconnectReason,
+    monitor::{DisconnectReason, PeerStats},
     options::Options,
     wire::{Decoder, FrameFlags, Step, Violation},
 };
@@ -44,6 +44,47 @@ const WEIGHED_BYTES_MIN: usize = 1024;
 pub(super) enum Piece {
     Chunk(Chunk),
     Copied(Vec<u8>),
+}
+
+/// Pieces in the order they came in.
+#[derive(Debug, Default)]
+pub(super) struct Pieces {
+    /// Apart from the others, since each message may be decoded from it.
+    first: Option<Piece>,
+    others: VecDeque<Piece>,
+}
+
+impl Pieces {
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.others.len()
+    }
+
+    fn push_back(&mut self, piece: Piece) {
+        match &self.first {
+            None => self.first = Some(piece),
+            Some(_) => self.others.push_back(piece),
+        }
+    }
+
+    /// In the place of the one that was taken last.
+    fn put_back(&mut self, piece: Piece) {
+        if let Some(second) = self.first.replace(piece) {
+            self.others.push_front(second);
+        }
+    }
+
+    fn pop_front(&mut self) -> Option<Piece> {
+        std::mem::replace(&mut self.first, self.others.pop_front())
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Piece> {
+        self.first.iter_mut().chain(&mut self.others)
+    }
 }
 
 /// A frame whose body did not arrive in one piece.
@@ -154,8 +195,10 @@ pub(crate) struct Inbound {
     pub(super) ready_bytes: u64,
     pub(super) parts: Vec<Frame>,
     pub(super) assembly: Option<Assembly>,
-    pub(super) pieces: VecDeque<Piece>,
+    pub(super) pieces: Pieces,
     at: usize,
+    /// The first piece is a chunk, decoded up to the end of a message, and nothing is special about the next one.
+    is_plain: bool,
     pub(super) spill: Vec<u8>,
     /// Small frames left until the ring is used again.
     direct_frames: u32,
@@ -181,8 +224,9 @@ impl Inbound {
             ready_bytes: 0,
             parts: Vec::new(),
             assembly: None,
-            pieces: VecDeque::new(),
+            pieces: Pieces::default(),
             at: 0,
+            is_plain: false,
             spill: Vec::new(),
             direct_frames: 0,
             messages_max: hwm.min(DECODED_MAX),
@@ -196,13 +240,52 @@ impl Inbound {
     }
 
     /// The next whole message.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn pop(&mut self) -> Option<Message> {
         let message = self.ready.pop_front()?;
         if message.len() >= WEIGHED_BYTES_MIN {
             self.ready_bytes -= message.len() as u64;
         }
         Some(message)
+    }
+
+    /// Decodes the next message out of the piece in front for a caller who takes it right away, if that takes nothing
+    /// special; `None` may be anything else. Only where nothing is ready, and for a socket to which each single frame is a
+    /// message, if it `wants` it: what it does not is dropped.
+    ///
+    /// Messages decoded ahead of the user are written, queued and read again a hundred messages later; this one stays in
+    /// the cache, and its node is the one that was given back a moment ago. It leaves the end of the piece to
+    /// [`Inbound::refill`], so that a piece that is there has something in it.
+    #[inline(always)]
+    pub(crate) fn take_plain(
+        &mut self,
+        pool: &Pool,
+        stats: &mut PeerStats,
+        wants: impl Fn(&[u8]) -> bool,
+    ) -> Option<Message> {
+        let Some(Piece::Chunk(chunk)) = self.pieces.first.as_ref().filter(|_| self.is_plain) else {
+            return None;
+        };
+        debug_assert!(self.ready.is_empty() && self.is_between_plain_messages());
+        loop {
+            let bytes = pool.bytes(chunk);
+            let body = self.decoder.next_plain(bytes, &mut self.at)?;
+            stats.messages_in += 1;
+            stats.bytes_in += body.len() as u64;
+            if wants(&bytes[body.clone()]) {
+                return Some(Message::received_in(pool, chunk, body));
+            }
+            stats.messages_dropped += 1;
+        }
+    }
+
+    /// Whether the next frame is decoded without a look at anything that came before it.
+    fn is_between_plain_messages(&self) -> bool {
+        !self.is_inside_message()
+            && !self.is_streamed()
+            && self.claim == 0
+            && self.direct_frames == 0
+            && self.decoder.is_between_frames()
     }
 
     #[inline]
@@ -249,9 +332,15 @@ impl Inbound {
             pool.release(chunk);
             return decoded;
         }
-        self.at = at;
-        self.pieces.push_back(Piece::Chunk(chunk));
+        self.keep(Piece::Chunk(chunk), at);
         Ok(())
+    }
+
+    /// Nobody has room for what is left of a piece behind `at`.
+    fn keep(&mut self, piece: Piece, at: usize) {
+        self.at = at;
+        self.is_plain = matches!(piece, Piece::Chunk(_)) && self.is_between_plain_messages();
+        self.pieces.put_back(piece);
     }
 
     /// Bytes that came with the end of the handshake.
@@ -271,7 +360,8 @@ impl Inbound {
 
     /// Copies undecoded chunks out, so that their buffers can go back.
     pub(crate) fn release_chunks(&mut self, mut pool: Buffers<'_>) {
-        for piece in &mut self.pieces {
+        self.is_plain = false;
+        for piece in self.pieces.iter_mut() {
             if let Piece::Chunk(chunk) = piece {
                 note(Site::Undecoded, chunk.len());
                 let copy = pool.bytes(chunk).to_vec();
@@ -284,7 +374,8 @@ impl Inbound {
 
     /// Drops everything undecoded.
     pub(crate) fn discard_undecoded(&mut self, mut pool: Buffers<'_>) {
-        for piece in self.pieces.drain(..) {
+        self.is_plain = false;
+        while let Some(piece) = self.pieces.pop_front() {
             if let Piece::Chunk(chunk) = piece {
                 pool.release(chunk);
             }
@@ -376,11 +467,10 @@ impl Inbound {
                 Piece::Copied(bytes) => (bytes.len(), self.decode_bytes(bytes, &mut at, sink)),
             };
             if decoded.is_ok() && at < len {
-                self.at = at;
-                self.pieces.push_front(piece);
+                self.keep(piece, at);
                 break;
             }
-            self.at = 0;
+            (self.at, self.is_plain) = (0, false);
             if let Piece::Chunk(chunk) = piece {
                 pool.release(chunk);
             }

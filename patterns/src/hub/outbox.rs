@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 
 use zring_engine::{
-    ArenaPool, Gather, HEAD_BYTES_MAX, SEGMENTS_PER_SEND_MAX, Segment,
+    ArenaPool, Gather, HEAD_BYTES_MAX, SEGMENTS_PER_SEND_MAX, Segment, append_short,
     copies::{Site, note},
 };
 
 use crate::{
     frame::{Body, Frame},
     message::Message,
+    options::Options,
     wire::{Decoder, FRAME_HEADER_BYTES_MAX, Step, encode_header, short_header},
 };
 
@@ -69,6 +70,27 @@ pub(crate) struct Outbox {
     retained_ends: u32,
 }
 
+/// What stays below these needs nothing but to wait.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// At least 1.
+    pub(crate) messages: u32,
+    pub(crate) bytes: u64,
+    pub(crate) block_bytes: usize,
+}
+
+impl Bounds {
+    /// Of a batch scope or, on a shard that several threads use, of a burst.
+    #[inline(always)]
+    pub(super) fn of(options: &Options, is_burst: bool) -> Self {
+        Self {
+            messages: if options.sndhwm == 0 { u32::MAX } else { options.sndhwm },
+            bytes: options.pipe_bytes_max,
+            block_bytes: if is_burst { LOAD_BYTES } else { usize::MAX },
+        }
+    }
+}
+
 /// What became of everything that had been appended, when a connection ended.
 #[derive(Debug, Default)]
 pub(crate) struct Recovered {
@@ -108,29 +130,52 @@ impl Outbox {
         self.tail.len() >= LOAD_BYTES || !self.sealed.is_empty()
     }
 
+    /// Copies in a message of one short frame, if it goes into the block that is open and leaves everything below these
+    /// bounds: messages and bytes as [`Outbox::messages`] and [`Outbox::bytes`] count them, bytes of the block, and no
+    /// whole block. Returns whether it did.
+    #[inline(always)]
+    pub(crate) fn join(&mut self, body: &[u8], below: &Bounds) -> bool {
+        let Ok(body_bytes) = u8::try_from(body.len()) else { return false };
+        let header = short_header(false, body_bytes);
+        let tail_bytes = self.tail.len() + header.len() + body.len();
+        let fits = self.messages() < below.messages - 1
+            && ((self.settled_bytes + tail_bytes) as u64) < below.bytes
+            && tail_bytes < below.block_bytes
+            && self.sealed.is_empty();
+        if !fits || !append_short(&mut self.tail, header, body) {
+            return false;
+        }
+        note(Site::Arena, body.len());
+        self.tail_at_boundary = true;
+        self.tail_ends += 1;
+        true
+    }
+
     /// Copies one frame in. The message ends with it unless `more`.
     #[inline]
     pub(crate) fn append(&mut self, arena: &mut ArenaPool, more: bool, body: &[u8]) {
         match u8::try_from(body.len()) {
             Ok(body_bytes) => {
                 let header = short_header(more, body_bytes);
-                self.make_room(arena, header.len() + body.len());
-                self.tail.extend_from_slice(&header);
+                if !append_short(&mut self.tail, header, body) {
+                    self.next_block(arena, header.len() + body.len());
+                    append_short(&mut self.tail, header, body);
+                }
             }
-            Err(_) => self.append_long_header(arena, more, body.len()),
+            Err(_) => self.append_long(arena, more, body),
         }
         note(Site::Arena, body.len());
-        self.tail.extend_from_slice(body);
         self.tail_at_boundary = !more;
         self.tail_ends += u32::from(!more);
     }
 
     #[inline(never)]
-    fn append_long_header(&mut self, arena: &mut ArenaPool, more: bool, body_bytes: usize) {
+    fn append_long(&mut self, arena: &mut ArenaPool, more: bool, body: &[u8]) {
         let mut header = [0; FRAME_HEADER_BYTES_MAX];
-        let header_bytes = encode_header(&mut header, more, false, body_bytes as u64);
-        self.make_room(arena, header_bytes + body_bytes);
+        let header_bytes = encode_header(&mut header, more, false, body.len() as u64);
+        self.make_room(arena, header_bytes + body.len());
         self.tail.extend_from_slice(&header[..header_bytes]);
+        self.tail.extend_from_slice(body);
     }
 
     #[inline]
@@ -495,6 +540,40 @@ mod tests {
         assert_eq!(outbox.complete(&mut arena, gather), 100);
         assert_eq!((outbox.messages(), outbox.bytes()), (0, 0));
         assert!(outbox.take_batch(&mut arena).is_none());
+    }
+
+    #[test]
+    fn a_message_joins_what_stays_below_all_bounds() {
+        const FREE: Bounds =
+            Bounds { messages: u32::MAX, bytes: u64::MAX, block_bytes: usize::MAX };
+        let (mut arena, mut one, mut other) = (arena(), Outbox::default(), Outbox::default());
+        assert!(!one.join(b"first", &FREE), "there is no block");
+        for outbox in [&mut one, &mut other] {
+            outbox.append(&mut arena, false, b"first");
+        }
+        for body in [&b""[..], b"x", &[7; 255]] {
+            assert!(one.join(body, &FREE));
+            other.append(&mut arena, false, body);
+        }
+        assert!(!one.join(&[7; 256], &FREE), "its header is another");
+        assert_eq!(one.only_block(), other.only_block());
+        assert_eq!((one.messages(), one.bytes()), (4, 7 + 2 + 3 + 257));
+
+        let (messages, bytes) = (one.messages(), one.bytes() + 4);
+        let at = |messages, bytes, block_bytes| Bounds { messages, bytes, block_bytes };
+        assert!(!one.join(b"ab", &at(messages + 1, u64::MAX, usize::MAX)), "full with it");
+        assert!(!one.join(b"ab", &at(u32::MAX, bytes as u64, usize::MAX)));
+        assert!(!one.join(b"ab", &at(u32::MAX, u64::MAX, bytes)));
+        assert_eq!(one.messages(), messages);
+        assert!(one.join(b"ab", &at(messages + 2, bytes as u64 + 1, bytes + 1)));
+        while one.join(&[1; 64], &FREE) {}
+        assert!(one.tail.capacity() - one.tail.len() < 66 && !one.has_full_block());
+        one.append(&mut arena, false, &[1; 64]);
+        assert!(!one.join(b"", &FREE), "a whole block waits");
+        let all = one.messages();
+        let recovered = one.recover(None);
+        assert_eq!(recovered.unsent.len(), all as usize);
+        assert_eq!(recovered.unsent[4].body(), b"ab");
     }
 
     #[test]

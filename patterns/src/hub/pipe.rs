@@ -92,6 +92,27 @@ impl Pipe {
         is_short
     }
 
+    /// Puts a message of one short frame in if there is room for another one behind it, and rings; inside a batch scope
+    /// only if the bell may wait, which somebody is to ring when the scope ends: `scope` says whether somebody is. Returns
+    /// whether that was so; else nothing was done.
+    #[inline(always)]
+    pub(crate) fn send_plain(&mut self, body: &[u8], scope: Option<bool>) -> bool {
+        let may_wait = match scope {
+            None => true,
+            Some(is_dirty) => is_dirty && self.unrung + 1 < UNRUNG_MAX,
+        };
+        let is_plain = may_wait && !self.is_local && body.len() <= SHORT_BYTES_MAX;
+        if !is_plain || !self.queues.out.has_room(self.room.saturating_sub(1)) {
+            return false;
+        }
+        self.queues.out.push_with(|slot| Parcel::write_short(slot, false, body));
+        match scope {
+            None => self.ring(),
+            Some(_) => self.unrung += 1,
+        }
+        true
+    }
+
     /// Puts a message in, behind the frames that are to stand in front of it.
     #[inline(never)]
     pub(crate) fn push_message(&mut self, head: &[Frame], is_delimited: bool, message: &Message) {

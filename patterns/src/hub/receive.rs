@@ -228,22 +228,32 @@ impl Hub {
         }
     }
 
-    /// Takes the next message, if one is there. For who `waits` anyway it may take a rest first.
-    #[inline]
+    /// Takes the next message if nothing has to be done for it but that.
+    #[inline(always)]
+    pub(crate) fn take_at_hand(&mut self, shard: &mut Shard, socket: u32) -> Option<Message> {
+        let core = self.sockets.get_mut(socket as usize).filter(|core| core.takes_freely)?;
+        let PipeId(key) = core.receiving.current()?;
+        let Peer { inbound, stats, .. } = self.peers.get_mut(key as usize)?;
+        let message = match (inbound.pop(), &core.pattern) {
+            (Some(message), _) => message,
+            (None, Pattern::Pull) => inbound.take_plain(&shard.memory().0, stats, |_| true)?,
+            (None, Pattern::Sub(subscriptions)) => {
+                inbound
+                    .take_plain(&shard.memory().0, stats, |topic| subscriptions.matches(topic))?
+            }
+            _ => return None,
+        };
+        core.receiving.advance();
+        Some(message)
+    }
+
+    /// Takes the next message where [`Hub::take_at_hand`] had none. For who `waits` anyway it may take a rest first.
     pub(crate) fn try_recv(
         &mut self,
         shard: &mut Shard,
         socket: u32,
         waits: bool,
     ) -> Result<Message, Refusal> {
-        let core = &mut self.sockets[socket as usize];
-        if core.takes_freely
-            && let Some(PipeId(key)) = core.receiving.current()
-            && let Some(message) = self.peers[key as usize].inbound.pop()
-        {
-            core.receiving.advance();
-            return Ok(message);
-        }
         if waits && let pauses @ 1.. = self.lag(socket) {
             return Err(Refusal::Rest(pauses));
         }

@@ -4,7 +4,7 @@ use zring_engine::{Shard, copies::Site};
 
 use super::{
     Hub,
-    outbox::REFERENCE_BYTES_MIN,
+    outbox::{Bounds, REFERENCE_BYTES_MIN},
     peer::Peer,
     receive::SUBSCRIPTION_BYTES_MAX,
     socket::{Pattern, Request, Service, SocketCore},
@@ -56,6 +56,15 @@ impl Outgoing<'_> {
         }
     }
 
+    /// The body, if it is one frame in memory.
+    fn single_body(&self) -> Option<&[u8]> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes),
+            Self::Message(message) => message.single_body(),
+            Self::Files(..) => None,
+        }
+    }
+
     /// The message itself.
     fn to_message(&self) -> Message {
         match self {
@@ -95,12 +104,7 @@ impl Outgoing<'_> {
     #[inline(never)]
     fn hand_over(&self, peer: &mut Peer, head: Head<'_>) {
         let Some(pipe) = &mut peer.pipe else { return };
-        let single = match self {
-            Self::Bytes(bytes) => Some(*bytes),
-            Self::Message(message) => message.is_single().then(|| message.body()),
-            Self::Files(..) => None,
-        };
-        let small = single.filter(|_| head.frames.is_empty());
+        let small = self.single_body().filter(|_| head.frames.is_empty());
         let bytes = match small.filter(|body| pipe.push_small(body, head.is_delimited)) {
             Some(body) => body.len(),
             None => {
@@ -126,6 +130,41 @@ impl Outgoing<'_> {
 }
 
 impl Hub {
+    /// Does all that a short message of PUSH needs where there is nothing to decide: it joins others that wait for the end
+    /// of a batch scope or a burst in the same block, or goes into a pipe, and leaves room for another one. Returns whether
+    /// that was so; else nothing was done.
+    ///
+    /// It does as [`Hub::push`] and [`Hub::queued`] would, in a fraction of the steps.
+    #[inline(always)]
+    pub(crate) fn send_plain(&mut self, socket: u32, body: &[u8]) -> bool {
+        let Some(core) = self.sockets.get_mut(socket as usize) else { return false };
+        let is_plain = core.socket_type == SocketType::Push && core.partial.is_empty();
+        let PipeId(key) = match core.sending.current() {
+            Some(pipe) if is_plain && core.pending.is_empty() => pipe,
+            _ => return false,
+        };
+        let Some(peer) = self.peers.get_mut(key as usize) else { return false };
+        let is_sent = match &mut peer.pipe {
+            Some(pipe) => {
+                let scope = (self.batches > 0).then_some(peer.is_dirty);
+                let is_sent = pipe.send_plain(body, scope);
+                // Handed over is as good as sent.
+                peer.stats.messages_out += u64::from(is_sent);
+                is_sent
+            }
+            None => {
+                let below = Bounds::of(&core.options, self.burst.is_some());
+                // One that is dirty is sent when the batch ends.
+                peer.is_dirty && peer.outbox.join(body, &below)
+            }
+        };
+        if is_sent {
+            peer.stats.bytes_out += body.len() as u64;
+            core.sending.advance();
+        }
+        is_sent
+    }
+
     /// Sends one message. The payload is taken only on success.
     #[inline]
     pub(crate) fn try_send<P: Sendable>(
@@ -338,24 +377,36 @@ impl Hub {
 
     fn publish(&mut self, shard: &mut Shard, socket: u32, outgoing: &Outgoing<'_>) {
         let core = &mut self.sockets[socket as usize];
+        let below = Bounds::of(&core.options, self.burst.is_some());
         let Pattern::Pub(trie) = &mut core.pattern else { return };
         let mut matched = std::mem::take(&mut self.matched);
         trie.matches(outgoing.topic(), &mut |PipeId(key)| matched.push(key));
-        for &key in &matched {
+        let single = outgoing.single_body();
+        // Those for whom it waits with others need nothing else.
+        matched.retain(|&key| {
             let peer = &mut self.peers[key as usize];
+            if peer.is_dirty
+                && peer.pipe.is_none()
+                && let Some(body) = single
+                && peer.outbox.join(body, &below)
+            {
+                peer.stats.bytes_out += body.len() as u64;
+                return false;
+            }
             if peer.is_full(&core.options) {
                 // A slow subscriber loses messages, never the publisher's time.
                 peer.stats.stalls_out += u64::from(!std::mem::replace(&mut peer.is_stalled, true));
                 peer.stats.messages_dropped += 1;
-                continue;
+            } else {
+                outgoing.append_to(peer, shard, Head::default());
             }
-            outgoing.append_to(peer, shard, Head::default());
-        }
-        let batching = !matched.is_empty() && self.is_batching(shard);
-        for &key in &matched {
-            self.queue_or_flush(shard, key, batching);
-        }
+            true
+        });
         if !matched.is_empty() {
+            let batching = self.is_batching(shard);
+            for &key in &matched {
+                self.queue_or_flush(shard, key, batching);
+            }
             self.note_sent(shard, batching);
         }
         matched.clear();

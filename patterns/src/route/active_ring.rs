@@ -51,7 +51,10 @@ impl ActiveRing {
     /// Passes the turn to the next active pipe; with none or one there is nothing to do.
     #[inline]
     pub fn advance(&mut self) {
-        if let Some(link) = self.links.get(self.current as usize) {
+        // One that has the turn alone keeps it, and nothing waits for what was written a moment ago.
+        if self.active_pipes > 1
+            && let Some(link) = self.links.get(self.current as usize)
+        {
             self.current = link.next;
         }
     }

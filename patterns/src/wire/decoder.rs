@@ -76,6 +76,29 @@ impl Decoder {
         self.next_uncommon(input, at)
     }
 
+    /// Whether it keeps nothing of a header.
+    #[must_use]
+    pub fn is_between_frames(&self) -> bool {
+        self.held_bytes == 0
+    }
+
+    /// The body of the frame at `*at` if it is all of a message, short, and not the last thing in the input; `*at` moves
+    /// behind it. `None` says nothing about the frame and changes nothing: [`Decoder::next`] knows.
+    ///
+    /// To be called [between frames](Decoder::is_between_frames).
+    #[inline(always)]
+    pub fn next_plain(&self, input: &[u8], at: &mut usize) -> Option<Range<usize>> {
+        debug_assert!(self.is_between_frames());
+        let Some(&[0, body_bytes, ..]) = input.get(*at..) else { return None };
+        let start = *at + 2;
+        let end = start + usize::from(body_bytes);
+        let is_plain = end < input.len() && u64::from(body_bytes) <= self.body_bytes_max;
+        is_plain.then(|| {
+            *at = end;
+            start..end
+        })
+    }
+
     #[inline(never)]
     fn next_uncommon(&mut self, input: &[u8], at: &mut usize) -> Result<Step, Violation> {
         let rest = &input[*at..];
