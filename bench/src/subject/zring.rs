@@ -190,7 +190,6 @@ impl<C: Kind> Subject for Sockets<C> {
                 side,
                 body,
                 rotation: Vec::new(),
-                next: 0,
                 rotation_max: 2 * queue_messages(case.size_bytes) as usize,
             })
         } else {
@@ -345,21 +344,19 @@ impl<C: Kind> Sender for BurstSender<C> {
     }
 }
 
-/// Sends large bodies: a rotation of shared messages, each written again once nothing refers to it any more.
+/// Sends large bodies: shared messages, each written again once nothing refers to it any more. The first that is free
+/// goes out, so that no more of them are touched than are under way.
 struct LargeSender<C: Kind> {
     side: Side<C>,
     body: Vec<u8>,
     rotation: Vec<Message>,
-    next: usize,
     rotation_max: usize,
 }
 
 impl<C: Kind> LargeSender<C> {
     /// A message nobody else holds, stamped. The HWM bounds what is in flight and so the rotation.
     fn stamped(&mut self, sequence: u64) -> Message {
-        for _ in 0..self.rotation.len() {
-            self.next = (self.next + 1) % self.rotation.len();
-            let message = &mut self.rotation[self.next];
+        for message in &mut self.rotation {
             if let Some(bytes) = message.get_mut() {
                 sequence::stamp(bytes, sequence);
                 return message.clone();
@@ -372,7 +369,6 @@ impl<C: Kind> LargeSender<C> {
         }
         let shared = message.clone();
         if self.rotation.len() < self.rotation_max {
-            self.next = self.rotation.len();
             self.rotation.push(message);
         }
         shared

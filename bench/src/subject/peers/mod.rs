@@ -136,9 +136,9 @@ struct Bodies {
     template: Vec<u8>,
     /// What small bodies are cut from.
     piece: BytesMut,
-    /// Large bodies, each written again once nothing refers to it any more.
+    /// Large bodies, each written again once nothing refers to it any more. The first that is free goes out, so that no
+    /// more of them are touched than are under way.
     rotation: Vec<Bytes>,
-    next: usize,
     rotation_max: usize,
 }
 
@@ -148,7 +148,6 @@ impl Bodies {
             template: sequence::filler(size_bytes),
             piece: BytesMut::new(),
             rotation: Vec::new(),
-            next: 0,
             rotation_max: 2 * queue_messages(size_bytes) as usize,
         }
     }
@@ -176,9 +175,7 @@ impl Bodies {
     }
 
     fn rotated(&mut self, sequence: u64) -> Bytes {
-        for _ in 0..self.rotation.len() {
-            self.next = (self.next + 1) % self.rotation.len();
-            let body = &mut self.rotation[self.next];
+        for body in &mut self.rotation {
             match std::mem::take(body).try_into_mut() {
                 Ok(mut own) => {
                     sequence::stamp(&mut own, sequence);
@@ -191,7 +188,6 @@ impl Bodies {
         sequence::stamp(&mut self.template, sequence);
         let body = Bytes::copy_from_slice(&self.template);
         if self.rotation.len() < self.rotation_max {
-            self.next = self.rotation.len();
             self.rotation.push(body.clone());
         }
         body
