@@ -83,7 +83,8 @@ impl Way {
     /// go of a thread that sleeps in `io_uring_enter`.
     pub(crate) fn config(self) -> Config {
         let wait = if setting("ZRING_TEST_SPIN").is_some() { Wait::Spin } else { Wait::default() };
-        let config = Config { wait, uring_mask: Some(String::new()), ..Config::default() };
+        let shards = if self == Way::Spread { 2 } else { 1 };
+        let config = Config { wait, shards, uring_mask: Some(String::new()), ..Config::default() };
         if seccomp::hides_io_uring() {
             seccomp::refuse_io_uring();
             // What is there has to be found without being told.
@@ -94,8 +95,9 @@ impl Way {
                 Config { driver: Driver::Uring, uring_mask: Some(mask.to_owned()), ..config }
             }
             Way::BackgroundUring => Config { driver: Driver::Uring, ..config },
-            Way::Ready | Way::BackgroundReady => Config { driver: Driver::Ready, ..config },
-            Way::Spread => Config { driver: Driver::Ready, shards: 2, ..config },
+            Way::Ready | Way::BackgroundReady | Way::Spread => {
+                Config { driver: Driver::Ready, ..config }
+            }
         }
     }
 
