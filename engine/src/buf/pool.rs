@@ -316,7 +316,6 @@ impl Pool {
 
     /// The kernel has put `bytes` behind what it had filled before; `more` says it keeps the buffer.
     pub(crate) fn filled(&mut self, buffer: u16, bytes: u32, more: bool) -> Chunk {
-        let len = bytes;
         let meta = &mut self.meta[usize::from(buffer)];
         assert!(meta.with_kernel, "completion for a buffer the kernel does not have");
         let start = meta.filled;
@@ -330,8 +329,8 @@ impl Pool {
         }
         let header = NonNull::from(&self.memory().headers[usize::from(buffer)]);
         // SAFETY: `start` lies inside the buffer.
-        let bytes = unsafe { self.address(buffer).add(start as usize) };
-        Chunk { pool: self.tag, buffer, len, bytes, header }
+        let at = unsafe { self.address(buffer).add(start as usize) };
+        Chunk { pool: self.tag, buffer, len: bytes, bytes: at, header }
     }
 
     /// Whether the calling thread may use it.

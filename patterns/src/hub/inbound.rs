@@ -10,6 +10,7 @@ use zring_engine::{
 
 use super::{
     SUBSCRIPTION_BYTES_MAX,
+    pieces::{Piece, Pieces},
     pipe::{Freight, Pipe},
     stream::Streamed,
 };
@@ -38,54 +39,6 @@ const UNDECODED_PIECES_MAX: usize = 4;
 const COMMAND_BYTES_MAX: u64 = SUBSCRIPTION_BYTES_MAX as u64 + 16;
 /// Messages shorter than this do not count towards the limit by bytes: their number bounds them.
 const WEIGHED_BYTES_MIN: usize = 1024;
-
-/// Received bytes that are not decoded yet.
-#[derive(Debug)]
-pub(super) enum Piece {
-    Chunk(Chunk),
-    Copied(Vec<u8>),
-}
-
-/// Pieces in the order they came in.
-#[derive(Debug, Default)]
-pub(super) struct Pieces {
-    /// Apart from the others, since each message may be decoded from it.
-    first: Option<Piece>,
-    others: VecDeque<Piece>,
-}
-
-impl Pieces {
-    #[inline]
-    pub(super) fn is_empty(&self) -> bool {
-        self.first.is_none()
-    }
-
-    fn len(&self) -> usize {
-        usize::from(self.first.is_some()) + self.others.len()
-    }
-
-    fn push_back(&mut self, piece: Piece) {
-        match &self.first {
-            None => self.first = Some(piece),
-            Some(_) => self.others.push_back(piece),
-        }
-    }
-
-    /// In the place of the one that was taken last.
-    fn put_back(&mut self, piece: Piece) {
-        if let Some(second) = self.first.replace(piece) {
-            self.others.push_front(second);
-        }
-    }
-
-    fn pop_front(&mut self) -> Option<Piece> {
-        std::mem::replace(&mut self.first, self.others.pop_front())
-    }
-
-    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Piece> {
-        self.first.iter_mut().chain(&mut self.others)
-    }
-}
 
 /// A frame whose body did not arrive in one piece.
 #[derive(Debug)]
@@ -263,7 +216,7 @@ impl Inbound {
         stats: &mut PeerStats,
         wants: impl Fn(&[u8]) -> bool,
     ) -> Option<Message> {
-        let Some(Piece::Chunk(chunk)) = self.pieces.first.as_ref().filter(|_| self.is_plain) else {
+        let Some(Piece::Chunk(chunk)) = self.pieces.front().filter(|_| self.is_plain) else {
             return None;
         };
         debug_assert!(self.ready.is_empty() && self.is_between_plain_messages());

@@ -14,6 +14,7 @@ mod lag;
 mod lifecycle;
 pub(crate) mod outbox;
 pub(crate) mod peer;
+mod pieces;
 pub(crate) mod pipe;
 mod receive;
 mod send;

@@ -159,12 +159,6 @@ impl Pipe {
         self.here.answer();
     }
 
-    /// Whether one more message would not be too many.
-    #[inline]
-    pub(crate) fn has_room(&mut self) -> bool {
-        self.queues.out.has_room(self.room)
-    }
-
     /// Whether one more message would be too many. If so, this end is rung when there is room.
     #[inline]
     pub(crate) fn is_full(&mut self) -> bool {

@@ -345,19 +345,6 @@ impl Hub {
             return self.push_pending(socket, outgoing);
         };
         let peer = &mut self.peers[key as usize];
-        if let (Some(pipe), Outgoing::Bytes(body)) = (&mut peer.pipe, outgoing)
-            && pipe.push_small(body, false)
-        {
-            peer.stats.bytes_out += body.len() as u64;
-            peer.stats.messages_out += 1;
-            if pipe.has_room() {
-                core.sending.advance();
-            } else {
-                spend_credit(core, peer, key);
-            }
-            self.ring_or_wait(shard, key);
-            return Ok(());
-        }
         outgoing.append_to(peer, shard, Head::default());
         spend_credit(core, peer, key);
         self.queued(shard, key);
