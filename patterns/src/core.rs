@@ -125,33 +125,32 @@ impl Core {
         timeout: Option<Duration>,
         mut attempt: impl FnMut(&mut Self) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
+        // One that succeeds at once has no use for the time.
+        match attempt(self) {
+            Err(Refusal::WouldBlock) => {}
+            done => return done,
+        }
         let deadline_ns = deadline_ns(self.shard.clock(), timeout);
         let mut patience = PATIENCE;
         let mut looking = None;
         loop {
-            match attempt(self) {
-                Err(Refusal::WouldBlock) => {}
-                done => {
-                    self.end_looking(looking, done.is_ok());
-                    return done;
-                }
-            }
             let is_over = deadline_ns.is_some_and(|at_ns| self.shard.now_ns() >= at_ns);
             self.hub.flush_dirty(&mut self.shard);
             let spins = !is_over && self.looks(&mut looking);
             let is_spinning = self.shard.config().wait == WaitStrategy::Spin;
+            let mut is_idle = false;
             if self.hub.has_pipes() && (is_spinning || patience > 0) && !is_over {
                 patience = patience.saturating_sub(1);
                 self.glance().map_err(Error::from)?;
                 std::hint::spin_loop();
-                continue;
+            } else {
+                // The last look does not wait, so that a timeout of zero still makes progress.
+                let looks = is_over || spins;
+                let wait = if looks { TurnWait::No } else { TurnWait::Until(deadline_ns) };
+                is_idle = self.turn(wait)? == 0;
             }
-            // The last look does not wait, so that a timeout of zero still makes progress.
-            let looks = is_over || spins;
-            let wait = if looks { TurnWait::No } else { TurnWait::Until(deadline_ns) };
-            let is_idle = self.turn(wait)? == 0;
-            if is_over {
-                let done = attempt(self);
+            let done = attempt(self);
+            if is_over || !matches!(done, Err(Refusal::WouldBlock)) {
                 self.end_looking(looking, done.is_ok());
                 return done;
             }

@@ -438,12 +438,12 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// What a socket sends as one message: borrowed bytes, which are copied once into the send arena, or
+/// What a socket sends as one message: borrowed bytes, of which nothing is kept but at most one copy, or
 /// an owned [`Message`], [`Frame`], `Vec` or `String`, whose large bodies are sent by reference.
 ///
 /// Sealed: build a [`Message`] for anything else.
 pub trait Sendable: sealed::Sealed + Sized {
-    /// Whether the bytes belong to the caller, so that a copy is needed in any case.
+    /// Whether the bytes belong to the caller, so that what cannot go at once is copied.
     #[doc(hidden)]
     const IS_BORROWED: bool;
 

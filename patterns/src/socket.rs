@@ -262,6 +262,9 @@ impl<C: Home> Socket<C> {
     /// Sends one message, waiting up to `sndtimeo` for a peer with room. Outside of a batch scope it goes out
     /// at once. PUB never waits: it drops, and counts, what a slow subscriber has no room for.
     ///
+    /// Borrowed memory is the caller's again as soon as this returns. From 4 KiB on it is not copied as far as the kernel
+    /// takes it at once.
+    ///
     /// # Errors
     /// The payload comes back with [`Error::WouldBlock`] when the time is up, [`Error::State`] out of
     /// lockstep (REQ, REP), [`Error::Unsupported`], [`Error::Io`].

@@ -143,6 +143,18 @@ impl SharedMut {
         &mut Arc::get_mut(block).expect("unique until frozen").bytes
     }
 
+    /// It will hold `bytes_expected` in the end: moves what there is so far to where that has room, as
+    /// [`SharedMut::with_expected`] would have reserved it.
+    pub fn expect(&mut self, bytes_expected: usize) {
+        let capacity = self.block.as_ref().map_or(0, |block| block.bytes.capacity());
+        if capacity >= bytes_expected.min(UNPROVEN_BYTES_MAX) {
+            return;
+        }
+        let mut other = Self::with_expected(bytes_expected);
+        other.extend_at(Site::Growth, self.bytes());
+        *self = other;
+    }
+
     /// How many bytes it holds so far.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -339,6 +351,24 @@ mod tests {
         // Another test may have taken the block in between; the contents are right in any case.
         let _ = address;
         assert!(second.iter().all(|&byte| byte == 0) && second.len() == size);
+    }
+
+    #[test]
+    fn what_is_expected_may_grow_later() {
+        let mut block = SharedMut::with_expected(0);
+        block.extend_from_slice(b"begun");
+        block.expect(300 << 10);
+        assert_eq!(block.bytes(), b"begun");
+        let (at, room) = block.spare(300 << 10);
+        assert!(room >= (300 << 10) - 5, "{room}");
+        block.expect(1000);
+        block.expect(300 << 10);
+        assert_eq!(block.spare(usize::MAX).0, at, "there is room for that already");
+        // Of more than is reserved at first, no more than that.
+        block.expect(1 << 40);
+        let room = block.spare(usize::MAX).1;
+        assert!((UNPROVEN_BYTES_MAX - 5..2 * UNPROVEN_BYTES_MAX).contains(&room), "{room}");
+        assert_eq!(block.bytes(), b"begun");
     }
 
     #[test]

@@ -113,6 +113,11 @@ fn send_now(fd: BorrowedSocket<'_>, gather: &Gather, skip: usize) -> io::Result<
     net::try_send_vectored(fd, &parts[..count])
 }
 
+/// Sends what the kernel takes at once of a body and what stands in front of it; 0 also when it refuses.
+fn send_behind_now(fd: BorrowedSocket<'_>, head: &[u8], body: &[u8]) -> usize {
+    net::try_send_vectored(fd, &[IoSlice::new(head), IoSlice::new(body)]).unwrap_or(0)
+}
+
 /// The bytes of `gather` behind the first `skip`, piece by piece, up to the next that lie in a file.
 fn rest_of(gather: &Gather, mut skip: usize) -> impl Iterator<Item = &[u8]> {
     let pieces = gather.segments().map_while(move |segment| {
@@ -345,6 +350,11 @@ pub trait Driver {
     /// As [`Driver::try_send`], for a list; 0 also for one that is better submitted.
     fn try_send_list(&mut self, fd: BorrowedSocket<'_>, gather: &Gather) -> usize {
         if gather.has_files() { 0 } else { send_now(fd, gather, 0).unwrap_or(0) }
+    }
+
+    /// As [`Driver::try_send`], for a body and what stands in front of it; 0 also where that is better submitted.
+    fn try_send_behind(&mut self, fd: BorrowedSocket<'_>, head: &[u8], body: &[u8]) -> usize {
+        send_behind_now(fd, head, body)
     }
 
     /// Receives what is there at once into memory of the caller's, which the kernel does not keep: into `body`, then

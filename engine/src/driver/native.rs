@@ -249,6 +249,11 @@ impl Driver for Native {
     }
 
     #[inline]
+    fn try_send_behind(&mut self, fd: BorrowedSocket<'_>, head: &[u8], body: &[u8]) -> usize {
+        each_driver!(self, driver => driver.try_send_behind(fd, head, body))
+    }
+
+    #[inline]
     fn try_receive(
         &mut self,
         fd: BorrowedSocket<'_>,

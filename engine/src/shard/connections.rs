@@ -267,6 +267,19 @@ impl Shard {
         }
     }
 
+    /// As [`Shard::try_send`], for a body and what stands in front of it.
+    ///
+    /// # Panics
+    /// If a send is in flight already.
+    pub fn try_send_behind(&mut self, id: ConnId, head: &[u8], body: &[u8]) -> usize {
+        match self.conns.get(id.index()) {
+            Some(conn) if conn.accepts_sends(id) => {
+                self.driver.try_send_behind(borrow(&conn.fd), head, body)
+            }
+            _ => 0,
+        }
+    }
+
     /// As [`Shard::send`] for a list whose first `sent` bytes the kernel has taken already;
     /// [`crate::Handler::on_sent`] counts them in.
     ///

@@ -267,6 +267,7 @@ impl Memory {
     fn pump(&mut self, shard: &mut Shard, conn: ConnId) {
         let piece = self.random.below(4096) as usize + 1;
         let uses_try_send = self.random.below(2) == 0;
+        let head_bytes = self.random.below(12) as usize;
         let (cuts, mistake) = (self.random.below(5), self.mistake);
         let side = self.side(conn);
         if side.in_send.is_some() || side.is_closing || !side.is_connected {
@@ -281,7 +282,12 @@ impl Memory {
         }
         let mut bytes = side.outgoing(side.sent, piece);
         assert_eq!(bytes.len(), piece);
-        let taken = if uses_try_send { shard.try_send(conn, &bytes) } else { 0 };
+        let (head, body) = bytes.split_at(head_bytes.min(piece));
+        let taken = match (uses_try_send, head) {
+            (false, _) => 0,
+            (true, []) => shard.try_send(conn, body),
+            (true, _) => shard.try_send_behind(conn, head, body),
+        };
         if taken == piece {
             side.sent += piece;
             return self.pump(shard, conn);

@@ -140,11 +140,8 @@ impl Inbound {
     /// Where what follows the body goes, and how much of it is still to come.
     pub(crate) fn claimed_rest(&mut self) -> Option<(u64, &mut Vec<u8>)> {
         let rest = self.assembly.as_ref().filter(|assembly| assembly.is_claimed)?.rest;
-        let spill = &mut self.spill;
-        if spill.capacity() == 0 {
-            spill.reserve_exact(super::inbound::SPILL_BYTES);
-        }
-        Some((rest, spill))
+        self.make_spill();
+        Some((rest, &mut self.spill))
     }
 
     /// So many bytes of the claimed body have come.

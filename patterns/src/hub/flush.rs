@@ -4,7 +4,12 @@ use std::io;
 
 use zring_engine::{Gather, Shard, TimerId};
 
-use super::{Hub, Timer, outbox::Outbox, peer::Phase, send::regain_credit};
+use super::{
+    Hub, Timer,
+    outbox::{LOAD_BYTES, Outbox},
+    peer::Phase,
+    send::regain_credit,
+};
 
 /// While a send is in flight, a burst turns the shard once per this many messages.
 const TURN_MESSAGES: u32 = 64;
@@ -142,6 +147,11 @@ impl Hub {
         }
     }
 
+    /// Whether so many bytes are worth a call of their own, however many others may follow.
+    pub(super) fn is_load(&self, bytes: usize) -> bool {
+        self.burst.is_some() && bytes >= LOAD_BYTES
+    }
+
     /// Whether what is queued now waits for more: inside a batch scope, or in a burst of a shared shard.
     #[inline]
     pub(super) fn is_batching(&mut self, shard: &mut Shard) -> bool {
@@ -238,6 +248,10 @@ impl Hub {
             Phase::Closing(_) if peer.hello.is_empty() => return self.close_conn(shard, key),
             Phase::Closing(_) => return peer.flush(shard),
             Phase::Gone => return,
+        }
+        // What queued up behind a send of large bodies goes the short way again, as soon as there is room.
+        if peer.outbox.has_full_block() {
+            peer.flush_now(shard);
         }
         let core = &mut self.sockets[socket as usize];
         regain_credit(core, peer, key);

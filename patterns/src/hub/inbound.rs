@@ -25,7 +25,10 @@ use crate::{
 /// Bodies of which more than this is still to come are received straight into their own memory.
 const DIRECT_BYTES_MIN: u64 = 32 << 10;
 /// What a direct receive may bring beyond the body.
-pub(super) const SPILL_BYTES: usize = 4 << 10;
+const SPILL_BYTES: usize = 4 << 10;
+/// The same where one large body follows the other: hardly more than the next header, since what it brings of the body is
+/// copied from there.
+const LARGE_SPILL_BYTES: usize = 64;
 /// After a large frame, this many small ones bring the connection back to the shared ring.
 const DIRECT_FRAMES: u32 = 16;
 /// A body that nobody wants is received in pieces of this size, one after the other into the same memory.
@@ -155,6 +158,8 @@ pub(crate) struct Inbound {
     pub(super) spill: Vec<u8>,
     /// Small frames left until the ring is used again.
     direct_frames: u32,
+    /// Nothing small came between the last two large bodies.
+    is_large_run: bool,
     messages_max: usize,
     bytes_max: u64,
     pub(super) frames_max: u32,
@@ -182,6 +187,7 @@ impl Inbound {
             is_plain: false,
             spill: Vec::new(),
             direct_frames: 0,
+            is_large_run: false,
             messages_max: hwm.min(DECODED_MAX),
             bytes_max: options.pipe_bytes_max,
             frames_max: options.max_frames_per_message,
@@ -499,13 +505,16 @@ impl Inbound {
     #[cold]
     fn begin_assembly(&mut self, flags: FrameFlags, body_bytes: u64, have: &[u8]) {
         let is_skipped = self.is_abandoned() && !flags.command();
-        let expected = if is_skipped { 0 } else { body_bytes };
+        let rest = body_bytes - have.len() as u64;
+        // The little there is of a large one is kept until somebody has said where it is to go.
+        let is_beginning = rest > DIRECT_BYTES_MIN && have.len() <= LARGE_SPILL_BYTES;
+        let expected = if is_skipped || is_beginning { 0 } else { body_bytes };
         let mut body = SharedMut::with_expected(usize::try_from(expected).unwrap_or(usize::MAX));
         if !is_skipped {
             body.extend_at(Site::Assembly, have);
         }
-        let rest = body_bytes - have.len() as u64;
         if rest > DIRECT_BYTES_MIN {
+            self.is_large_run = self.direct_frames == DIRECT_FRAMES;
             self.direct_frames = DIRECT_FRAMES;
         }
         self.assembly = Some(Assembly {
@@ -643,6 +652,15 @@ impl Inbound {
         }
     }
 
+    /// Sees that there is a spill area, of the size that what comes next calls for.
+    pub(super) fn make_spill(&mut self) {
+        let is_short = self.is_large_run && self.direct_frames == DIRECT_FRAMES;
+        let bytes = if is_short { LARGE_SPILL_BYTES } else { SPILL_BYTES };
+        if (self.spill.capacity() >= SPILL_BYTES) == is_short || self.spill.capacity() == 0 {
+            self.spill = Vec::with_capacity(bytes);
+        }
+    }
+
     /// Whether a receive into the ring ought to end, because a large body is under way or too much waits.
     pub(crate) fn wants_stop(&self) -> bool {
         self.has_large_rest() || self.pieces.len() >= UNDECODED_PIECES_MAX
@@ -665,9 +683,7 @@ impl Inbound {
         if !self.has_large_rest() && self.direct_frames == 0 {
             return Arm::Ring;
         }
-        if self.spill.capacity() == 0 {
-            self.spill.reserve_exact(SPILL_BYTES);
-        }
+        self.make_spill();
         let spill = std::mem::take(&mut self.spill);
         // A body whose chunks were left undecoded is not to be bypassed; there are none here.
         debug_assert!(self.pieces.is_empty());
@@ -677,7 +693,8 @@ impl Inbound {
         assembly.asked = assembly.rest;
         if !assembly.is_skipped {
             let rest = usize::try_from(assembly.rest).unwrap_or(usize::MAX);
-            let body = std::mem::replace(&mut assembly.body, SharedMut::with_expected(0));
+            let mut body = std::mem::replace(&mut assembly.body, SharedMut::with_expected(0));
+            body.expect(body.len().saturating_add(rest));
             return Arm::Direct(Direct { body: Some(body), rest, spill });
         }
         assembly.asked = assembly.rest.min(SKIP_BYTES as u64);

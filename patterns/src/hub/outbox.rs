@@ -18,7 +18,7 @@ use crate::{
 pub(crate) const REFERENCE_BYTES_MIN: usize = 4096;
 
 /// In a burst, so many bytes are sent by one call: beyond that its cost is that of the bytes.
-const LOAD_BYTES: usize = 32 << 10;
+pub(super) const LOAD_BYTES: usize = 32 << 10;
 
 /// A sealed segment and what ends in it.
 #[derive(Debug)]
@@ -260,6 +260,15 @@ impl Outbox {
     pub(crate) fn start_handshake(&mut self) {
         debug_assert!(self.flight.is_none());
         self.flight = Some(Flight { messages: 0, at_boundary: true, is_handshake: true });
+    }
+
+    /// Whether nothing waits, or is on its way.
+    #[inline]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.flight.is_none()
+            && self.tail.is_empty()
+            && self.sealed.is_empty()
+            && self.retained.is_empty()
     }
 
     /// The queued bytes, when they are one open block and nothing before it is unfinished: what a single call can

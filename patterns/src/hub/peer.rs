@@ -187,6 +187,25 @@ impl Peer {
         }
     }
 
+    /// Whether a body of so many bytes may go out right away: nothing is in front of it, and if it may as well be sent by
+    /// an operation (`is_owned`), the kernel is likely to take all of it.
+    pub(super) fn may_send_alone(&self, bytes: usize, is_owned: bool) -> bool {
+        let fits = bytes <= AT_ONCE_BYTES_MAX || !is_owned;
+        fits && self.conn.is_some() && self.may_send_now() && self.outbox.is_idle()
+    }
+
+    /// Sends a body right from where it lies, with what stands in front of it. Returns how much of both the kernel took.
+    pub(super) fn send_alone(&self, shard: &mut Shard, head: &[u8], body: &[u8]) -> usize {
+        self.conn.map_or(0, |conn| shard.try_send_behind(conn, head, body))
+    }
+
+    /// The one message that is queued was begun: so many bytes of it are sent.
+    pub(super) fn send_rest(&mut self, shard: &mut Shard, sent: usize) {
+        if let Some(gather) = self.outbox.take_batch(&mut shard.arena) {
+            self.start_send(shard, gather, sent);
+        }
+    }
+
     fn may_send_now(&self) -> bool {
         !self.outbox.is_in_flight() && self.is_ready() && self.hello.is_empty()
     }

@@ -15,10 +15,14 @@ use crate::{
     message::{Message, Sendable},
     route::PipeId,
     socket_type::SocketType,
+    wire::{FRAME_HEADER_BYTES_MAX, encode_header, short_header},
 };
 
 /// Borrowed bodies up to this size are copied straight into the send arena.
 const COPY_BYTES_MAX: usize = 32 << 10;
+
+/// The empty frame in front of the body of a request or a reply.
+const DELIMITER: [u8; 2] = short_header(true, 0);
 
 /// What goes out, borrowed where it is copied anyway.
 enum Outgoing<'a> {
@@ -89,7 +93,11 @@ impl Outgoing<'_> {
         match self {
             Self::Bytes(bytes) => {
                 peer.stats.bytes_out += bytes.len() as u64;
-                peer.outbox.append(&mut shard.arena, false, bytes);
+                if bytes.len() <= COPY_BYTES_MAX {
+                    peer.outbox.append(&mut shard.arena, false, bytes);
+                } else {
+                    peer.outbox.append_message(&mut shard.arena, &Message::from(*bytes));
+                }
             }
             Self::Message(message) | Self::Files(message, _) => {
                 peer.stats.bytes_out += message.len() as u64;
@@ -177,7 +185,10 @@ impl Hub {
             // An owned body worth referencing is not copied, and neither is one that ends a longer message.
             let core = &self.sockets[socket as usize];
             let owned_max = if core.has_pipes { INLINE_BYTES_MAX } else { REFERENCE_BYTES_MIN - 1 };
-            let copies_max = if P::IS_BORROWED { COPY_BYTES_MAX } else { owned_max };
+            // One copy serves all subscribers, and none is needed where there is one peer who takes it at once.
+            let is_shared = matches!(core.pattern, Pattern::Pub(_));
+            let borrowed_max = if is_shared { COPY_BYTES_MAX } else { usize::MAX };
+            let copies_max = if P::IS_BORROWED { borrowed_max } else { owned_max };
             if body.len() <= copies_max && core.partial.is_empty() {
                 return self.route(shard, socket, &Outgoing::Bytes(body));
             }
@@ -344,11 +355,84 @@ impl Hub {
         let Some(PipeId(key)) = core.sending.current().filter(|_| core.pending.is_empty()) else {
             return self.push_pending(socket, outgoing);
         };
-        let peer = &mut self.peers[key as usize];
-        outgoing.append_to(peer, shard, Head::default());
-        spend_credit(core, peer, key);
-        self.queued(shard, key);
+        self.hand_to(shard, key, outgoing, Head::default());
         Ok(())
+    }
+
+    /// Gives a message to a peer that has room, and the next peer its turn.
+    #[inline]
+    fn hand_to(&mut self, shard: &mut Shard, key: u32, outgoing: &Outgoing<'_>, head: Head<'_>) {
+        let is_sent = self.send_alone(shard, key, outgoing, head);
+        let peer = &mut self.peers[key as usize];
+        if !is_sent {
+            outgoing.append_to(peer, shard, head);
+        }
+        spend_credit(&mut self.sockets[peer.socket as usize], peer, key);
+        if !is_sent {
+            self.queued(shard, key);
+        }
+    }
+
+    /// Sends a large body from where it lies, the caller's memory even, if nothing is in front of it and nothing has to
+    /// wait for others. In the good case that is all there is to do. What the kernel has no room for follows, and so does
+    /// a copy of it all if it was the caller's. Returns whether that was so; else nothing was done.
+    #[inline]
+    fn send_alone(
+        &mut self,
+        shard: &mut Shard,
+        key: u32,
+        outgoing: &Outgoing<'_>,
+        head: Head<'_>,
+    ) -> bool {
+        let is_large = |body: &&[u8]| body.len() >= REFERENCE_BYTES_MIN;
+        match outgoing.single_body().filter(is_large) {
+            Some(body) if head.frames.is_empty() => {
+                self.send_body(shard, key, outgoing, head.is_delimited, body)
+            }
+            _ => false,
+        }
+    }
+
+    #[inline(never)]
+    fn send_body(
+        &mut self,
+        shard: &mut Shard,
+        key: u32,
+        outgoing: &Outgoing<'_>,
+        is_delimited: bool,
+        body: &[u8],
+    ) -> bool {
+        let peer = &self.peers[key as usize];
+        // What is the caller's would have to be copied to be sent by an operation, however large it is.
+        let is_owned = !matches!(outgoing, Outgoing::Bytes(_));
+        if !peer.may_send_alone(body.len(), is_owned) {
+            return false;
+        }
+        let batching = self.is_batching(shard);
+        if batching && !self.is_load(body.len()) {
+            return false;
+        }
+        let mut header = [0; FRAME_HEADER_BYTES_MAX];
+        let header_bytes = encode_header(&mut header, false, false, body.len() as u64);
+        let mut head = [0; DELIMITER.len() + FRAME_HEADER_BYTES_MAX];
+        let (delimiter, rest) = head.split_at_mut(DELIMITER.len());
+        delimiter.copy_from_slice(&DELIMITER);
+        rest.copy_from_slice(&header);
+        let start = if is_delimited { 0 } else { DELIMITER.len() };
+        let head = &head[start..DELIMITER.len() + header_bytes];
+
+        let peer = &mut self.peers[key as usize];
+        let sent = peer.send_alone(shard, head, body);
+        if sent == head.len() + body.len() {
+            peer.stats.bytes_out += body.len() as u64;
+            peer.stats.messages_out += 1;
+        } else {
+            outgoing.append_to(peer, shard, Head { frames: &[], is_delimited });
+            peer.send_rest(shard, sent);
+            self.wants_flush = true;
+        }
+        self.note_sent(shard, batching);
+        true
     }
 
     /// Nobody has room: the message waits for whoever has it first, if anybody is expected.
@@ -428,12 +512,9 @@ impl Hub {
             return Ok(());
         };
         *request = Request::Waiting { peer: Some(key) };
-        let peer = &mut self.peers[key as usize];
         let id = Frame::from(&id);
         let frames = if correlate { std::slice::from_ref(&id) } else { &[] };
-        outgoing.append_to(peer, shard, Head { frames, is_delimited: true });
-        spend_credit(core, peer, key);
-        self.queued(shard, key);
+        self.hand_to(shard, key, outgoing, Head { frames, is_delimited: true });
         Ok(())
     }
 
@@ -474,8 +555,11 @@ impl Hub {
             peer.stats.messages_dropped += 1;
             return Ok(());
         }
-        outgoing.append_to(peer, shard, Head { frames: &envelope, is_delimited: true });
-        self.queued(shard, key);
+        let head = Head { frames: &envelope, is_delimited: true };
+        if !self.send_alone(shard, key, outgoing, head) {
+            outgoing.append_to(&mut self.peers[key as usize], shard, head);
+            self.queued(shard, key);
+        }
         Ok(())
     }
 

@@ -258,6 +258,13 @@ impl Driver for Sim {
         room as usize
     }
 
+    fn try_send_behind(&mut self, fd: BorrowedFd<'_>, head: &[u8], body: &[u8]) -> usize {
+        match self.try_send(fd, head) {
+            sent if sent == head.len() => sent + self.try_send(fd, body),
+            sent => sent,
+        }
+    }
+
     fn try_send_list(&mut self, fd: BorrowedFd<'_>, gather: &Gather) -> usize {
         if gather.has_files() {
             return 0;

@@ -33,7 +33,7 @@ use self::{
 };
 use super::{
     Completion, Direct, Driver, OpId, Received, SEGMENTS_PER_SEND_MAX, Submission, Token, Wait,
-    send_now,
+    send_behind_now, send_now,
 };
 use crate::{
     buf::{Gather, Pool, Segment},
@@ -388,6 +388,13 @@ impl Driver for Uring {
             return 0;
         }
         send_now(fd, gather, 0).unwrap_or(0)
+    }
+
+    fn try_send_behind(&mut self, fd: BorrowedFd<'_>, head: &[u8], body: &[u8]) -> usize {
+        if self.zero_copy.is_for_bytes(head.len() + body.len()) {
+            return 0;
+        }
+        send_behind_now(fd, head, body)
     }
 
     fn cancel(&mut self, op: OpId) {

@@ -107,7 +107,11 @@ impl ZeroCopy {
 
     /// Whether it is large enough to be asked for.
     pub(super) fn is_for(&self, gather: &Gather) -> bool {
-        self.feature.is_some() && gather.bytes() >= self.bytes_min
+        self.is_for_bytes(gather.bytes())
+    }
+
+    pub(super) fn is_for_bytes(&self, bytes: usize) -> bool {
+        self.feature.is_some() && bytes >= self.bytes_min
     }
 
     /// Decides on one send.

@@ -8,7 +8,7 @@ use super::{Connecting, Progress, take_error};
 use crate::sys::{BorrowedSocket, OwnedSocket};
 
 /// Apple's systems have an option of the socket instead (`SO_NOSIGPIPE`), which `socket2` sets.
-#[cfg(not(target_vendor = "apple"))]
+#[cfg(not(any(target_vendor = "apple", target_os = "linux")))]
 const NO_SIGNAL: i32 = libc::MSG_NOSIGNAL;
 #[cfg(target_vendor = "apple")]
 const NO_SIGNAL: i32 = 0;
@@ -90,6 +90,22 @@ pub fn try_accept(listener: BorrowedSocket<'_>) -> io::Result<OwnedSocket> {
 ///
 /// # Errors
 /// `WouldBlock` when it takes none, or what `sendmsg(2)` says.
+#[cfg(target_os = "linux")]
+pub fn try_send_vectored(
+    socket: BorrowedSocket<'_>,
+    parts: &[io::IoSlice<'_>],
+) -> io::Result<usize> {
+    use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    Ok(sendmsg(socket, parts, &mut SendAncillaryBuffer::default(), flags)?)
+}
+
+/// Sends what the kernel takes of the parts, in order and without waiting; returns how many bytes that was. Never
+/// raises SIGPIPE.
+///
+/// # Errors
+/// `WouldBlock` when it takes none, or what `sendmsg(2)` says.
+#[cfg(not(target_os = "linux"))]
 pub fn try_send_vectored(
     socket: BorrowedSocket<'_>,
     parts: &[io::IoSlice<'_>],
