@@ -19,8 +19,8 @@ const LIMIT: Duration = Duration::from_secs(240);
 /// Owned bodies of so many bytes are sent from where they are.
 const REFERENCE_BYTES_MIN: usize = 4 << 10;
 
-/// What a receive into given memory may bring beyond the body.
-const SPILL_BYTES: usize = 4 << 10;
+/// What a receive into given memory may bring beyond the body, where one large body follows the other.
+const SPILL_BYTES: usize = 64;
 
 const SIZES: [usize; 7] = [16, 64, 1 << 10, 4 << 10, 64 << 10, 1 << 20, 16 << 20];
 
@@ -98,7 +98,8 @@ impl Case {
 
     /// Copies per byte that the receiving half makes: at least, and at most.
     fn received(&self) -> (f64, f64) {
-        let spill = SPILL_BYTES as f64 / self.bytes as f64;
+        // Out of the spill, and from there to where the body is to be.
+        let spill = 2.0 * SPILL_BYTES as f64 / self.bytes as f64;
         let (least, most) = match (self.bytes, self.is_inproc) {
             (..=INLINE_BYTES_MAX, true) => (1.0, 1.0),
             (_, true) => (0.0, 0.0),
@@ -106,7 +107,6 @@ impl Case {
             (64, _) => (0.0, 0.05),
             (0x400, _) => (0.0, 0.125),
             (0x1000, _) => (0.0, 0.5),
-            (0x1_0000, _) => (0.0, 1.0),
             (0x100_0000, _) if !self.is_into => (0.0, spill + 0.75),
             _ => (0.0, spill),
         };
@@ -114,7 +114,7 @@ impl Case {
             false => (least, most),
             // Smaller ones, and those of this process, are in memory of their own before.
             true if self.is_inproc || self.bytes < 0x1_0000 => (least + 1.0, most + 1.0),
-            true => (least, 2.0 * most),
+            true => (least, most),
         }
     }
 }

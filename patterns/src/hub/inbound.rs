@@ -31,6 +31,8 @@ const SPILL_BYTES: usize = 4 << 10;
 const LARGE_SPILL_BYTES: usize = 64;
 /// After a large frame, this many small ones bring the connection back to the shared ring.
 const DIRECT_FRAMES: u32 = 16;
+/// What stands in front of the body of a request or a reply: its number and an empty frame.
+const ENVELOPE_FRAMES: u32 = 2;
 /// A body that nobody wants is received in pieces of this size, one after the other into the same memory.
 const SKIP_BYTES: usize = 64 << 10;
 /// Messages decoded ahead of the user at a time; the rest stays undecoded in its chunk.
@@ -158,7 +160,7 @@ pub(crate) struct Inbound {
     pub(super) spill: Vec<u8>,
     /// Small frames left until the ring is used again.
     direct_frames: u32,
-    /// Nothing small came between the last two large bodies.
+    /// No more than an envelope came between the last two large bodies.
     is_large_run: bool,
     messages_max: usize,
     bytes_max: u64,
@@ -513,8 +515,9 @@ impl Inbound {
         if !is_skipped {
             body.extend_at(Site::Assembly, have);
         }
-        if rest > DIRECT_BYTES_MIN {
-            self.is_large_run = self.direct_frames == DIRECT_FRAMES;
+        // Also where the rest comes by way of the pool: the next ones need not be copied together.
+        if body_bytes > DIRECT_BYTES_MIN {
+            self.is_large_run = self.direct_frames >= DIRECT_FRAMES - ENVELOPE_FRAMES;
             self.direct_frames = DIRECT_FRAMES;
         }
         self.assembly = Some(Assembly {
@@ -661,9 +664,9 @@ impl Inbound {
         }
     }
 
-    /// Whether a receive into the ring ought to end, because a large body is under way or too much waits.
+    /// Whether a receive into the ring ought to end, because of a large body or because too much waits.
     pub(crate) fn wants_stop(&self) -> bool {
-        self.has_large_rest() || self.pieces.len() >= UNDECODED_PIECES_MAX
+        self.direct_frames > 0 || self.pieces.len() >= UNDECODED_PIECES_MAX
     }
 
     pub(super) fn has_large_rest(&self) -> bool {
