@@ -8,8 +8,8 @@ use common::content::{body, check, frames, send};
 use common::events::{Seen, seen};
 use common::raw::{self, Raw};
 use common::{
-    Context, PATIENCE, Socket, Way, bind_tcp, has_unix_sockets, in_ways, is_quiet, open, pair,
-    scratch, turn_for, turning,
+    Context, PATIENCE, Socket, Way, bind_tcp, has_unix_sockets, in_ways, is_quiet, narrow_worker,
+    open, pair, scratch, turn_for, turning,
 };
 use zring::{Error, SocketType};
 
@@ -20,13 +20,7 @@ fn stalled(ctx: &Context, sndhwm: u32) -> (Socket, Raw) {
     let push = open(ctx, SocketType::Push);
     push.set_sndhwm(sndhwm as _);
     push.set_linger(Some(Duration::ZERO));
-    let endpoint = bind_tcp(&push);
-    let raw = turning(ctx, || {
-        let mut raw = Raw::connect_narrow(&endpoint);
-        raw.handshake(1, "PULL");
-        raw
-    });
-    push.wait_for_peers(1, Some(PATIENCE)).expect("a peer");
+    let (_, raw) = narrow_worker(ctx, &push);
     (push, raw)
 }
 

@@ -9,7 +9,9 @@ use common::events::{Seen, await_event, handed_over};
 #[cfg(unix)]
 use common::peer::Peer;
 use common::raw::{Raw, listen};
-use common::{Context, PATIENCE, Socket, Way, bind_tcp, in_ways, is_quiet, open, turning};
+use common::{
+    Context, PATIENCE, Socket, Way, bind_tcp, in_ways, is_quiet, narrow_worker, open, turning,
+};
 use zring::SocketType;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -63,13 +65,7 @@ fn a_bound_push_gives_the_rest_to_the_next_worker() {
         in_ways(Way::every(), LIMIT, move |way| {
             let ctx = way.context();
             let push = pusher(&ctx);
-            let endpoint = bind_tcp(&push);
-            let mut raw = turning(&ctx, || {
-                let mut raw = Raw::connect_narrow(&endpoint);
-                raw.handshake(1, "PULL");
-                raw
-            });
-            push.wait_for_peers(1, Some(PATIENCE)).expect("a worker");
+            let (endpoint, mut raw) = narrow_worker(&ctx, &push);
             for at in 0..MESSAGES {
                 push.send(task(at)).expect("send");
             }

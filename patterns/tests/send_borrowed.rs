@@ -8,7 +8,9 @@ use std::time::Duration;
 use common::content::{body, fill};
 use common::events::{Seen, await_event, handed_over};
 use common::raw::Raw;
-use common::{Context, PATIENCE, Socket, Way, bind_tcp, in_ways, is_quiet, open, pair, turning};
+use common::{
+    Context, PATIENCE, Socket, Way, in_ways, is_quiet, narrow_worker, open, pair, turning,
+};
 use zring::SocketType;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -22,13 +24,7 @@ fn narrow(ctx: &Context) -> (Socket, String, Raw) {
     let push = open(ctx, SocketType::Push);
     push.set_reconnect_ivl(Duration::from_millis(10));
     push.monitor(1000);
-    let endpoint = bind_tcp(&push);
-    let raw = turning(ctx, || {
-        let mut raw = Raw::connect_narrow(&endpoint);
-        raw.handshake(1, "PULL");
-        raw
-    });
-    push.wait_for_peers(1, Some(PATIENCE)).expect("a peer");
+    let (endpoint, raw) = narrow_worker(ctx, &push);
     (push, endpoint, raw)
 }
 

@@ -3,13 +3,14 @@
 use std::{collections::VecDeque, ops::Range};
 
 use zring_engine::{
-    Buffers, Chunk, Direct, Pool, SharedMut,
+    Buffers, Chunk, Pool, SharedMut,
     copies::{Site, note},
     queue::parcel::Short,
 };
 
 use super::{
     SUBSCRIPTION_BYTES_MAX,
+    arm::is_beginning,
     pieces::{Piece, Pieces},
     pipe::{Freight, Pipe},
     stream::Streamed,
@@ -22,23 +23,8 @@ use crate::{
     wire::{Decoder, FrameFlags, Step, Violation},
 };
 
-/// Bodies of which more than this is still to come are received straight into their own memory.
-const DIRECT_BYTES_MIN: u64 = 32 << 10;
-/// What a direct receive may bring beyond the body.
-const SPILL_BYTES: usize = 4 << 10;
-/// The same where one large body follows the other: hardly more than the next header, since what it brings of the body is
-/// copied from there.
-const LARGE_SPILL_BYTES: usize = 64;
-/// After a large frame, this many small ones bring the connection back to the shared ring.
-const DIRECT_FRAMES: u32 = 16;
-/// What stands in front of the body of a request or a reply: its number and an empty frame.
-const ENVELOPE_FRAMES: u32 = 2;
-/// A body that nobody wants is received in pieces of this size, one after the other into the same memory.
-const SKIP_BYTES: usize = 64 << 10;
 /// Messages decoded ahead of the user at a time; the rest stays undecoded in its chunk.
 const DECODED_MAX: usize = 128;
-/// Undecoded pieces a connection may hold before it stops receiving.
-const UNDECODED_PIECES_MAX: usize = 4;
 
 /// The longest command a peer may send: a subscription, with its name in front.
 const COMMAND_BYTES_MAX: u64 = SUBSCRIPTION_BYTES_MAX as u64 + 16;
@@ -126,19 +112,6 @@ impl Source for Copied<'_> {
     }
 }
 
-/// How the connection is to receive next.
-#[derive(Debug)]
-pub(crate) enum Arm {
-    /// Not at all: too much waits to be taken.
-    Stalled,
-    /// Not before somebody has said where the large body that is under way is to go.
-    Held,
-    /// Into the pool.
-    Ring,
-    /// Into given memory.
-    Direct(Direct),
-}
-
 /// See the module.
 ///
 /// # Invariants
@@ -154,14 +127,14 @@ pub(crate) struct Inbound {
     pub(super) parts: Vec<Frame>,
     pub(super) assembly: Option<Assembly>,
     pub(super) pieces: Pieces,
-    at: usize,
+    pub(super) at: usize,
     /// The first piece is a chunk, decoded up to the end of a message, and nothing is special about the next one.
     is_plain: bool,
     pub(super) spill: Vec<u8>,
     /// Small frames left until the ring is used again.
-    direct_frames: u32,
+    pub(super) direct_frames: u32,
     /// No more than an envelope came between the last two large bodies.
-    is_large_run: bool,
+    pub(super) is_large_run: bool,
     messages_max: usize,
     bytes_max: u64,
     pub(super) frames_max: u32,
@@ -451,7 +424,7 @@ impl Inbound {
         self.decode(&Leased { pool, chunk }, at, sink)
     }
 
-    fn decode_bytes(
+    pub(super) fn decode_bytes(
         &mut self,
         bytes: &[u8],
         at: &mut usize,
@@ -508,18 +481,12 @@ impl Inbound {
     fn begin_assembly(&mut self, flags: FrameFlags, body_bytes: u64, have: &[u8]) {
         let is_skipped = self.is_abandoned() && !flags.command();
         let rest = body_bytes - have.len() as u64;
-        // The little there is of a large one is kept until somebody has said where it is to go.
-        let is_beginning = rest > DIRECT_BYTES_MIN && have.len() <= LARGE_SPILL_BYTES;
-        let expected = if is_skipped || is_beginning { 0 } else { body_bytes };
+        let expected = if is_skipped || is_beginning(have.len(), rest) { 0 } else { body_bytes };
         let mut body = SharedMut::with_expected(usize::try_from(expected).unwrap_or(usize::MAX));
         if !is_skipped {
             body.extend_at(Site::Assembly, have);
         }
-        // Also where the rest comes by way of the pool: the next ones need not be copied together.
-        if body_bytes > DIRECT_BYTES_MIN {
-            self.is_large_run = self.direct_frames >= DIRECT_FRAMES - ENVELOPE_FRAMES;
-            self.direct_frames = DIRECT_FRAMES;
-        }
+        self.note_unfinished(body_bytes);
         self.assembly = Some(Assembly {
             flags,
             body,
@@ -551,7 +518,7 @@ impl Inbound {
         self.finish_assembly(sink)
     }
 
-    fn finish_assembly(&mut self, sink: &mut impl Sink) -> Result<(), DisconnectReason> {
+    pub(super) fn finish_assembly(&mut self, sink: &mut impl Sink) -> Result<(), DisconnectReason> {
         let is_whole = |assembly: &mut Assembly| assembly.rest == 0 && !assembly.is_claimed;
         let Some(assembly) = self.assembly.take_if(is_whole) else { return Ok(()) };
         if assembly.is_skipped {
@@ -603,111 +570,5 @@ impl Inbound {
         if message.len() >= WEIGHED_BYTES_MIN {
             self.ready_bytes += message.len() as u64;
         }
-    }
-
-    /// A direct receive brought bytes: the body grows, then what spilled behind it is decoded.
-    pub(crate) fn handle_direct(
-        &mut self,
-        direct: Direct,
-        sink: &mut impl Sink,
-    ) -> Result<(), DisconnectReason> {
-        self.restore(&mut { direct.body }, direct.rest);
-        self.finish_assembly(sink)?;
-        self.handle_spill(direct.spill, sink)
-    }
-
-    /// What came behind a body.
-    pub(super) fn handle_spill(
-        &mut self,
-        mut spill: Vec<u8>,
-        sink: &mut impl Sink,
-    ) -> Result<(), DisconnectReason> {
-        if spill.capacity() == 0 {
-            return Ok(());
-        }
-        let mut at = 0;
-        self.decode_bytes(&spill, &mut at, sink)?;
-        if at < spill.len() {
-            self.at = at;
-            self.pieces.push_back(Piece::Copied(spill));
-        } else {
-            spill.clear();
-            self.spill = spill;
-        }
-        Ok(())
-    }
-
-    /// A direct receive ended without bytes.
-    pub(crate) fn restore_direct(&mut self, direct: Direct) {
-        self.restore(&mut { direct.body }, direct.rest);
-        if direct.spill.capacity() > 0 {
-            self.spill = direct.spill;
-        }
-    }
-
-    fn restore(&mut self, body: &mut Option<SharedMut>, rest: usize) {
-        let Some(assembly) = &mut self.assembly else { return };
-        if let Some(body) = body.take() {
-            assembly.rest -= std::mem::take(&mut assembly.asked) - rest as u64;
-            if !assembly.is_skipped {
-                assembly.body = body;
-            }
-        }
-    }
-
-    /// Sees that there is a spill area, of the size that what comes next calls for.
-    pub(super) fn make_spill(&mut self) {
-        let is_short = self.is_large_run && self.direct_frames == DIRECT_FRAMES;
-        let bytes = if is_short { LARGE_SPILL_BYTES } else { SPILL_BYTES };
-        if (self.spill.capacity() >= SPILL_BYTES) == is_short || self.spill.capacity() == 0 {
-            self.spill = Vec::with_capacity(bytes);
-        }
-    }
-
-    /// Whether a receive into the ring ought to end, because of a large body or because too much waits.
-    pub(crate) fn wants_stop(&self) -> bool {
-        self.direct_frames > 0 || self.pieces.len() >= UNDECODED_PIECES_MAX
-    }
-
-    pub(super) fn has_large_rest(&self) -> bool {
-        self.assembly.as_ref().is_some_and(|assembly| assembly.rest > DIRECT_BYTES_MIN)
-    }
-
-    /// How to receive next. For a direct receive the unfinished body moves out. `holds`: a large one waits for
-    /// somebody who says where it is to go.
-    pub(crate) fn arm(&mut self, holds: bool) -> Arm {
-        if self.is_claimed() || self.may_be_held(holds) {
-            return Arm::Held;
-        }
-        let pieces_max = if self.direct_frames > 0 { 1 } else { UNDECODED_PIECES_MAX };
-        if self.pieces.len() >= pieces_max {
-            return Arm::Stalled;
-        }
-        if !self.has_large_rest() && self.direct_frames == 0 {
-            return Arm::Ring;
-        }
-        self.make_spill();
-        let spill = std::mem::take(&mut self.spill);
-        // A body whose chunks were left undecoded is not to be bypassed; there are none here.
-        debug_assert!(self.pieces.is_empty());
-        let Some(assembly) = &mut self.assembly else {
-            return Arm::Direct(Direct { body: None, rest: 0, spill });
-        };
-        assembly.asked = assembly.rest;
-        if !assembly.is_skipped {
-            let rest = usize::try_from(assembly.rest).unwrap_or(usize::MAX);
-            let mut body = std::mem::replace(&mut assembly.body, SharedMut::with_expected(0));
-            body.expect(body.len().saturating_add(rest));
-            return Arm::Direct(Direct { body: Some(body), rest, spill });
-        }
-        assembly.asked = assembly.rest.min(SKIP_BYTES as u64);
-        let rest = assembly.asked as usize;
-        let body = Some(SharedMut::with_expected(rest));
-        if assembly.asked == assembly.rest {
-            return Arm::Direct(Direct { body, rest, spill });
-        }
-        // Behind this piece stands the next one.
-        self.spill = spill;
-        Arm::Direct(Direct { body, rest, spill: Vec::new() })
     }
 }

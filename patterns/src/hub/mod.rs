@@ -1,6 +1,7 @@
 //! The shard's handler: it owns each connection's wire state and the far end of its pipe, and joins
 //! `wire`, `route` and the engine, none of which knows the others.
 
+mod arm;
 pub(crate) mod claim;
 mod ending;
 mod flush;
@@ -40,8 +41,9 @@ use zring_engine::{
 };
 
 use self::{
+    arm::Arm,
     flush::Burst,
-    inbound::{Arm, Inbound},
+    inbound::Inbound,
     inproc::{Mail, Offer},
     peer::{Peer, Phase},
     pipe::Resting,

@@ -64,6 +64,19 @@ pub(crate) fn pull_from_raw(ctx: &Context) -> (Socket, raw::Raw) {
     (pull, raw)
 }
 
+/// Binds a PUSH and gives it one peer, which has read nothing since the handshake and has little room; the endpoint, and
+/// the peer.
+pub(crate) fn narrow_worker(ctx: &Context, push: &Socket) -> (String, raw::Raw) {
+    let endpoint = bind_tcp(push);
+    let raw = turning(ctx, || {
+        let mut raw = raw::Raw::connect_narrow(&endpoint);
+        raw.handshake(1, "PULL");
+        raw
+    });
+    push.wait_for_peers(1, Some(PATIENCE)).expect("a peer");
+    (endpoint, raw)
+}
+
 /// Where tests put what they need: on Unix not where `TMPDIR` says, which may be long or in memory.
 pub(crate) fn directory() -> std::path::PathBuf {
     if cfg!(unix) { "/tmp".into() } else { std::env::temp_dir() }
