@@ -16,8 +16,7 @@ use zring::SocketType;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// On both sides of what is copied, what is sent by one call, and what the kernel has room for.
-const SIZES: [usize; 8] =
-    [4095, 4096, 32 << 10, 60_000, 200_000, (256 << 10) + 1, 1 << 20, 6 << 20];
+const SIZES: [usize; 8] = [4095, 4096, 32 << 10, 60_000, 200_000, 300_001, 1 << 20, 6 << 20];
 
 /// A PUSH with one peer that reads a few kilobytes at a time.
 fn narrow(ctx: &Context) -> (Socket, String, Raw) {

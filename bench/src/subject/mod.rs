@@ -93,7 +93,7 @@ const QUEUE_MESSAGES_MAX: usize = 10_000;
 
 /// How many messages of `size_bytes` a queue of a subject may hold: the HWM of every library that has one.
 pub fn queue_messages(size_bytes: usize) -> u32 {
-    (QUEUED_BYTES / size_bytes.max(1)).clamp(2, QUEUE_MESSAGES_MAX) as u32
+    (QUEUED_BYTES / size_bytes.max(1)).clamp(1, QUEUE_MESSAGES_MAX) as u32
 }
 
 /// What both sides of a pair have to know.

@@ -15,8 +15,8 @@ use crate::{
     wire::{Handshake, Heartbeat, PeerInfo},
 };
 
-/// So many bytes the kernel often has room for; of more it would take a part, and the rest needs an operation all the same.
-const AT_ONCE_BYTES_MAX: usize = 256 << 10;
+/// So many bytes the kernel may have room for; of more it would take a part, and the rest needs an operation all the same.
+const AT_ONCE_BYTES_MAX: usize = 4 << 20;
 
 /// How far a peer has come.
 ///
