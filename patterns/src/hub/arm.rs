@@ -108,6 +108,7 @@ impl Inbound {
         let is_short = self.is_large_run && self.direct_frames == DIRECT_FRAMES;
         let bytes = if is_short { LARGE_SPILL_BYTES } else { SPILL_BYTES };
         if (self.spill.capacity() >= SPILL_BYTES) == is_short || self.spill.capacity() == 0 {
+            debug_assert!(self.spill.is_empty(), "what came behind a body is decoded with it");
             self.spill = Vec::with_capacity(bytes);
         }
     }
