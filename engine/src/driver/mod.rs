@@ -14,12 +14,7 @@
 //! | send | one, giving the [`Gather`] back with how many of its bytes the kernel took, or a twin of it |
 //! | cancel | none of its own: the operation ends with what it had done so far, or as cancelled |
 
-use std::{
-    io::{self, IoSlice},
-    net::SocketAddr,
-    task::Waker,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, task::Waker, time::Duration};
 
 use socket2::SockAddr;
 
@@ -32,6 +27,7 @@ use crate::{
     },
 };
 
+mod calls;
 #[cfg(all(test, not(loom)))]
 mod contract;
 mod files;
@@ -100,22 +96,6 @@ fn progress_of(fd: BorrowedSocket<'_>, send: Option<OpId>) -> Progress {
     // That another send is under way shows that the one before has ended.
     let taken = acknowledged.taken.wrapping_add(op);
     Progress { taken, is_pending: acknowledged.is_pending || send.is_some() }
-}
-
-/// Sends what the kernel takes at once of the bytes of `gather` behind the first `skip`, up to the next that lie in a file.
-fn send_now(fd: BorrowedSocket<'_>, gather: &Gather, skip: usize) -> io::Result<usize> {
-    let mut parts = [IoSlice::new(&[]); SEGMENTS_PER_SEND_MAX];
-    let mut count = 0;
-    for (part, rest) in parts.iter_mut().zip(rest_of(gather, skip)) {
-        *part = IoSlice::new(rest);
-        count += 1;
-    }
-    net::try_send_vectored(fd, &parts[..count])
-}
-
-/// Sends what the kernel takes at once of a body and what stands in front of it; 0 also when it refuses.
-fn send_behind_now(fd: BorrowedSocket<'_>, head: &[u8], body: &[u8]) -> usize {
-    net::try_send_vectored(fd, &[IoSlice::new(head), IoSlice::new(body)]).unwrap_or(0)
 }
 
 /// The bytes of `gather` behind the first `skip`, piece by piece, up to the next that lie in a file.
@@ -347,15 +327,12 @@ pub trait Driver {
         net::try_send(fd, bytes)
     }
 
-    /// As [`Driver::try_send`], for a list; 0 also for one that is better submitted.
-    fn try_send_list(&mut self, fd: BorrowedSocket<'_>, gather: &Gather) -> usize {
-        if gather.has_files() { 0 } else { send_now(fd, gather, 0).unwrap_or(0) }
-    }
+    /// As [`Driver::try_send`], for a list, and goes on while the kernel takes something, up to a bound; 0 also for one
+    /// that is better submitted.
+    fn try_send_list(&mut self, fd: BorrowedSocket<'_>, gather: &Gather) -> usize;
 
-    /// As [`Driver::try_send`], for a body and what stands in front of it; 0 also where that is better submitted.
-    fn try_send_behind(&mut self, fd: BorrowedSocket<'_>, head: &[u8], body: &[u8]) -> usize {
-        send_behind_now(fd, head, body)
-    }
+    /// As [`Driver::try_send_list`], for a body and what stands in front of it.
+    fn try_send_behind(&mut self, fd: BorrowedSocket<'_>, head: &[u8], body: &[u8]) -> usize;
 
     /// Receives what is there at once into memory of the caller's, which the kernel does not keep: into `body`, then
     /// into the spare capacity of `spill`. `None`: nothing is there; `Some(0)`: the peer has ended its side, in order.
@@ -383,13 +360,13 @@ pub trait Driver {
     /// Asks for the end of an operation. Its last completion still comes. A stale id is ignored.
     fn cancel(&mut self, op: OpId);
 
-    /// Hands everything queued to the kernel.
+    /// Hands what is queued to the kernel, except for receives that only a poll can complete and nobody else waits for.
     ///
     /// # Errors
     /// What the kernel said.
     fn flush(&mut self) -> io::Result<()>;
 
-    /// As [`Driver::flush`], then gives the kernel the chance to finish work, and waits as told.
+    /// Hands everything queued to the kernel, then gives it the chance to finish work, and waits as told.
     ///
     /// # Errors
     /// What the kernel said. A signal is no error.

@@ -188,7 +188,7 @@ impl Shard {
         self.timers.next_deadline_ns()
     }
 
-    /// Hands everything queued to the kernel at once.
+    /// Hands what is queued to the kernel at once; a receive that only a turn can complete may wait for that.
     ///
     /// # Errors
     /// When the kernel refuses; the shard is not usable any more then.

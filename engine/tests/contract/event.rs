@@ -3,7 +3,7 @@
 use std::{io::Write, thread, time::Duration};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use zring_engine::{Config, FileRegion, Segment};
+use zring_engine::{Config, Direct, FileRegion, Segment, SharedMut};
 
 use crate::{
     case::{Case, patience},
@@ -73,6 +73,28 @@ pub(crate) fn it_follows_data(case: &Case) {
     drop(peer);
     follow(&mut world, "the peer's end", |world| world.side(conn).ends.len() == 1);
     world.shard.close_listener(listener);
+}
+
+/// Nobody polls, who would submit what was begun: a flush is all there is.
+pub(crate) fn it_follows_receives_into_given_memory(case: &Case) {
+    let mut world = World::new(case);
+    let (conn, mut peer) = world.remote();
+    for round in 1..=5_u8 {
+        settle(&mut world);
+        world.shard.await_readable(conn);
+        world.shard.flush().expect("a flush");
+        peer.write_all(&[round; 30]).expect("write");
+        follow(&mut world, "something to receive", |world| {
+            world.side(conn).readable == u32::from(round)
+        });
+        settle(&mut world);
+        let (body, spill) = (Some(SharedMut::with_expected(20)), Vec::with_capacity(100));
+        world.shard.receive_direct(conn, Direct { body, rest: 20, spill });
+        world.shard.flush().expect("a flush");
+        follow(&mut world, "a body", |world| !world.side(conn).directs.is_empty());
+        let direct = world.side(conn).directs.pop_front().expect("just seen");
+        assert_eq!((direct.rest, &direct.spill[..]), (0, &[round; 10][..]));
+    }
 }
 
 pub(crate) fn it_follows_files(case: &Case) {

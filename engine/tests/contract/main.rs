@@ -185,6 +185,7 @@ contract! {
     zero_copy::a_close_in_the_middle_of_a_large_body,
     zero_copy::a_shard_is_dropped_with_a_body_held,
     event::it_follows_data,
+    event::it_follows_receives_into_given_memory,
     event::it_follows_files,
     event::it_follows_wakes,
     event::it_follows_timers,

@@ -15,9 +15,6 @@ use crate::{
     wire::{Handshake, Heartbeat, PeerInfo},
 };
 
-/// So many bytes the kernel may have room for; of more it would take a part, and the rest needs an operation all the same.
-const AT_ONCE_BYTES_MAX: usize = 4 << 20;
-
 /// How far a peer has come.
 ///
 /// ```text
@@ -187,11 +184,9 @@ impl Peer {
         }
     }
 
-    /// Whether a body of so many bytes may go out right away: nothing is in front of it, and if it may as well be sent by
-    /// an operation (`is_owned`), the kernel is likely to take all of it.
-    pub(super) fn may_send_alone(&self, bytes: usize, is_owned: bool) -> bool {
-        let fits = bytes <= AT_ONCE_BYTES_MAX || !is_owned;
-        fits && self.conn.is_some() && self.may_send_now() && self.outbox.is_idle()
+    /// Whether a body may go out right away: nothing is in front of it.
+    pub(super) fn may_send_alone(&self) -> bool {
+        self.conn.is_some() && self.may_send_now() && self.outbox.is_idle()
     }
 
     /// Sends a body right from where it lies, with what stands in front of it. Returns how much of both the kernel took.
@@ -226,12 +221,7 @@ impl Peer {
         take: fn(&mut Outbox, &mut ArenaPool) -> Option<Gather>,
     ) {
         while let Some(gather) = take(&mut self.outbox, &mut shard.arena) {
-            let sent = match self.conn {
-                Some(conn) if gather.bytes() <= AT_ONCE_BYTES_MAX => {
-                    shard.try_send_list(conn, &gather)
-                }
-                _ => 0,
-            };
+            let sent = self.conn.map_or(0, |conn| shard.try_send_list(conn, &gather));
             if sent < gather.bytes() {
                 return self.start_send(shard, gather, sent);
             }

@@ -402,10 +402,7 @@ impl Hub {
         is_delimited: bool,
         body: &[u8],
     ) -> bool {
-        let peer = &self.peers[key as usize];
-        // What is the caller's would have to be copied to be sent by an operation, however large it is.
-        let is_owned = !matches!(outgoing, Outgoing::Bytes(_));
-        if !peer.may_send_alone(body.len(), is_owned) {
+        if !self.peers[key as usize].may_send_alone() {
             return false;
         }
         let batching = self.is_batching(shard);

@@ -35,10 +35,10 @@ use self::{
 };
 use super::{
     Completion, Driver, OpId, RETRY_PAUSE_MIN, SEGMENTS_PER_SEND_MAX, Submission, Token, Wait,
-    files, progress_of,
+    calls::Calls, files, progress_of,
 };
 use crate::{
-    buf::Pool,
+    buf::{Gather, Pool},
     config::Config,
     error::Error,
     sync::{Arc, AtomicBool, Ordering},
@@ -83,6 +83,7 @@ pub struct Ready {
     found: Option<Found>,
     slots: Slots,
     sources: Sources,
+    calls: Calls,
     /// Completions that are made already.
     ended: VecDeque<Completion>,
     /// Whose turn it is: the last completion was one of `ended`.
@@ -115,13 +116,13 @@ impl Ready {
     pub fn open(config: &Config) -> Result<(Self, Pool), Error> {
         let poller = Poller::new().map_err(|cause| Error::Ready { step: "a poller", cause })?;
         let mode = if poller.supports_level() { PollMode::Level } else { PollMode::Oneshot };
-        let this = Self::with(poller, mode);
+        let this = Self::with(poller, mode, Calls::new(config));
         let mut pool = Pool::open(config.pool, &config.pool_memory, !config.shared)?;
         pool.set_waker(this.waker());
         Ok((this, pool))
     }
 
-    fn with(poller: Poller, mode: PollMode) -> Self {
+    fn with(poller: Poller, mode: PollMode, calls: Calls) -> Self {
         let looker = Arc::new(Looker::new(poller));
         let notifier = Notifier { looker: looker.clone(), is_woken: AtomicBool::new(false) };
         let notifier = Arc::new(notifier);
@@ -131,6 +132,7 @@ impl Ready {
             found: None,
             slots: Slots::default(),
             sources: Sources::new(mode),
+            calls,
             ended: VecDeque::new(),
             prefers_ready: false,
             buffer: None,
@@ -278,6 +280,14 @@ impl Driver for Ready {
                 op
             }
         }
+    }
+
+    fn try_send_list(&mut self, fd: BorrowedSocket<'_>, gather: &Gather) -> usize {
+        if gather.has_files() { 0 } else { self.calls.send_list(fd, gather, 0).unwrap_or(0) }
+    }
+
+    fn try_send_behind(&mut self, fd: BorrowedSocket<'_>, head: &[u8], body: &[u8]) -> usize {
+        self.calls.send_behind(fd, head, body)
     }
 
     fn progress(&mut self, fd: BorrowedSocket<'_>, send: Option<OpId>) -> Progress {

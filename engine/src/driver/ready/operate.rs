@@ -18,7 +18,7 @@ use crate::{
     driver::{
         Completion, Direct, OpId, RETRY_PAUSE_MAX, Received,
         files::{FileSend, Step},
-        is_transient, send_now,
+        is_transient,
     },
     sys::{
         BorrowedSocket, RawSocket, borrow_raw,
@@ -149,14 +149,14 @@ impl Ready {
         Some(Completion::Connected { token, result })
     }
 
-    /// Sends what the kernel takes in one call; a full buffer is the bound of one turn.
+    /// Sends what the kernel takes at once; a full buffer, or the bound of an attempt, is that of one turn.
     pub(super) fn proceed_send(&mut self, op: OpId) -> Option<Completion> {
         let slot = self.slots.find(op)?;
         let Kind::Send { gather, sent } = &mut slot.kind else {
             unreachable!("connects do not come here")
         };
         if *sent < gather.bytes() {
-            match send_now(borrow(slot.fd), gather, *sent) {
+            match self.calls.send_list(borrow(slot.fd), gather, *sent) {
                 Ok(bytes) => *sent += bytes,
                 Err(error) if is_transient(&error) => {}
                 Err(error) => return self.abort(op, error),

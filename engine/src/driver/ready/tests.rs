@@ -6,7 +6,7 @@ use std::{
 
 use super::*;
 use crate::{
-    buf::{Gather, PoolConfig, Segment},
+    buf::{PoolConfig, Segment},
     driver::Received,
     sys::{
         AsSocket,
@@ -22,7 +22,7 @@ const PAUSE_NS: u64 = 20_000_000;
 
 /// A driver in a mode of the poller that this system might not choose.
 pub(in crate::driver) fn open_with(mode: PollMode, config: PoolConfig) -> (Ready, Pool) {
-    let driver = Ready::with(Poller::new().unwrap(), mode);
+    let driver = Ready::with(Poller::new().unwrap(), mode, Calls::new(&Config::default()));
     let mut pool = Pool::new(config, true);
     pool.set_waker(driver.waker());
     (driver, pool)

@@ -2,12 +2,12 @@
 
 use std::{
     io,
-    os::fd::{FromRawFd, OwnedFd, RawFd},
+    os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
 use io_uring::cqueue;
 
-use super::{ALARM, CANCEL, Kind, Uring, WAKE, outcome};
+use super::{ALARM, CANCEL, Kind, Uring, WAKE, goes_on, outcome};
 use crate::{
     buf::Pool,
     driver::{Completion, OpId, Received, Token},
@@ -143,14 +143,22 @@ impl Uring {
         }
         let result = entry.result();
         let slot = self.slots.find(op).expect("checked by the caller");
-        let cancelled = slot.cancelled;
-        let Kind::Send { gather, sent, .. } = &mut slot.kind else {
+        let (fd, cancelled) = (slot.fd, slot.cancelled);
+        let Kind::Send { gather, sent, zero_copy, .. } = &mut slot.kind else {
             unreachable!("checked by the caller")
         };
         *sent += result.max(0) as usize;
-        if result > 0 && *sent < gather.bytes() && !cancelled {
-            self.push_send(op);
-            return None;
+        if result > 0 && !cancelled {
+            if !zero_copy.asks && goes_on(gather.bytes() - *sent) {
+                // SAFETY: the shard keeps a descriptor open until the operations on it have ended.
+                let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+                // A fault shows again when the rest is submitted.
+                *sent += self.calls.send_list(fd, gather, *sent).unwrap_or(0);
+            }
+            if *sent < gather.bytes() {
+                self.push_send(op);
+                return None;
+            }
         }
         self.end_send(op, result)
     }

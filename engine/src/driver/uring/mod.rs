@@ -33,7 +33,7 @@ use self::{
 };
 use super::{
     Completion, Direct, Driver, OpId, Received, SEGMENTS_PER_SEND_MAX, Submission, Token, Wait,
-    send_behind_now, send_now,
+    calls::{AGAIN_BYTES_MIN, Calls},
 };
 use crate::{
     buf::{Gather, Pool, Segment},
@@ -100,6 +100,10 @@ pub struct Uring {
     backlog: VecDeque<squeue::Entry>,
     /// Entries were queued since the kernel was entered last.
     pushed: bool,
+    /// Some of them are not to wait for the next poll.
+    is_urgent: bool,
+    /// Some receives may: only a poll completes them, and one that sleeps submits them with the same call.
+    defers: bool,
     /// Receives that are asked for instead of armed; only while the shard spins.
     watch: Watch,
     spins: bool,
@@ -107,6 +111,7 @@ pub struct Uring {
     ended: VecDeque<Completion>,
     features: Features,
     zero_copy: ZeroCopy,
+    calls: Calls,
     waker: Arc<EventFdWaker>,
     files: super::files::Desk,
     /// What the next alarm entry to be submitted points at.
@@ -156,11 +161,14 @@ impl Uring {
             slots: Slots::default(),
             backlog: VecDeque::new(),
             pushed: false,
+            is_urgent: false,
+            defers: !config.shared,
             watch: Watch::default(),
             spins: config.wait == WaitStrategy::Spin,
             ended: VecDeque::new(),
             features,
             zero_copy: ZeroCopy::new(features.zero_copy, config.zero_copy_bytes_min),
+            calls: Calls::new(config),
             files: super::files::Desk::new(Waker::from(waker.clone())),
             waker,
             alarm: Box::default(),
@@ -182,6 +190,17 @@ impl Uring {
     /// Queues an entry. When the submission queue stays full it waits in the backlog, which every
     /// later flush or poll empties first; a refusal by the kernel surfaces there.
     fn push(&mut self, entry: squeue::Entry) {
+        self.is_urgent = true;
+        self.queue(entry);
+    }
+
+    /// As [`Uring::push`], for a receive that takes no buffer of the pool: where they are scarce, who comes first matters.
+    fn push_deferred(&mut self, entry: squeue::Entry) {
+        self.is_urgent |= !self.defers;
+        self.queue(entry);
+    }
+
+    fn queue(&mut self, entry: squeue::Entry) {
         self.pushed = true;
         if self.backlog.is_empty() {
             // SAFETY: every entry built here points into a slot, a pool buffer or the waker, all of
@@ -208,6 +227,7 @@ impl Uring {
     fn enter(&mut self) -> io::Result<()> {
         interruptible(self.ring.submit())?;
         self.pushed = false;
+        self.is_urgent = !self.ring.submission().is_empty();
         while !self.backlog.is_empty() {
             let waiting = self.backlog.len();
             self.push_backlog();
@@ -297,7 +317,7 @@ impl Uring {
             Some(segment) if !zero_copy.asks => {
                 let rest = &segment.bytes()[*sent..];
                 let len = rest.len().min(u32::MAX as usize) as u32;
-                opcode::Send::new(fd, rest.as_ptr(), len).flags(SEND_FLAGS).build()
+                opcode::Send::new(fd, rest.as_ptr(), len).flags(send_flags(rest.len())).build()
             }
             _ => {
                 let message = message.as_mut().expect("taken with the slot");
@@ -306,7 +326,8 @@ impl Uring {
                 if zero_copy.asks {
                     zero_copy::entry(fd, header)
                 } else {
-                    opcode::SendMsg::new(fd, header).flags(SEND_FLAGS as u32).build()
+                    let flags = send_flags(gather.bytes() - *sent) as u32;
+                    opcode::SendMsg::new(fd, header).flags(flags).build()
                 }
             }
         };
@@ -336,7 +357,7 @@ impl Uring {
         };
         *room = message.scatter(direct);
         let entry = opcode::RecvMsg::new(types::Fd(fd), &raw mut message.header).build();
-        self.push(entry.user_data(op.0));
+        self.push_deferred(entry.user_data(op.0));
         op
     }
 }
@@ -367,7 +388,11 @@ impl Driver for Uring {
                 opcode::AcceptMulti::new(types::Fd(fd)).flags(libc::SOCK_CLOEXEC).build()
             }
             Kind::Connect { address, .. } => connect::entry(fd, address),
-            Kind::Readable => opcode::PollAdd::new(types::Fd(fd), libc::POLLIN as u32).build(),
+            Kind::Readable => {
+                let entry = opcode::PollAdd::new(types::Fd(fd), libc::POLLIN as u32).build();
+                self.push_deferred(entry.user_data(op.0));
+                return op;
+            }
             &Kind::Receive { once } => self.receive_entry(fd, once),
             _ => unreachable!("submitted elsewhere"),
         };
@@ -387,14 +412,14 @@ impl Driver for Uring {
         if gather.has_files() || self.zero_copy.is_for(gather) {
             return 0;
         }
-        send_now(fd, gather, 0).unwrap_or(0)
+        self.calls.send_list(fd, gather, 0).unwrap_or(0)
     }
 
     fn try_send_behind(&mut self, fd: BorrowedFd<'_>, head: &[u8], body: &[u8]) -> usize {
         if self.zero_copy.is_for_bytes(head.len() + body.len()) {
             return 0;
         }
-        send_behind_now(fd, head, body)
+        self.calls.send_behind(fd, head, body)
     }
 
     fn cancel(&mut self, op: OpId) {
@@ -419,7 +444,8 @@ impl Driver for Uring {
 
     #[inline]
     fn flush(&mut self) -> io::Result<()> {
-        if self.ring.submission().is_empty() && self.backlog.is_empty() {
+        let may_wait = self.defers && !self.is_urgent;
+        if may_wait || (self.ring.submission().is_empty() && self.backlog.is_empty()) {
             return Ok(());
         }
         self.enter()
@@ -440,7 +466,7 @@ impl Driver for Uring {
                 // Nothing may sleep in front of the kernel; if it takes none of it now, the caller comes again.
                 return self.enter();
             }
-            self.pushed = false;
+            (self.pushed, self.is_urgent) = (false, false);
             let park = match timeout_ns {
                 None => self.ring.submit_and_wait(1),
                 Some(ns) => {
@@ -469,7 +495,9 @@ impl Driver for Uring {
         // Only an armed receive ends a wait.
         self.watch.give_up();
         self.arm_unserved();
-        self.flush()?;
+        if self.has_work() {
+            self.enter()?;
+        }
         if self.has_ended() || self.has_completion() || self.has_work() {
             return Ok(None);
         }
@@ -583,8 +611,10 @@ impl Driver for Uring {
             event_fd.signal()?;
             let _ = self.waker.shown.set(event_fd);
             // Only an armed receive makes the descriptor readable.
+            self.defers = false;
             self.watch.give_up();
             self.arm_unserved();
+            self.enter()?;
         }
         Ok(self.waker.shown.get().expect("made above").as_fd())
     }
@@ -618,6 +648,15 @@ impl std::fmt::Debug for Uring {
             .field("in_flight", &self.slots.len())
             .finish_non_exhaustive()
     }
+}
+
+/// Whether a send of so many bytes ends with what the kernel has room for: calls go on from there ([`Calls`]).
+fn goes_on(bytes: usize) -> bool {
+    bytes >= AGAIN_BYTES_MIN
+}
+
+fn send_flags(bytes: usize) -> i32 {
+    if goes_on(bytes) { SEND_FLAGS & !libc::MSG_WAITALL } else { SEND_FLAGS }
 }
 
 /// The only segment, when there is exactly one.
