@@ -4,6 +4,9 @@
 //! The I/O thread is started on the side's thread and inherits its core.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use zmq::{Context, Message, Socket, SocketType};
 
@@ -49,7 +52,8 @@ impl Subject for Libzmq {
 
     fn common(&self, case: &Case) -> Result<Option<Common>> {
         let is_inproc = case.transport == Transport::Inproc;
-        Ok(is_inproc.then(|| Arc::new(Context::new()) as Common))
+        let context = is_inproc.then(Context::new);
+        Ok(Some(Arc::new(Round { context, is_over: AtomicBool::new(false) }) as Common))
     }
 
     fn sender(&self, case: &Case, endpoint: &str) -> Result<Box<dyn Sender>> {
@@ -97,8 +101,16 @@ fn failure(error: zmq::Error) -> Failure {
     }
 }
 
+/// What both sides of a round have in common.
+struct Round {
+    /// Within the process.
+    context: Option<Context>,
+    /// The end marker has been received.
+    is_over: AtomicBool,
+}
+
 fn context(case: &Case) -> Context {
-    case.common::<Context>().map_or_else(Context::new, |common| (*common).clone())
+    case.common::<Round>().and_then(|round| round.context.clone()).unwrap_or_else(Context::new)
 }
 
 /// Hands out contexts for many sockets of one side: the same one, until it has as many as it takes.
@@ -133,6 +145,7 @@ struct Side {
     context: Context,
     message: Message,
     wait: Wait,
+    round: Option<Arc<Round>>,
 }
 
 impl Side {
@@ -149,7 +162,8 @@ impl Side {
             .and_then(|()| socket.set_backlog(backlog(case)))
             .map_err(failure)?;
         let context = context.clone();
-        Ok(Self { socket, context, message: Message::new(), wait: case.wait })
+        let (message, round) = (Message::new(), case.common());
+        Ok(Self { socket, context, message, wait: case.wait, round })
     }
 
     fn connect(case: &Case, socket_type: SocketType, endpoint: &str) -> Result<Self> {
@@ -194,6 +208,16 @@ impl Push for Side {
     fn push(&self, body: &[u8]) -> Result<()> {
         self.send(body)
     }
+
+    /// Over ipc, what a socket with a full queue has left when it is closed may be lost, whatever its linger period:
+    /// <https://github.com/zeromq/libzmq/issues/4660>.
+    fn settle(&self) {
+        let Some(round) = &self.round else { return };
+        let since = Instant::now();
+        while !round.is_over.load(Ordering::Acquire) && since.elapsed() < STALL {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
 }
 
 impl Receiver for Side {
@@ -201,6 +225,9 @@ impl Receiver for Side {
         for _ in 0..BURST_MESSAGES {
             self.receive()?;
             if check.accept(&self.message)? == Verdict::End {
+                if let Some(round) = &self.round {
+                    round.is_over.store(true, Ordering::Release);
+                }
                 return Ok(Verdict::End);
             }
         }

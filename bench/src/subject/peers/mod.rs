@@ -79,6 +79,9 @@ fn until_some<T>(mut call: impl FnMut() -> Result<Option<T>>) -> Result<T> {
 /// A side that sends copies of bodies, by calls that return when the library has taken them.
 trait Push {
     fn push(&self, body: &[u8]) -> Result<()>;
+
+    /// The end marker is pushed, and the side is about to go: waits for whatever would be lost with it.
+    fn settle(&self) {}
 }
 
 /// Such a side with a body of its own.
@@ -99,7 +102,7 @@ impl<S: Push> Pusher<S> {
     }
 }
 
-/// What is queued at the end leaves when the side is gone, or later: the library sees to that.
+/// What is queued at the end leaves when the side is gone, or later: the library sees to that, or [`Push::settle`].
 impl<S: Push> Sender for Pusher<S> {
     fn send_burst(&mut self, first: u64) -> Result<u64> {
         self.send_due(first, self.burst)?;
@@ -111,7 +114,9 @@ impl<S: Push> Sender for Pusher<S> {
     }
 
     fn finish(mut self: Box<Self>) -> Result<()> {
-        self.send(END)
+        self.send(END)?;
+        self.side.settle();
+        Ok(())
     }
 }
 
