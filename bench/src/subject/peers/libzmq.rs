@@ -110,7 +110,7 @@ struct Round {
 }
 
 fn context(case: &Case) -> Context {
-    case.common::<Round>().and_then(|round| round.context.clone()).unwrap_or_else(Context::new)
+    case.common::<Round>().and_then(|round| round.context.clone()).unwrap_or_default()
 }
 
 /// Hands out contexts for many sockets of one side: the same one, until it has as many as it takes.
