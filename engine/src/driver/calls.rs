@@ -6,7 +6,7 @@
 
 use std::io::{self, IoSlice};
 
-use super::{SEGMENTS_PER_SEND_MAX, rest_of};
+use super::parts_of;
 use crate::{
     buf::Gather,
     config::Config,
@@ -43,12 +43,7 @@ impl Calls {
         skip: usize,
     ) -> io::Result<usize> {
         self.repeat(gather.bytes() - skip, |sent| {
-            let mut parts = [IoSlice::new(&[]); SEGMENTS_PER_SEND_MAX];
-            let mut count = 0;
-            for (part, rest) in parts.iter_mut().zip(rest_of(gather, skip + sent)) {
-                *part = IoSlice::new(rest);
-                count += 1;
-            }
+            let (parts, count) = parts_of(gather, skip + sent);
             net::try_send_vectored(fd, &parts[..count])
         })
     }

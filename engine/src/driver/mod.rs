@@ -14,7 +14,12 @@
 //! | send | one, giving the [`Gather`] back with how many of its bytes the kernel took, or a twin of it |
 //! | cancel | none of its own: the operation ends with what it had done so far, or as cancelled |
 
-use std::{io, net::SocketAddr, task::Waker, time::Duration};
+use std::{
+    io::{self, IoSlice},
+    net::SocketAddr,
+    task::Waker,
+    time::Duration,
+};
 
 use socket2::SockAddr;
 
@@ -108,6 +113,17 @@ fn rest_of(gather: &Gather, mut skip: usize) -> impl Iterator<Item = &[u8]> {
         (!is_over).then_some(rest)
     });
     pieces.filter(|rest| !rest.is_empty())
+}
+
+/// What [`rest_of`] gives, for a vectored call, and how many pieces that is.
+fn parts_of(gather: &Gather, skip: usize) -> ([IoSlice<'_>; SEGMENTS_PER_SEND_MAX], usize) {
+    let mut parts = [IoSlice::new(&[]); SEGMENTS_PER_SEND_MAX];
+    let mut count = 0;
+    for (part, rest) in parts.iter_mut().zip(rest_of(gather, skip)) {
+        *part = IoSlice::new(rest);
+        count += 1;
+    }
+    (parts, count)
 }
 
 /// One request to the kernel.

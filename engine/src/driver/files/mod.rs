@@ -10,12 +10,12 @@ mod reader;
 mod tests;
 
 use std::{
-    io::{self, ErrorKind, IoSlice},
+    io::{self, ErrorKind},
     ops::Range,
 };
 
 pub(super) use self::reader::Desk;
-use super::{OpId, SEGMENTS_PER_SEND_MAX, rest_of};
+use super::{OpId, parts_of};
 use crate::{
     buf::{FileFault, FileRegion, Gather},
     sys::{
@@ -123,13 +123,8 @@ impl FileSend {
 
     /// Sends the memory in front of the next file; how much that was, and how much there is.
     fn send_memory(&self, socket: BorrowedSocket<'_>) -> (io::Result<usize>, usize) {
-        let mut parts = [IoSlice::new(&[]); SEGMENTS_PER_SEND_MAX];
-        let (mut count, mut bytes) = (0, 0);
-        for (part, rest) in parts.iter_mut().zip(rest_of(&self.gather, self.sent)) {
-            *part = IoSlice::new(rest);
-            count += 1;
-            bytes += rest.len();
-        }
+        let (parts, count) = parts_of(&self.gather, self.sent);
+        let bytes = parts[..count].iter().map(|part| part.len()).sum();
         // A header does not travel in a packet of its own.
         let more = self.sent + bytes < self.gather.bytes();
         (file::send_in_front(socket, &parts[..count], more), bytes)

@@ -191,16 +191,11 @@ impl Uring {
     /// later flush or poll empties first; a refusal by the kernel surfaces there.
     fn push(&mut self, entry: squeue::Entry) {
         self.is_urgent = true;
-        self.queue(entry);
+        self.push_deferred(entry);
     }
 
     /// As [`Uring::push`], for a receive that takes no buffer of the pool: where they are scarce, who comes first matters.
     fn push_deferred(&mut self, entry: squeue::Entry) {
-        self.is_urgent |= !self.defers;
-        self.queue(entry);
-    }
-
-    fn queue(&mut self, entry: squeue::Entry) {
         self.pushed = true;
         if self.backlog.is_empty() {
             // SAFETY: every entry built here points into a slot, a pool buffer or the waker, all of
@@ -227,7 +222,6 @@ impl Uring {
     fn enter(&mut self) -> io::Result<()> {
         interruptible(self.ring.submit())?;
         self.pushed = false;
-        self.is_urgent = !self.ring.submission().is_empty();
         while !self.backlog.is_empty() {
             let waiting = self.backlog.len();
             self.push_backlog();
@@ -236,6 +230,8 @@ impl Uring {
             }
             interruptible(self.ring.submit())?;
         }
+        // What the kernel did not take may be anything.
+        self.is_urgent = !self.ring.submission().is_empty() || !self.backlog.is_empty();
         Ok(())
     }
 
