@@ -362,6 +362,20 @@ pub enum Receive {
     Lease,
     /// Into one buffer that the caller brings, for one message after the other.
     Into,
+    /// As `into`, the buffer being registered with the kernel (io_uring's fixed buffers).
+    Registered,
+}
+
+impl Receive {
+    /// What the command line calls it.
+    #[must_use]
+    pub fn option(self) -> &'static str {
+        match self {
+            Self::Lease => "--receive lease",
+            Self::Into => "--receive into",
+            Self::Registered => "--receive registered",
+        }
+    }
 }
 
 /// What zring's contexts ask the operating system through.
@@ -521,6 +535,11 @@ mod tests {
         assert_eq!(receive(&["throughput"]), Receive::Lease);
         assert_eq!(receive(&["throughput", "--receive", "lease"]), Receive::Lease);
         assert_eq!(receive(&["throughput", "--receive", "into"]), Receive::Into);
+        let registered = receive(&["throughput", "--receive", "registered"]);
+        assert_eq!(
+            (registered, registered.option()),
+            (Receive::Registered, "--receive registered")
+        );
         assert_eq!(receive(&["roundtrip"]), Receive::Lease);
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::cli::Receive;
 use crate::error::Result;
 use crate::sequence::{SequenceCheck, Verdict};
 use crate::sides::Announce;
@@ -50,8 +51,8 @@ impl Subject for Handicapped<'_> {
         self.inner.is_default()
     }
 
-    fn receives_into(&self) -> bool {
-        self.inner.receives_into()
+    fn can_receive(&self, receive: Receive) -> bool {
+        self.inner.can_receive(receive)
     }
 
     fn settings(&self, case: &Case) -> String {

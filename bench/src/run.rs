@@ -6,12 +6,12 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use tempfile::TempDir;
 
-use crate::cli::{Cli, Driver, Options, Plan, Receive, Transport, Wait};
+use crate::cli::{Cli, Driver, Options, Plan, Transport, Wait};
 use crate::error::{Failure, Result};
 use crate::handicap::Handicapped;
 use crate::report::{self, Outcome, Report};
 use crate::sequence::SEQUENCE_BYTES;
-use crate::subject::{self, Case, Subject, not_into};
+use crate::subject::{self, Case, Subject, cannot_receive};
 use crate::workload::Round;
 
 pub mod sweep;
@@ -174,8 +174,8 @@ fn able<'s>(
             eprintln!("note: {} is left out: {reason}", subject.name());
             return false;
         }
-        if case.receive == Receive::Into && !subject.receives_into() {
-            let missing = not_into(subject.name());
+        if !subject.can_receive(case.receive) {
+            let missing = cannot_receive(subject.name(), case.receive);
             eprintln!("note: {} is left out: {missing}", subject.name());
             none_left = missing;
             return false;

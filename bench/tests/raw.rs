@@ -131,6 +131,14 @@ fn bodies_may_go_into_one_buffer() {
         assert_eq!(result["subject"], subject);
         assert!(result["settings"].as_str().unwrap().contains("receives into one buffer"));
     }
+    let arguments = ["throughput", "--receive", "registered", "--size", "64K"];
+    check_common(&measure(&arguments), "throughput", "tcp");
+    let result = measure_subject("zring", &arguments);
+    assert!(result["settings"].as_str().unwrap().contains("receives into one registered buffer"));
+    let output = bench(&[&arguments[..], &["--subject", "zring-bg"]].concat());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr.contains("--receive registered is not supported by zring-bg"), "{stderr}");
     assert_eq!(bench(&["roundtrip", "--receive", "into"]).status.code(), Some(2));
     let output = bench(&["throughput", "--receive", "into", "--subject", "raw-uring"]);
     let stderr = String::from_utf8_lossy(&output.stderr);

@@ -26,11 +26,26 @@ pub enum Error {
     #[error("unknown driver in ZRING_DRIVER: {0:?} (known: uring, ready)")]
     UnknownDriver(String),
     /// The feature mask names something that no probe knows.
-    #[error("unknown io_uring feature in the mask: {0:?} (known: inc, multishot, zc, ringfd)")]
+    #[error(
+        "unknown io_uring feature in the mask: {0:?} (known: inc, multishot, zc, fixed, ringfd)"
+    )]
     UnknownFeature(String),
-    /// The receive pool cannot have the memory that is required.
-    #[error("the receive pool cannot have its memory: {0}")]
+    /// Memory to receive into cannot be had as required.
+    #[error("memory to receive into cannot be had as required: {0}")]
     PoolMemory(#[from] PoolMemoryError),
+    /// Memory cannot be registered with io_uring.
+    #[error(
+        "{bytes} bytes cannot be registered with io_uring: {cause}; the limit RLIMIT_MEMLOCK (`ulimit -l`) is {}",
+        Limit(limit_bytes)
+    )]
+    Register {
+        /// How many bytes; what else the process has locked or registered counts, too.
+        bytes: usize,
+        /// How many bytes the process may lock; `None`: any number.
+        limit_bytes: Option<u64>,
+        /// What the kernel said.
+        cause: io::Error,
+    },
     /// The configuration is out of its bounds.
     #[error("configuration out of bounds: {0}")]
     Config(&'static str),

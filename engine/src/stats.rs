@@ -14,6 +14,9 @@ pub struct ShardStats {
     pub bytes_in: u64,
     /// What became of large sends that asked to go without a copy.
     pub zero_copy: ZeroCopyStats,
+    /// Receives that brought something straight into registered memory
+    /// ([`Shard::register`](crate::Shard::register)) by way of its registration. io_uring only.
+    pub registered_receives: u64,
     /// What the receive pool did.
     pub pool: PoolStats,
     /// What the memory of the receive pool is.

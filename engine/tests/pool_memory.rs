@@ -208,6 +208,33 @@ fn a_limit_that_forbids_locking_is_named() {
     });
 }
 
+#[test]
+fn a_limit_that_forbids_registering_is_named() {
+    in_child("a_limit_that_forbids_registering_is_named", || {
+        give_up_privilege();
+        let hard = getrlimit(Resource::Memlock).maximum;
+        let limit = Rlimit { current: Some(1 << 20), maximum: hard };
+        setrlimit(Resource::Memlock, limit).expect("a lower limit");
+        let ordinary = PoolMemory::default();
+        let mut shard = open(DriverChoice::Uring, Some(SMALL), ordinary).expect("a shard");
+        for _ in 0..20 {
+            let error = shard.register(4 << 20).expect_err("4 MiB are too many");
+            let text = error.to_string();
+            let Error::Register { bytes, limit_bytes, cause } = error else { panic!("{text}") };
+            assert_eq!((bytes, limit_bytes), (4 << 20, Some(1 << 20)));
+            assert_eq!(cause.raw_os_error(), Some(libc::ENOMEM));
+            assert!(text.contains("RLIMIT_MEMLOCK") && text.contains("1048576"), "{text}");
+            // What was given back counts no more; what the user's other processes have registered does.
+            let memory = shard.register(64 << 10).expect("a part of the limit");
+            assert!(memory.is_fixed());
+            shard.unregister(&memory);
+        }
+        let mut shard = open(DriverChoice::Ready, Some(SMALL), ordinary).expect("a shard");
+        let memory = shard.register(4 << 20).expect("it is memory like any other");
+        assert!(!memory.is_fixed());
+    });
+}
+
 /// Transparent huge pages are the kernel's to give: where it says `never`, the refusal is what there is to test.
 #[test]
 fn transparent_huge_pages_are_there_or_missed() {

@@ -66,7 +66,7 @@ pub struct Config {
     /// With [`Need::Required`](crate::Need::Required) opening the context fails where it is not to be had, and the error
     /// says which limit is in the way.
     pub pool_memory: PoolMemory,
-    /// io_uring features to do without, comma-separated (`inc`, `multishot`, `zc`, `ringfd`), so that every
+    /// io_uring features to do without, comma-separated (`inc`, `multishot`, `zc`, `fixed`, `ringfd`), so that every
     /// way of working can be tested on one kernel. `None`: what the environment's `ZRING_URING_MASK` says.
     pub uring_mask: Option<String>,
     /// How long dropping the context may take to send what closed sockets have queued (5 s).

@@ -183,9 +183,9 @@ pub trait Subject: Sync {
         None
     }
 
-    /// Whether its receiver can do as [`Receive::Into`] says.
-    fn receives_into(&self) -> bool {
-        false
+    /// Whether its receiver can do so.
+    fn can_receive(&self, receive: Receive) -> bool {
+        receive == Receive::Lease
     }
 
     /// Messages that the shortest queue between a publisher and a subscriber holds, before something is dropped or the
@@ -283,9 +283,9 @@ pub trait Subject: Sync {
     }
 }
 
-/// The failure of a subject that cannot do as [`Receive::Into`] says.
-pub(crate) fn not_into(subject: &'static str) -> Failure {
-    Failure::NotSupported { subject, what: "--receive into" }
+/// The failure of a subject that cannot receive so.
+pub(crate) fn cannot_receive(subject: &'static str, receive: Receive) -> Failure {
+    Failure::NotSupported { subject, what: receive.option() }
 }
 
 fn missing(subject: &str, side: &str) -> Failure {

@@ -12,7 +12,7 @@
 //!
 //! Source: <https://rfc.zeromq.org/spec/37/>, framing; <https://rfc.zeromq.org/spec/28/> for the empty frame.
 
-use crate::cli::Transport;
+use crate::cli::{Receive, Transport};
 use crate::error::{Failure, Result};
 use crate::sequence::{self, END, SequenceCheck, Verdict};
 use crate::sides::Announce;
@@ -76,8 +76,8 @@ impl Subject for Raw {
         }
     }
 
-    /// It never does anything else.
-    fn receives_into(&self) -> bool {
+    /// It has one buffer anyway, and is the floor for all.
+    fn can_receive(&self, _receive: Receive) -> bool {
         true
     }
 

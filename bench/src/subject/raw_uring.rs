@@ -47,11 +47,6 @@ impl Subject for RawUring {
         "zring-engine's io_uring driver without wire and patterns, 64 KiB batches".to_owned()
     }
 
-    /// Large bodies are received into memory of their own, which is not the caller's.
-    fn receives_into(&self) -> bool {
-        false
-    }
-
     fn lacks(&self, case: &Case) -> Option<&'static str> {
         if case.connections > 0 {
             return Some("it has one connection and no more");

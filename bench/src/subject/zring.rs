@@ -3,6 +3,7 @@
 
 use std::any::Any;
 use std::marker::PhantomData;
+use std::ops::DerefMut;
 use std::sync::Arc;
 
 use zring::{DriverKind, Inproc, Message, Options, SocketType, inline};
@@ -66,6 +67,18 @@ pub trait Kind: zring::Home + 'static {
     /// Whatever the library reports.
     fn readable(sockets: &[zring::Socket<Self>], is_readable: &mut Vec<bool>) -> Result<()>;
 
+    /// What [`Kind::register`] gives.
+    type Buffer: DerefMut<Target = [u8]> + 'static;
+
+    /// Whether it registers memory with the kernel.
+    const REGISTERS: bool;
+
+    /// A buffer to receive into that the kernel knows beforehand.
+    ///
+    /// # Errors
+    /// Whatever the library reports.
+    fn register(&self, len: usize) -> Result<Self::Buffer>;
+
     /// How it sends, in a few words; empty if as everybody would.
     const SENDS: &'static str;
 
@@ -82,6 +95,14 @@ impl Kind for inline::Context {
     const SENDS: &'static str = ", batch scopes";
 
     type Batch = inline::Batch;
+
+    type Buffer = inline::RegisteredBuffer;
+
+    const REGISTERS: bool = true;
+
+    fn register(&self, len: usize) -> Result<Self::Buffer> {
+        inline::Context::register(self, len).map_err(Failure::library)
+    }
 
     /// Within the process the two contexts find each other by names they share.
     fn common(case: &Case) -> Result<Option<Common>> {
@@ -173,6 +194,7 @@ impl<C: Kind> Subject for Sockets<C> {
         let receives = match case.receive {
             Receive::Lease => "",
             Receive::Into => ", receives into one buffer",
+            Receive::Registered => ", receives into one registered buffer",
         };
         format!("HWM {}{}{receives}", queue_messages(case.size_bytes), C::SENDS)
     }
@@ -204,11 +226,16 @@ impl<C: Kind> Subject for Sockets<C> {
                 let side = Side::<C>::bind(case, SocketType::Pull, announce)?;
                 Ok(Box::new(IntoReceiver { side, buffer: vec![0; case.size_bytes] }))
             }
+            Receive::Registered => {
+                let side = Side::<C>::bind(case, SocketType::Pull, announce)?;
+                let buffer = side.context.register(case.size_bytes)?;
+                Ok(Box::new(IntoReceiver { side, buffer }))
+            }
         }
     }
 
-    fn receives_into(&self) -> bool {
-        true
+    fn can_receive(&self, receive: Receive) -> bool {
+        receive != Receive::Registered || C::REGISTERS
     }
 
     fn requester(&self, case: &Case, endpoint: &str) -> Result<Box<dyn Requester>> {
@@ -417,12 +444,12 @@ impl<C: Kind> Receiver for Side<C> {
 }
 
 /// Receives into one buffer, again and again.
-struct IntoReceiver<C: Kind> {
+struct IntoReceiver<C: Kind, B> {
     side: Side<C>,
-    buffer: Vec<u8>,
+    buffer: B,
 }
 
-impl<C: Kind> Receiver for IntoReceiver<C> {
+impl<C: Kind, B: DerefMut<Target = [u8]>> Receiver for IntoReceiver<C, B> {
     fn receive_burst(&mut self, check: &mut SequenceCheck) -> Result<Verdict> {
         for _ in 0..self.side.burst {
             let received =

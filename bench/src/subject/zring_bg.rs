@@ -6,10 +6,10 @@ use std::sync::Arc;
 use ::zring::inline::POLLIN;
 use ::zring::{Context, Options, PollItem, SocketType, poll};
 
-use crate::cli::Transport;
+use crate::cli::{Receive, Transport};
 use crate::error::{Failure, Result};
 use crate::subject::zring::{self, Kind, Sockets, config};
-use crate::subject::{Case, Common, STALL};
+use crate::subject::{Case, Common, STALL, cannot_receive};
 
 /// The subject `zring-bg`: blocking calls on `zring::Socket`, without batch scopes.
 pub const BACKGROUND: Sockets<Context> = Sockets::NEW;
@@ -20,6 +20,14 @@ impl Kind for Context {
     const SENDS: &'static str = "";
 
     type Batch = ();
+
+    type Buffer = Vec<u8>;
+
+    const REGISTERS: bool = false;
+
+    fn register(&self, _len: usize) -> Result<Self::Buffer> {
+        Err(cannot_receive(Self::NAME, Receive::Registered))
+    }
 
     fn common(case: &Case) -> Result<Option<Common>> {
         if case.transport != Transport::Inproc {

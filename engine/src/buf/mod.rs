@@ -13,6 +13,7 @@ mod memory;
 mod pool;
 #[cfg(all(test, loom))]
 mod pool_loom;
+mod registered;
 
 pub use append::append_short;
 pub use block::{Shared, SharedMut};
@@ -20,3 +21,4 @@ pub use file::{FileError, FileFault, FileRegion};
 pub use gather::{ArenaPool, Gather, HEAD_BYTES_MAX, Segment};
 pub use lease::Lease;
 pub use pool::{Buffers, Chunk, Pool, PoolConfig, PoolStats};
+pub use registered::Registered;

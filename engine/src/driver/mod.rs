@@ -25,6 +25,7 @@ use socket2::SockAddr;
 
 use crate::{
     buf::{Chunk, Gather, Pool, Segment, SharedMut},
+    error::Error,
     stats::ZeroCopyStats,
     sys::{
         BorrowedSocket, OwnedSocket, RawSocket,
@@ -92,6 +93,15 @@ impl Direct {
 /// Nothing to be had now; a signal is as good a reason to ask again later.
 fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+/// What a receive that does not wait has brought; `None`: nothing is there.
+fn at_once(received: io::Result<usize>) -> io::Result<Option<usize>> {
+    match received {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if is_transient(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// See [`Driver::progress`].
@@ -361,11 +371,24 @@ pub trait Driver {
         body: &mut [u8],
         spill: &mut Vec<u8>,
     ) -> io::Result<Option<usize>> {
-        match net::try_recv_into(fd, body, spill) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if is_transient(&error) => Ok(None),
-            Err(error) => Err(error),
-        }
+        at_once(net::try_recv_into(fd, body, spill))
+    }
+
+    /// Has the kernel know memory beforehand that is received into with [`Driver::try_receive`], all or in part. Returns
+    /// whether it does; drivers that have none of that decline. To be taken back before the memory goes.
+    ///
+    /// # Errors
+    /// [`Error::Register`].
+    fn register(&mut self, _memory: &mut [u8]) -> Result<bool, Error> {
+        Ok(false)
+    }
+
+    /// Takes back what [`Driver::register`] was given.
+    fn unregister(&mut self, _memory: &[u8]) {}
+
+    /// How many receives brought something into registered memory by way of its registration.
+    fn registered_receives(&self) -> u64 {
+        0
     }
 
     /// How far the peer has come with what was sent to it; `send` is what is under way.

@@ -263,6 +263,18 @@ impl Driver for Native {
         each_driver!(self, driver => driver.try_receive(fd, body, spill))
     }
 
+    fn register(&mut self, memory: &mut [u8]) -> Result<bool, Error> {
+        each_driver!(self, driver => driver.register(memory))
+    }
+
+    fn unregister(&mut self, memory: &[u8]) {
+        each_driver!(self, driver => driver.unregister(memory));
+    }
+
+    fn registered_receives(&self) -> u64 {
+        each_driver!(self, driver => driver.registered_receives())
+    }
+
     fn progress(&mut self, fd: BorrowedSocket<'_>, send: Option<OpId>) -> Progress {
         each_driver!(self, driver => driver.progress(fd, send))
     }

@@ -6,9 +6,10 @@ use socket2::SockAddr;
 
 use super::Shard;
 use crate::{
-    buf::Gather,
+    buf::{Gather, Registered},
     conn::{Conn, ConnId, ListenerId, Receive},
     driver::{Direct, Driver, OpId, Submission, Token},
+    error::Error,
     sys::{
         BorrowedSocket, OwnedSocket, borrow,
         net::{Family, Progress, SocketOptions},
@@ -173,6 +174,25 @@ impl Shard {
         let received = self.driver.try_receive(borrow(&conn.fd), body, spill)?;
         self.stats.bytes_in += received.unwrap_or(0) as u64;
         Ok(received)
+    }
+
+    /// Zeroed memory to receive into ([`Shard::try_receive`]), registered with io_uring where the shard runs on one that
+    /// does so ([`Registered::is_fixed`]). Its pages are as
+    /// [`Config::pool_memory`](crate::Config::pool_memory) says.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a length that is not 1 to [`Registered::BYTES_MAX`]; [`Error::PoolMemory`];
+    /// [`Error::Register`]: the kernel refuses, beyond `RLIMIT_MEMLOCK` or 1,024 registrations.
+    pub fn register(&mut self, len: usize) -> Result<Registered, Error> {
+        let mut memory = Registered::open(len, &self.config.pool_memory)?;
+        let is_fixed = self.driver.register(&mut memory)?;
+        memory.set_fixed(is_fixed);
+        Ok(memory)
+    }
+
+    /// Takes a registration back; to be called before the memory is dropped.
+    pub fn unregister(&mut self, memory: &Registered) {
+        self.driver.unregister(memory);
     }
 
     /// Waits for something to receive; [`crate::Handler::on_readable`] follows once. It may be told without a reason.

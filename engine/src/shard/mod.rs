@@ -156,6 +156,7 @@ impl Shard {
         ShardStats {
             pool: self.pool.stats(),
             zero_copy: self.driver.zero_copy_stats(),
+            registered_receives: self.driver.registered_receives(),
             pool_backing: self.pool.backing(),
             ..self.stats
         }

@@ -7,9 +7,11 @@
 
 mod context;
 mod poll;
+mod registered;
 
 pub use context::{Batch, Context};
 pub use poll::{POLLIN, POLLOUT, PollItem, poll};
+pub use registered::RegisteredBuffer;
 
 /// A socket for the thread that made it; see [`Socket`](crate::Socket) for what it does.
 pub type Socket = crate::Socket<Context>;

@@ -5,6 +5,7 @@ mod bufring;
 mod complete;
 mod connect;
 mod files;
+mod fixed;
 mod parking;
 mod probe;
 mod slot;
@@ -26,6 +27,7 @@ pub use probe::{MASK_VARIABLE, Mask};
 
 use self::{
     bufring::{BufRing, GROUP},
+    fixed::FixedReads,
     probe::Features,
     slot::{Kind, Slot, Slots},
     watch::Watch,
@@ -33,6 +35,7 @@ use self::{
 };
 use super::{
     Completion, Direct, Driver, OpId, Received, SEGMENTS_PER_SEND_MAX, Submission, Token, Wait,
+    at_once,
     calls::{AGAIN_BYTES_MIN, Calls},
 };
 use crate::{
@@ -41,7 +44,7 @@ use crate::{
     error::Error,
     stats::ZeroCopyStats,
     sync::{Arc, AtomicBool, OnceLock, Ordering},
-    sys::eventfd::EventFd,
+    sys::{eventfd::EventFd, net, pages::lock_limit_bytes},
 };
 
 /// User data of cancellations, whose own completions mean nothing.
@@ -111,6 +114,7 @@ pub struct Uring {
     ended: VecDeque<Completion>,
     features: Features,
     zero_copy: ZeroCopy,
+    fixed: FixedReads,
     calls: Calls,
     waker: Arc<EventFdWaker>,
     files: super::files::Desk,
@@ -168,6 +172,7 @@ impl Uring {
             ended: VecDeque::new(),
             features,
             zero_copy: ZeroCopy::new(features.zero_copy, config.zero_copy_bytes_min),
+            fixed: FixedReads::new(features.fixed),
             calls: Calls::new(config),
             files: super::files::Desk::new(Waker::from(waker.clone())),
             waker,
@@ -416,6 +421,41 @@ impl Driver for Uring {
             return 0;
         }
         self.calls.send_behind(fd, head, body)
+    }
+
+    #[inline]
+    fn try_receive(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        body: &mut [u8],
+        spill: &mut Vec<u8>,
+    ) -> io::Result<Option<usize>> {
+        let received = match self.fixed.try_receive(fd, body) {
+            None => net::try_recv_into(fd, body, spill),
+            // One such read fills one piece of memory. An end or a fault behind a body shows again in the next receive,
+            // which is then the first to tell.
+            Some(Ok(bytes)) if bytes == body.len() && spill.len() < spill.capacity() => {
+                Ok(bytes + net::try_recv_into(fd, &mut [], spill).unwrap_or(0))
+            }
+            Some(received) => received,
+        };
+        at_once(received)
+    }
+
+    fn register(&mut self, memory: &mut [u8]) -> Result<bool, Error> {
+        let bytes = memory.len();
+        self.fixed.register(memory).map_err(|cause| {
+            let limit_bytes = lock_limit_bytes();
+            Error::Register { bytes, limit_bytes, cause }
+        })
+    }
+
+    fn unregister(&mut self, memory: &[u8]) {
+        self.fixed.unregister(memory);
+    }
+
+    fn registered_receives(&self) -> u64 {
+        self.fixed.reads()
     }
 
     fn cancel(&mut self, op: OpId) {

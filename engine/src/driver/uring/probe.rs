@@ -17,11 +17,13 @@ pub struct Mask {
     inc: bool,
     multishot: bool,
     zc: bool,
+    fixed: bool,
 }
 
 impl Mask {
     /// Reads a list such as `inc,multishot`. Names: `inc` (incremental buffer consumption),
-    /// `multishot` (receives that re-arm themselves), `zc` (sends without a copy), `ringfd` (the registered ring descriptor, which is
+    /// `multishot` (receives that re-arm themselves), `zc` (sends without a copy), `fixed`
+    /// (receives into registered memory), `ringfd` (the registered ring descriptor, which is
     /// not used at present: the io-uring crate keeps its index in a value that a ring cannot hold).
     ///
     /// # Errors
@@ -33,6 +35,7 @@ impl Mask {
                 "inc" => mask.inc = true,
                 "multishot" => mask.multishot = true,
                 "zc" => mask.zc = true,
+                "fixed" => mask.fixed = true,
                 "ringfd" => {}
                 other => return Err(Error::UnknownFeature(other.to_owned())),
             }
@@ -61,6 +64,17 @@ pub(super) struct Multishot(());
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ZeroCopySends(());
 
+/// Leave to try receives into registered memory (Linux 5.19, on sockets 6.4).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fixed(());
+
+#[cfg(test)]
+impl Fixed {
+    pub(super) fn for_tests() -> Self {
+        Self(())
+    }
+}
+
 impl ZeroCopySends {
     #[cfg(test)]
     pub(super) fn for_tests() -> Self {
@@ -74,6 +88,7 @@ pub(super) struct Features {
     pub(super) incremental: Option<Incremental>,
     pub(super) multishot: Option<Multishot>,
     pub(super) zero_copy: Option<ZeroCopySends>,
+    pub(super) fixed: Option<Fixed>,
 }
 
 impl Features {
@@ -85,7 +100,9 @@ impl Features {
         let incremental =
             (!mask.inc && BufRing::accepts_incremental(ring)?).then_some(Incremental(()));
         let zero_copy = (!mask.zc && knows_zero_copy(ring)?).then_some(ZeroCopySends(()));
-        Ok(Self { incremental, multishot, zero_copy })
+        // The first registration tells whether there is such a thing, and the first receive whether sockets have it.
+        let fixed = (!mask.fixed).then_some(Fixed(()));
+        Ok(Self { incremental, multishot, zero_copy, fixed })
     }
 }
 
