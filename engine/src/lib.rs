@@ -34,7 +34,7 @@ mod timer;
 
 pub use buf::{
     ArenaPool, Buffers, Chunk, FileError, FileFault, FileRegion, Gather, HEAD_BYTES_MAX, Lease,
-    Pool, PoolConfig, PoolStats, Registered, Segment, Shared, SharedMut, append_short,
+    Pool, PoolConfig, PoolStats, Registered, Segment, Shared, SharedMut, append_short, append_with,
 };
 pub use config::{Config, DriverChoice, HugePages, Need, PoolMemory, WaitStrategy};
 pub use conn::{ConnId, ListenerId};

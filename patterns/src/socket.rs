@@ -51,6 +51,12 @@ pub(crate) mod sealed {
 
         fn core<'a>(&'a self, place: &'a Self::Place) -> Self::Guard<'a>;
 
+        /// The core, to send in its lane or to close that ([`Hub::close_lane`](crate::hub::Hub::close_lane)). `None`: several
+        /// threads use the context, and there are no lanes.
+        fn core_for_lane<'a>(&'a self, _place: &'a Self::Place) -> Option<Self::Guard<'a>> {
+            None
+        }
+
         /// What an operation left to do.
         fn settle(core: &mut Core) -> Result<(), Error>;
 
@@ -277,6 +283,73 @@ impl<C: Home> Socket<C> {
         }
     }
 
+    /// Sends a message of one frame of `len` bytes, which `fill` writes over zeros; otherwise as [`Socket::send`].
+    ///
+    /// A PUSH of an inline context has a short body (less than 4 KiB) written where it will be sent from, behind others
+    /// in a [batch scope](crate::inline::Context::batch): no copy is made of it, and for messages that a program makes
+    /// of a few values this is the fastest way to send them. Elsewhere it is written into a [`Message`], which is sent.
+    ///
+    /// ```
+    /// # use zring::{SocketType, inline::Context};
+    /// # let context = Context::new()?;
+    /// let (push, pull) = (context.socket(SocketType::Push)?, context.socket(SocketType::Pull)?);
+    /// pull.bind("tcp://127.0.0.1:*")?;
+    /// push.connect(&pull.last_endpoint().unwrap())?;
+    /// let batch = context.batch();
+    /// for (number, price) in [(1_u64, 99.5_f64), (2, 99.25)] {
+    ///     push.send_with(16, |body| {
+    ///         body[..8].copy_from_slice(&number.to_le_bytes());
+    ///         body[8..].copy_from_slice(&price.to_le_bytes());
+    ///     })?;
+    /// }
+    /// drop(batch);
+    /// assert_eq!(pull.recv()?.body()[..8], 1_u64.to_le_bytes());
+    /// assert_eq!(pull.recv()?.body()[8..], 99.25_f64.to_le_bytes());
+    /// # Ok::<(), zring::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Socket::send`]; the payload that comes back is a message with what was written.
+    ///
+    /// # Panics
+    /// If `fill` uses the inline context of this socket, or one of its sockets.
+    // Always: `fill` is most often a few stores, and becomes part of this.
+    #[inline(always)]
+    pub fn send_with<F: FnOnce(&mut [u8])>(
+        &self,
+        len: usize,
+        fill: F,
+    ) -> Result<(), SendError<Message>> {
+        match self.attempt_send_in_place(len, fill) {
+            Ok(()) => Ok(()),
+            Err(fill) => self.send_made(len, fill),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn send_made<F: FnOnce(&mut [u8])>(
+        &self,
+        len: usize,
+        fill: F,
+    ) -> Result<(), SendError<Message>> {
+        let mut message = Message::with_size(len);
+        if let Some(body) = message.get_mut() {
+            fill(body);
+        }
+        self.send(message)
+    }
+
+    /// Gives `fill` back where it was not called.
+    #[inline(always)]
+    fn attempt_send_in_place<F: FnOnce(&mut [u8])>(&self, len: usize, fill: F) -> Result<(), F> {
+        match self.context.core_for_lane(&self.part.place) {
+            Some(mut core) => core.hub.send_in_lane_with(self.key(), len, fill),
+            // Nobody else should have to wait for what the caller does.
+            None => Err(fill),
+        }
+    }
+
     #[cold]
     fn send_waiting<P: Sendable>(
         &self,
@@ -298,7 +371,10 @@ impl<C: Home> Socket<C> {
     pub(crate) fn attempt_send<P: Sendable>(&self, payload: &mut Option<P>) -> Result<(), Refusal> {
         match &self.parts {
             Some(parts) if C::HAS_PARTS => self.attempt_send_apart(parts, payload),
-            _ => attempt_send::<C, P>(&mut self.core(), self.key(), payload),
+            _ => match self.context.core_for_lane(&self.part.place) {
+                Some(mut core) => attempt_send_in_lane::<C, P>(&mut core, self.key(), payload),
+                None => attempt_send::<C, P>(&mut self.core(), self.key(), payload),
+            },
         }
     }
 
@@ -609,6 +685,33 @@ fn give_back<P>(sent: Result<(), Refusal>, payload: Option<P>) -> Result<(), Sen
         (Err(refusal), Some(payload)) => Err(SendError { error: refusal.into(), payload }),
         _ => Ok(()),
     }
+}
+
+#[inline(always)]
+fn attempt_send_in_lane<C: Home, P: Sendable>(
+    core: &mut Core,
+    key: u32,
+    payload: &mut Option<P>,
+) -> Result<(), Refusal> {
+    if let Some(body) = payload.as_ref().and_then(Sendable::single_body)
+        && core.hub.send_in_lane(key, body)
+    {
+        return Ok(());
+    }
+    attempt_send_beside_lane::<C, P>(core, key, payload)
+}
+
+/// What the lane has no room for; a new one may begin behind it.
+#[inline(never)]
+fn attempt_send_beside_lane<C: Home, P: Sendable>(
+    core: &mut Core,
+    key: u32,
+    payload: &mut Option<P>,
+) -> Result<(), Refusal> {
+    core.hub.close_lane();
+    attempt_send::<C, P>(core, key, payload)?;
+    core.hub.open_lane(key);
+    Ok(())
 }
 
 #[inline(always)]

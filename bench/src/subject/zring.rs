@@ -20,6 +20,8 @@ use crate::subject::{
 
 /// From this body size on, messages are shared instead of copied.
 const LARGE_BYTES: usize = 64 * 1024;
+/// Shorter bodies are written in place: from here on zring sends frames by reference.
+const IN_PLACE_BYTES_MAX: usize = 4096;
 /// Messages sent under one batch guard, or received in one burst.
 const BURST_MESSAGES: usize = 4096;
 /// Bytes of bodies of such a burst, unless one is larger.
@@ -79,6 +81,9 @@ pub trait Kind: zring::Home + 'static {
     /// Whatever the library reports.
     fn register(&self, len: usize) -> Result<Self::Buffer>;
 
+    /// Whether short bodies are written where they are sent from.
+    const WRITES_IN_PLACE: bool;
+
     /// How it sends, in a few words; empty if as everybody would.
     const SENDS: &'static str;
 
@@ -99,6 +104,8 @@ impl Kind for inline::Context {
     type Buffer = inline::RegisteredBuffer;
 
     const REGISTERS: bool = true;
+
+    const WRITES_IN_PLACE: bool = true;
 
     fn register(&self, len: usize) -> Result<Self::Buffer> {
         inline::Context::register(self, len).map_err(Failure::library)
@@ -196,7 +203,12 @@ impl<C: Kind> Subject for Sockets<C> {
             Receive::Into => ", receives into one buffer",
             Receive::Registered => ", receives into one registered buffer",
         };
-        format!("HWM {}{}{receives}", queue_messages(case.size_bytes), C::SENDS)
+        let is_stream =
+            matches!(case.pattern, Pattern::Stream | Pattern::Pipeline | Pattern::FanIn);
+        let in_place =
+            if is_stream && writes_in_place::<C>(case) { ", bodies written in place" } else { "" };
+        let hwm = queue_messages(case.size_bytes);
+        format!("HWM {hwm}{}{in_place}{receives}", C::SENDS)
     }
 
     fn common(&self, case: &Case) -> Result<Option<Common>> {
@@ -215,7 +227,8 @@ impl<C: Kind> Subject for Sockets<C> {
                 rotation_max: 2 * queue_messages(case.size_bytes) as usize,
             })
         } else {
-            Box::new(BurstSender { burst: side.burst as u64, side, body })
+            let is_in_place = writes_in_place::<C>(case);
+            Box::new(BurstSender { burst: side.burst as u64, side, body, is_in_place })
         })
     }
 
@@ -271,6 +284,13 @@ impl<C: Kind> Subject for Sockets<C> {
     fn crowd(&self, case: &Case) -> Result<Box<dyn Crowd>> {
         Ok(Box::new(Silent::<C>::new(case)?))
     }
+}
+
+/// Whether a stream's sender has its bodies written where they are sent from.
+fn writes_in_place<C: Kind>(case: &Case) -> bool {
+    C::WRITES_IN_PLACE
+        && case.transport != Transport::Inproc
+        && case.size_bytes < IN_PLACE_BYTES_MAX
 }
 
 /// What all sockets are told.
@@ -334,30 +354,43 @@ impl<C: Kind> Side<C> {
     }
 }
 
-/// Sends small bodies: bursts, under a batch guard where the subject has one, each body copied by its `send`.
+/// Sends small bodies: bursts, under a batch guard where the subject has one.
 struct BurstSender<C: Kind> {
     side: Side<C>,
     body: Vec<u8>,
     burst: u64,
+    /// Each body is written where the library sends it from, as `raw` does; else it is copied by its `send`.
+    is_in_place: bool,
+}
+
+impl<C: Kind> BurstSender<C> {
+    #[inline(always)]
+    fn send(&mut self, sequence: u64) -> Result<()> {
+        let Self { side, body, is_in_place, .. } = self;
+        if *is_in_place {
+            let sent = side.socket.send_with(body.len(), |sent| {
+                sent.copy_from_slice(body);
+                sequence::stamp(sent, sequence);
+            });
+            return sent.map_err(Failure::library);
+        }
+        sequence::stamp(body, sequence);
+        side.socket.send(&body[..]).map_err(Failure::library)
+    }
 }
 
 impl<C: Kind> Sender for BurstSender<C> {
     fn send_burst(&mut self, first: u64) -> Result<u64> {
         let _batch = self.side.context.open_batch();
         for sequence in first..first + self.burst {
-            sequence::stamp(&mut self.body, sequence);
-            self.side.socket.send(&self.body[..]).map_err(Failure::library)?;
+            self.send(sequence)?;
         }
         Ok(self.burst)
     }
 
     fn send_due(&mut self, first: u64, count: u64) -> Result<()> {
         let _batch = (count > 1).then(|| self.side.context.open_batch());
-        for sequence in first..first + count {
-            sequence::stamp(&mut self.body, sequence);
-            self.side.socket.send(&self.body[..]).map_err(Failure::library)?;
-        }
-        Ok(())
+        (first..first + count).try_for_each(|sequence| self.send(sequence))
     }
 
     fn progress(&mut self) -> Result<()> {
@@ -365,8 +398,7 @@ impl<C: Kind> Sender for BurstSender<C> {
     }
 
     fn finish(mut self: Box<Self>) -> Result<()> {
-        sequence::stamp(&mut self.body, END);
-        self.side.socket.send(&self.body[..]).map_err(Failure::library)?;
+        self.send(END)?;
         self.side.close()
     }
 }

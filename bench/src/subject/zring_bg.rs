@@ -25,6 +25,8 @@ impl Kind for Context {
 
     const REGISTERS: bool = false;
 
+    const WRITES_IN_PLACE: bool = false;
+
     fn register(&self, _len: usize) -> Result<Self::Buffer> {
         Err(cannot_receive(Self::NAME, Receive::Registered))
     }

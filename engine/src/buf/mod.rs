@@ -15,7 +15,7 @@ mod pool;
 mod pool_loom;
 mod registered;
 
-pub use append::append_short;
+pub use append::{append_short, append_with};
 pub use block::{Shared, SharedMut};
 pub use file::{FileError, FileFault, FileRegion};
 pub use gather::{ArenaPool, Gather, HEAD_BYTES_MAX, Segment};

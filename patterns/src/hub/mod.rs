@@ -12,6 +12,7 @@ pub(crate) mod inbound;
 mod inproc;
 mod into;
 mod lag;
+mod lane;
 mod lifecycle;
 pub(crate) mod outbox;
 pub(crate) mod peer;
@@ -45,6 +46,7 @@ use self::{
     flush::Burst,
     inbound::Inbound,
     inproc::{Mail, Offer},
+    lane::Lane,
     peer::{Peer, Phase},
     pipe::Resting,
     receive::Delivery,
@@ -208,6 +210,7 @@ pub(crate) struct Hub {
     resting: Resting,
     /// There are pipes, or there may be at any time.
     expects_pipes: bool,
+    lane: Lane,
 }
 
 impl Hub {
@@ -223,6 +226,7 @@ impl Hub {
             pipes: 0,
             resting: Resting::new(),
             expects_pipes: false,
+            lane: Lane::CLOSED,
             sockets: Slab::new(),
             peers: Slab::new(),
             listeners: Slab::new(),

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use zring_engine::{
-    ArenaPool, Gather, HEAD_BYTES_MAX, SEGMENTS_PER_SEND_MAX, Segment, append_short,
+    ArenaPool, Gather, HEAD_BYTES_MAX, SEGMENTS_PER_SEND_MAX, Segment, append_short, append_with,
     copies::{Site, note},
 };
 
@@ -91,6 +91,19 @@ impl Bounds {
     }
 }
 
+/// Until where messages may join the block that is open, while nothing else happens to the outbox.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    /// Fewer messages than this may end there before.
+    ends: u32,
+    /// Fewer bytes than this may lie there after.
+    bytes: usize,
+}
+
+impl Room {
+    pub(super) const NONE: Self = Self { ends: 0, bytes: 0 };
+}
+
 /// What became of everything that had been appended, when a connection ended.
 #[derive(Debug, Default)]
 pub(crate) struct Recovered {
@@ -135,13 +148,24 @@ impl Outbox {
     /// whole block. Returns whether it did.
     #[inline(always)]
     pub(crate) fn join(&mut self, body: &[u8], below: &Bounds) -> bool {
+        self.room(below).is_some_and(|room| self.join_within(body, &room))
+    }
+
+    /// What may still join the block that is open; `None`: a whole one waits, or too much does.
+    #[inline(always)]
+    pub(super) fn room(&self, below: &Bounds) -> Option<Room> {
+        let ends = (below.messages - 1).checked_sub(self.settled_messages)?;
+        let bytes = below.bytes.checked_sub(self.settled_bytes as u64)?;
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).min(below.block_bytes);
+        self.sealed.is_empty().then_some(Room { ends, bytes })
+    }
+
+    /// As [`Outbox::join`], within the room there was when nothing else had happened yet.
+    #[inline(always)]
+    pub(super) fn join_within(&mut self, body: &[u8], room: &Room) -> bool {
         let Ok(body_bytes) = u8::try_from(body.len()) else { return false };
         let header = short_header(false, body_bytes);
-        let tail_bytes = self.tail.len() + header.len() + body.len();
-        let fits = self.messages() < below.messages - 1
-            && ((self.settled_bytes + tail_bytes) as u64) < below.bytes
-            && tail_bytes < below.block_bytes
-            && self.sealed.is_empty();
+        let fits = self.fits(header.len() + body.len(), room);
         if !fits || !append_short(&mut self.tail, header, body) {
             return false;
         }
@@ -149,6 +173,39 @@ impl Outbox {
         self.tail_at_boundary = true;
         self.tail_ends += 1;
         true
+    }
+
+    /// As [`Outbox::join_within`], for a body of `len` bytes, fewer than are sent by reference, that `fill` writes over
+    /// zeros where it lies.
+    ///
+    /// # Errors
+    /// `fill`, where nothing was done.
+    #[inline(always)]
+    pub(super) fn join_within_with<F: FnOnce(&mut [u8])>(
+        &mut self,
+        len: usize,
+        room: &Room,
+        fill: F,
+    ) -> Result<(), F> {
+        if len >= REFERENCE_BYTES_MIN || !self.fits(FRAME_HEADER_BYTES_MAX + len, room) {
+            return Err(fill);
+        }
+        if let Ok(body_bytes) = u8::try_from(len) {
+            append_with(&mut self.tail, short_header(false, body_bytes), len, fill)?;
+        } else {
+            let mut header = [0; FRAME_HEADER_BYTES_MAX];
+            encode_header(&mut header, false, false, len as u64);
+            append_with(&mut self.tail, header, len, fill)?;
+        }
+        self.tail_at_boundary = true;
+        self.tail_ends += 1;
+        Ok(())
+    }
+
+    /// Whether a message of one frame of so many bytes fits.
+    #[inline(always)]
+    fn fits(&self, frame_bytes: usize, room: &Room) -> bool {
+        self.tail_ends < room.ends && self.tail.len() + frame_bytes < room.bytes
     }
 
     /// Copies one frame in. The message ends with it unless `more`.

@@ -1,15 +1,10 @@
 //! The engine and the hub of one thread.
 
-use std::{
-    cell::{RefCell, RefMut},
-    fmt,
-    rc::Rc,
-    time::Duration,
-};
+use std::{cell::RefMut, fmt, rc::Rc, time::Duration};
 
 use zring_engine::{Clock, Kind as DriverKind, Shard, ShardStats, TurnWait, sys::OwnedSocket};
 
-use super::Socket;
+use super::{Socket, cell::CoreCell};
 use crate::{
     config::Config,
     core::Core,
@@ -39,7 +34,7 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct Context {
-    pub(super) core: Rc<RefCell<Core>>,
+    pub(super) core: Rc<CoreCell>,
 }
 
 impl Context {
@@ -64,7 +59,7 @@ impl Context {
             core.hub.seed(world.below(u64::MAX));
         }
         core.set_idle(idle);
-        Ok(Self { core: Rc::new(RefCell::new(core)) })
+        Ok(Self { core: Rc::new(CoreCell::new(core)) })
     }
 
     /// A socket with default options.
@@ -138,6 +133,11 @@ impl sealed::Home for Context {
     #[inline]
     fn core<'a>(&'a self, (): &'a ()) -> RefMut<'a, Core> {
         self.core.borrow_mut()
+    }
+
+    #[inline]
+    fn core_for_lane<'a>(&'a self, (): &'a ()) -> Option<RefMut<'a, Core>> {
+        Some(self.core.borrow_for_lane())
     }
 
     #[inline]

@@ -5,6 +5,7 @@
 //! does something else for long keeps its peers waiting. Neither is `Send`: a program uses one context per
 //! thread and lets them talk over endpoints.
 
+mod cell;
 mod context;
 mod poll;
 mod registered;

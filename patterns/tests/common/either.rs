@@ -98,6 +98,7 @@ delegate! {
     fn disconnect(endpoint: &str) -> Result<(), Error>;
     fn last_endpoint() -> Option<String>;
     fn send<P: Sendable>(payload: P) -> Result<(), SendError<P>>;
+    fn send_with(len: usize, fill: impl FnOnce(&mut [u8])) -> Result<(), SendError<Message>>;
     fn try_send<P: Sendable>(payload: P) -> Result<(), SendError<P>>;
     fn send_more(frame: impl Into<Frame>) -> Result<(), Error>;
     fn send_multipart(

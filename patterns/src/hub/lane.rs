@@ -1,0 +1,85 @@
+//! Where the next short message of a socket goes without another look.
+//!
+//! In a batch scope of an inline context one message of PUSH after the other joins the block that is open for the only
+//! peer. What makes that right is looked at once, when the lane is opened: whatever else gets at the hub closes it
+//! ([`CoreCell`](crate::inline)), so that nothing can have changed while it is open.
+
+use super::{
+    Hub,
+    outbox::{Bounds, Room},
+};
+use crate::route::PipeId;
+
+/// No socket: the table would be too large.
+const NONE: u32 = u32::MAX;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Lane {
+    socket: u32,
+    peer: u32,
+    room: Room,
+}
+
+impl Lane {
+    pub(super) const CLOSED: Self = Self { socket: NONE, peer: NONE, room: Room::NONE };
+}
+
+impl Hub {
+    /// Something else is about to be done than to send in the lane.
+    #[inline(always)]
+    pub(crate) fn close_lane(&mut self) {
+        self.lane.socket = NONE;
+    }
+
+    /// Opens the lane for this socket if what it sends next would have to be looked at for nothing but its length.
+    #[inline]
+    pub(crate) fn open_lane(&mut self, socket: u32) {
+        let Some((core, PipeId(key))) = self.plain_way(socket) else { return };
+        let peer = &self.peers[key as usize];
+        // One that is dirty is sent when the batch ends.
+        if core.sending.active_len() > 1 || !peer.is_dirty || peer.pipe.is_some() {
+            return;
+        }
+        let below = Bounds::of(&core.options, self.burst.is_some());
+        if let Some(room) = peer.outbox.room(&below) {
+            self.lane = Lane { socket, peer: key, room };
+        }
+    }
+
+    /// Sends a short message if the lane is this socket's and has room for it. Returns whether it did.
+    #[inline(always)]
+    pub(crate) fn send_in_lane(&mut self, socket: u32, body: &[u8]) -> bool {
+        let Lane { socket: owner, peer, room } = &self.lane;
+        if *owner != socket {
+            return false;
+        }
+        let Some(peer) = self.peers.get_mut(*peer as usize) else { return false };
+        let is_sent = peer.outbox.join_within(body, room);
+        if is_sent {
+            peer.stats.bytes_out += body.len() as u64;
+        }
+        is_sent
+    }
+
+    /// As [`Hub::send_in_lane`], for a body of `len` bytes that `fill` writes over zeros where it is sent from.
+    ///
+    /// # Errors
+    /// `fill`, where nothing was done.
+    #[inline(always)]
+    pub(crate) fn send_in_lane_with<F: FnOnce(&mut [u8])>(
+        &mut self,
+        socket: u32,
+        len: usize,
+        fill: F,
+    ) -> Result<(), F> {
+        let Lane { socket: owner, peer, room } = &self.lane;
+        if *owner != socket {
+            return Err(fill);
+        }
+        let Some(peer) = self.peers.get_mut(*peer as usize) else { return Err(fill) };
+        peer.outbox.join_within_with(len, room, fill)?;
+        peer.stats.bytes_out += len as u64;
+        Ok(())
+    }
+}
