@@ -294,6 +294,29 @@ fn req_and_rep() {
     hold_to_budget(Way::all(), (SocketType::Rep, SocketType::Req));
 }
 
+/// Of the messages of a batch, the first two and those at the end of a block are copied; the others are not.
+#[test]
+fn what_is_written_in_place() {
+    const MESSAGES: usize = 5000;
+    let _alone = ALONE.lock();
+    in_ways(Way::every_inline(), LIMIT, |way| {
+        for bytes in [16, 64, 1 << 10] {
+            let ctx = way.context();
+            let (pull, push) = pair(&ctx, SocketType::Pull, SocketType::Push);
+            push.wait_for_peers(1, Some(PATIENCE)).expect("a peer");
+            let before = snapshot();
+            let batch = ctx.batch();
+            (0..MESSAGES).for_each(|_| push.send_with(bytes, |out| out.fill(7)).expect("send"));
+            drop(batch);
+            let (sent, sent_at) =
+                share(&snapshot().since(&before), &SENDER, (bytes * MESSAGES) as u64);
+            println!("{bytes} B written in place: sent{sent_at}");
+            assert!(sent <= 0.1, "{bytes} B: {sent}{sent_at}");
+            (0..MESSAGES).for_each(|_| assert_eq!(pull.recv().expect("a message").len(), bytes));
+        }
+    });
+}
+
 /// Bytes copied at a site while `act` runs.
 fn copied(site: Site, act: impl FnOnce()) -> u64 {
     let before = snapshot();
