@@ -643,6 +643,33 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_in_place_is_as_if_it_were_copied() {
+        let room = Room { ends: u32::MAX, bytes: usize::MAX };
+        let (mut arena, mut one, mut other) = (arena(), Outbox::default(), Outbox::default());
+        assert!(one.join_within_with(0, &room, |_| {}).is_err(), "there is no block");
+        for outbox in [&mut one, &mut other] {
+            outbox.append(&mut arena, false, b"first");
+        }
+        for len in [0, 1, 63, 64, 65, 254, 255, 256, 1000] {
+            let body: Vec<u8> = (0..len).map(|at| at as u8).collect();
+            assert!(one.join_within_with(len, &room, |out| out.copy_from_slice(&body)).is_ok());
+            other.append(&mut arena, false, &body);
+        }
+        assert_eq!(one.only_block(), other.only_block());
+        assert_eq!((one.messages(), one.bytes()), (other.messages(), other.bytes()));
+
+        for (room, len) in [
+            (room, REFERENCE_BYTES_MIN),
+            (Room { ends: one.tail_ends, ..room }, 1),
+            (Room { bytes: one.tail.len() + FRAME_HEADER_BYTES_MAX + 1, ..room }, 1),
+        ] {
+            let refused = one.join_within_with(len, &room, |_| unreachable!("it is given back"));
+            assert!(refused.is_err(), "{room:?}, {len} bytes");
+        }
+        assert_eq!(one.messages(), other.messages());
+    }
+
+    #[test]
     fn full_blocks_go_without_the_one_that_is_being_filled() {
         let (mut arena, mut outbox) = (arena(), Outbox::default());
         assert!(outbox.take_full_blocks(&mut arena).is_none());
