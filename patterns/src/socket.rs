@@ -312,7 +312,8 @@ impl<C: Home> Socket<C> {
     /// As [`Socket::send`]; the payload that comes back is a message with what was written.
     ///
     /// # Panics
-    /// If `fill` uses the inline context of this socket, or one of its sockets.
+    /// If `fill` panics, and then nothing is sent. It must not use the inline context of this socket, nor one of its
+    /// sockets: where the body is written in place that panics.
     // Always: `fill` is most often a few stores, and becomes part of this.
     #[inline(always)]
     pub fn send_with<F: FnOnce(&mut [u8])>(

@@ -238,6 +238,12 @@ fn one_that_panics_sends_nothing() {
             }));
             assert!(panicked.is_err());
         }
+        if way.is_inline() {
+            let inside = catch_unwind(AssertUnwindSafe(|| {
+                let _ = push.send_with(50, |_| drop(ctx.turn()));
+            }));
+            assert!(inside.is_err(), "the context is in use");
+        }
         drop(batch);
         (0..10).for_each(|number| take(&pull, number, 50));
         push.send("last").expect("sent");
