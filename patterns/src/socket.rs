@@ -699,20 +699,9 @@ fn attempt_send_in_lane<C: Home, P: Sendable>(
     {
         return Ok(());
     }
-    attempt_send_beside_lane::<C, P>(core, key, payload)
-}
-
-/// What the lane has no room for; a new one may begin behind it.
-#[inline(never)]
-fn attempt_send_beside_lane<C: Home, P: Sendable>(
-    core: &mut Core,
-    key: u32,
-    payload: &mut Option<P>,
-) -> Result<(), Refusal> {
+    // A new one may begin with what it has no room for.
     core.hub.close_lane();
-    attempt_send::<C, P>(core, key, payload)?;
-    core.hub.open_lane(key);
-    Ok(())
+    attempt_send::<C, P>(core, key, payload)
 }
 
 #[inline(always)]

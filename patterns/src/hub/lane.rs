@@ -4,11 +4,7 @@
 //! peer. What makes that right is looked at once, when the lane is opened: whatever else gets at the hub closes it
 //! ([`CoreCell`](crate::inline)), so that nothing can have changed while it is open.
 
-use super::{
-    Hub,
-    outbox::{Bounds, Room},
-};
-use crate::route::PipeId;
+use super::{Hub, outbox::Room};
 
 /// No socket: the table would be too large.
 const NONE: u32 = u32::MAX;
@@ -23,6 +19,11 @@ pub(super) struct Lane {
 
 impl Lane {
     pub(super) const CLOSED: Self = Self { socket: NONE, peer: NONE, room: Room::NONE };
+
+    /// A message of this socket joined the block of this peer, its only one, where there is so much room.
+    pub(super) fn open(socket: u32, peer: u32, room: Room) -> Self {
+        Self { socket, peer, room }
+    }
 }
 
 impl Hub {
@@ -30,21 +31,6 @@ impl Hub {
     #[inline(always)]
     pub(crate) fn close_lane(&mut self) {
         self.lane.socket = NONE;
-    }
-
-    /// Opens the lane for this socket if what it sends next would have to be looked at for nothing but its length.
-    #[inline]
-    pub(crate) fn open_lane(&mut self, socket: u32) {
-        let Some((core, PipeId(key))) = self.plain_way(socket) else { return };
-        let peer = &self.peers[key as usize];
-        // One that is dirty is sent when the batch ends.
-        if core.sending.active_len() > 1 || !peer.is_dirty || peer.pipe.is_some() {
-            return;
-        }
-        let below = Bounds::of(&core.options, self.burst.is_some());
-        if let Some(room) = peer.outbox.room(&below) {
-            self.lane = Lane { socket, peer: key, room };
-        }
     }
 
     /// Sends a short message if the lane is this socket's and has room for it. Returns whether it did.

@@ -4,6 +4,7 @@ use zring_engine::{Shard, copies::Site};
 
 use super::{
     Hub,
+    lane::Lane,
     outbox::{Bounds, REFERENCE_BYTES_MIN},
     peer::Peer,
     receive::SUBSCRIPTION_BYTES_MAX,
@@ -138,15 +139,6 @@ impl Outgoing<'_> {
 }
 
 impl Hub {
-    /// The socket, and whom its next message goes to, where it is a PUSH and there is nothing to decide.
-    #[inline(always)]
-    pub(super) fn plain_way(&self, socket: u32) -> Option<(&SocketCore, PipeId)> {
-        let core = self.sockets.get(socket as usize)?;
-        let is_plain = core.socket_type == SocketType::Push && core.partial.is_empty();
-        let pipe = core.sending.current().filter(|_| is_plain && core.pending.is_empty())?;
-        Some((core, pipe))
-    }
-
     /// Does all that a short message of PUSH needs where there is nothing to decide: it joins others that wait for the end
     /// of a batch scope or a burst in the same block, or goes into a pipe, and leaves room for another one. Returns whether
     /// that was so; else nothing was done.
@@ -154,8 +146,12 @@ impl Hub {
     /// It does as [`Hub::push`] and [`Hub::queued`] would, in a fraction of the steps.
     #[inline(always)]
     pub(crate) fn send_plain(&mut self, socket: u32, body: &[u8]) -> bool {
-        let Some((_, PipeId(key))) = self.plain_way(socket) else { return false };
-        let core = &mut self.sockets[socket as usize];
+        let Some(core) = self.sockets.get_mut(socket as usize) else { return false };
+        let is_plain = core.socket_type == SocketType::Push && core.partial.is_empty();
+        let PipeId(key) = match core.sending.current() {
+            Some(pipe) if is_plain && core.pending.is_empty() => pipe,
+            _ => return false,
+        };
         let Some(peer) = self.peers.get_mut(key as usize) else { return false };
         let is_sent = match &mut peer.pipe {
             Some(pipe) => {
@@ -166,9 +162,16 @@ impl Hub {
                 is_sent
             }
             None => {
-                let below = Bounds::of(&core.options, self.burst.is_some());
                 // One that is dirty is sent when the batch ends.
-                peer.is_dirty && peer.outbox.join(body, &below)
+                let below = Bounds::of(&core.options, self.burst.is_some());
+                let room = peer.outbox.room(&below).filter(|_| peer.is_dirty);
+                let Some(room) = room.filter(|room| peer.outbox.join_within(body, room)) else {
+                    return false;
+                };
+                if self.burst.is_none() && core.sending.active_len() == 1 {
+                    self.lane = Lane::open(socket, key, room);
+                }
+                true
             }
         };
         if is_sent {

@@ -165,7 +165,11 @@ impl sealed::Home for Context {
         timeout: Option<Duration>,
         attempt: impl FnMut(&mut Core) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        self.core.borrow_mut().wait_for(timeout, attempt)
+        let mut core = self.core.borrow_mut();
+        let done = core.wait_for(timeout, attempt);
+        // Not everything that follows an attempt is the attempt's.
+        core.hub.close_lane();
+        done
     }
 }
 
