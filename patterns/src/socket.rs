@@ -676,6 +676,7 @@ fn attempt_send_alone<C: Home, P: Sendable>(
     }
     // The message is queued: a kernel that refuses now shows in the next call that waits.
     let _ = C::settle(core);
+    core.hub.open_lane(key);
     Ok(())
 }
 

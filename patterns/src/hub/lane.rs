@@ -4,7 +4,11 @@
 //! peer. What makes that right is looked at once, when the lane is opened: whatever else gets at the hub closes it
 //! ([`CoreCell`](crate::inline)), so that nothing can have changed while it is open.
 
-use super::{Hub, outbox::Room};
+use super::{
+    Hub,
+    outbox::{Bounds, Room},
+};
+use crate::{route::PipeId, socket_type::SocketType};
 
 /// No socket: the table would be too large.
 const NONE: u32 = u32::MAX;
@@ -31,6 +35,21 @@ impl Hub {
     #[inline(always)]
     pub(crate) fn close_lane(&mut self) {
         self.lane.socket = NONE;
+    }
+
+    /// Opens the lane behind a message that went another way, if it waits in a block for the end of a batch scope.
+    pub(crate) fn open_lane(&mut self, socket: u32) {
+        let core = &self.sockets[socket as usize];
+        let is_plain = core.socket_type == SocketType::Push
+            && core.sending.active_len() == 1
+            && core.partial.is_empty()
+            && core.pending.is_empty();
+        let Some(PipeId(key)) = core.sending.current().filter(|_| is_plain) else { return };
+        let peer = &self.peers[key as usize];
+        if self.burst.is_none() && peer.is_dirty && peer.pipe.is_none() {
+            let room = peer.outbox.room(&Bounds::of(&core.options, false));
+            self.lane = room.map_or(Lane::CLOSED, |room| Lane::open(socket, key, room));
+        }
     }
 
     /// Sends a short message if the lane is this socket's and has room for it. Returns whether it did.
