@@ -8,7 +8,8 @@ use std::time::Duration;
 use common::content::{body, frames, send};
 use common::raw::{MORE, Raw, frame, header};
 use common::{
-    PATIENCE, Socket, Way, bind_tcp, in_ways, open, pair, pull_from_raw, scratch, turning, wires,
+    PATIENCE, Socket, Way, bind_tcp, in_ways, open, pair, pull_from_raw, recv_in_pieces, scratch,
+    turning, wires,
 };
 use zring::{DisconnectReason, Error, EventKind, FrameBuf, SocketType};
 
@@ -222,14 +223,7 @@ fn what_arrived_before_the_time_was_up_is_kept() {
         let (pull, mut raw) = pull_from_raw(&ctx);
         let sent = body(7, LARGE);
         let mut buffer = vec![0; LARGE];
-        pull.set_rcvtimeo(Some(Duration::from_millis(30)));
-        turning(&ctx, || raw.say(&header(0, LARGE as u64)));
-        for part in sent.chunks(70_000) {
-            assert!(matches!(pull.recv_into(&mut buffer), Err(Error::WouldBlock)));
-            turning(&ctx, || raw.say(part));
-        }
-        pull.set_rcvtimeo(Some(PATIENCE));
-        assert_eq!(pull.recv_into(&mut buffer).expect("all of it").len, LARGE);
+        recv_in_pieces(&ctx, &pull, &mut raw, &sent, &mut buffer);
         assert!(buffer == sent);
 
         // The same, with the first frame whole and the second under way, and another kind of receive at the end.

@@ -8,7 +8,8 @@ use std::time::Duration;
 use common::content::{body, frames, send};
 use common::raw::{MORE, Raw, frame, header};
 use common::{
-    PATIENCE, Socket, Way, bind_tcp, in_ways, open, pair, pull_from_raw, scratch, turning, wires,
+    PATIENCE, Socket, Way, bind_tcp, in_ways, open, pair, pull_from_raw, recv_in_pieces, scratch,
+    turning, wires,
 };
 use zring::inline::RegisteredBuffer;
 use zring::{
@@ -186,14 +187,7 @@ fn what_comes_in_pieces_or_is_cut_is_told_as_ever() {
         let endpoint = pull.last_endpoint().expect("bound");
         let sent = body(7, LARGE);
         let mut memory = register(way, &ctx, LARGE);
-        pull.set_rcvtimeo(Some(Duration::from_millis(30)));
-        turning(&ctx, || raw.say(&header(0, LARGE as u64)));
-        for part in sent.chunks(70_000) {
-            assert!(matches!(pull.recv_into(&mut memory), Err(Error::WouldBlock)));
-            turning(&ctx, || raw.say(part));
-        }
-        pull.set_rcvtimeo(Some(PATIENCE));
-        assert_eq!(pull.recv_into(&mut memory).expect("all of it").len, LARGE);
+        recv_in_pieces(&ctx, &pull, &mut raw, &sent, &mut memory);
         assert!(memory[..] == sent);
 
         let ender = thread::spawn(move || {

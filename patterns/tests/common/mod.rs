@@ -64,6 +64,24 @@ pub(crate) fn pull_from_raw(ctx: &Context) -> (Socket, raw::Raw) {
     (pull, raw)
 }
 
+/// Has a body arrive piece by piece, the time of a `recv_into` being up before each, and then received whole.
+pub(crate) fn recv_in_pieces(
+    ctx: &Context,
+    pull: &Socket,
+    raw: &mut raw::Raw,
+    sent: &[u8],
+    buffer: &mut [u8],
+) {
+    pull.set_rcvtimeo(Some(Duration::from_millis(30)));
+    turning(ctx, || raw.say(&raw::header(0, sent.len() as u64)));
+    for part in sent.chunks(70_000) {
+        assert!(matches!(pull.recv_into(buffer), Err(zring::Error::WouldBlock)));
+        turning(ctx, || raw.say(part));
+    }
+    pull.set_rcvtimeo(Some(PATIENCE));
+    assert_eq!(pull.recv_into(buffer).expect("all of it").len, sent.len());
+}
+
 /// Binds a PUSH and gives it one peer, which has read nothing since the handshake and has little room; the endpoint, and
 /// the peer.
 pub(crate) fn narrow_worker(ctx: &Context, push: &Socket) -> (String, raw::Raw) {
