@@ -1,0 +1,227 @@
+//! Sending: whole messages, made in place or not, and part by part.
+
+use super::{Home, Socket};
+use crate::{
+    core::Core,
+    error::{Error, Refusal, SendError},
+    frame::Frame,
+    message::{Message, Sendable},
+};
+
+impl<C: Home> Socket<C> {
+    /// Sends one message, waiting up to `sndtimeo` for a peer with room. Outside of a batch scope it goes out
+    /// at once. PUB never waits: it drops, and counts, what a slow subscriber has no room for.
+    ///
+    /// Borrowed memory is the caller's again as soon as this returns. From 4 KiB on it is not copied as far as the kernel
+    /// takes it at once.
+    ///
+    /// # Errors
+    /// The payload comes back with [`Error::WouldBlock`] when the time is up, [`Error::State`] out of
+    /// lockstep (REQ, REP), [`Error::Unsupported`], [`Error::Io`].
+    #[inline]
+    pub fn send<P: Sendable>(&self, payload: P) -> Result<(), SendError<P>> {
+        let mut payload = Some(payload);
+        match self.attempt_send(&mut payload) {
+            Ok(()) => Ok(()),
+            Err(refusal) => self.send_waiting(refusal, payload),
+        }
+    }
+
+    /// Sends a message of one frame of `len` bytes, which `fill` writes over zeros; otherwise as [`Socket::send`].
+    ///
+    /// A PUSH of an inline context has a short body (less than 4 KiB) written where it will be sent from, behind others
+    /// in a [batch scope](crate::inline::Context::batch): no copy is made of it, and for messages that a program makes
+    /// of a few values this is the fastest way to send them. Elsewhere it is written into a [`Message`], which is sent.
+    ///
+    /// ```
+    /// # use zring::{SocketType, inline::Context};
+    /// # let context = Context::new()?;
+    /// let (push, pull) = (context.socket(SocketType::Push)?, context.socket(SocketType::Pull)?);
+    /// pull.bind("tcp://127.0.0.1:*")?;
+    /// push.connect(&pull.last_endpoint().unwrap())?;
+    /// let batch = context.batch();
+    /// for (number, price) in [(1_u64, 99.5_f64), (2, 99.25)] {
+    ///     push.send_with(16, |body| {
+    ///         body[..8].copy_from_slice(&number.to_le_bytes());
+    ///         body[8..].copy_from_slice(&price.to_le_bytes());
+    ///     })?;
+    /// }
+    /// drop(batch);
+    /// assert_eq!(pull.recv()?.body()[..8], 1_u64.to_le_bytes());
+    /// assert_eq!(pull.recv()?.body()[8..], 99.25_f64.to_le_bytes());
+    /// # Ok::<(), zring::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Socket::send`]; the payload that comes back is a message with what was written.
+    ///
+    /// # Panics
+    /// If `fill` panics, and then nothing is sent. It must not use the inline context of this socket, nor one of its
+    /// sockets: where the body is written in place that panics.
+    // Always: `fill` is most often a few stores, and becomes part of this.
+    #[inline(always)]
+    pub fn send_with<F: FnOnce(&mut [u8])>(
+        &self,
+        len: usize,
+        fill: F,
+    ) -> Result<(), SendError<Message>> {
+        match self.attempt_send_in_place(len, fill) {
+            Ok(()) => Ok(()),
+            Err(fill) => self.send_made(len, fill),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn send_made<F: FnOnce(&mut [u8])>(
+        &self,
+        len: usize,
+        fill: F,
+    ) -> Result<(), SendError<Message>> {
+        let mut message = Message::with_size(len);
+        if let Some(body) = message.get_mut() {
+            fill(body);
+        }
+        self.send(message)
+    }
+
+    /// Gives `fill` back where it was not called.
+    #[inline(always)]
+    fn attempt_send_in_place<F: FnOnce(&mut [u8])>(&self, len: usize, fill: F) -> Result<(), F> {
+        match self.context.core_for_lane(&self.part.place) {
+            Some(mut core) => core.hub.send_in_lane_with(self.key(), len, fill),
+            // Nobody else should have to wait for what the caller does.
+            None => Err(fill),
+        }
+    }
+
+    #[cold]
+    fn send_waiting<P: Sendable>(
+        &self,
+        refusal: Refusal,
+        mut payload: Option<P>,
+    ) -> Result<(), SendError<P>> {
+        let sent = match refusal {
+            Refusal::WouldBlock => self.wait_for(self.sndtimeo(), |core| match core {
+                Some(core) => attempt_send::<C, P>(core, self.key(), &mut payload),
+                None => self.attempt_send(&mut payload),
+            }),
+            refusal => Err(refusal),
+        };
+        give_back(sent, payload)
+    }
+
+    /// One attempt, after which nothing is held.
+    #[inline(always)]
+    pub(crate) fn attempt_send<P: Sendable>(&self, payload: &mut Option<P>) -> Result<(), Refusal> {
+        match &self.parts {
+            Some(parts) if C::HAS_PARTS => self.attempt_send_apart(parts, payload),
+            _ => match self.context.core_for_lane(&self.part.place) {
+                Some(mut core) => attempt_send_in_lane::<C, P>(&mut core, self.key(), payload),
+                None => attempt_send::<C, P>(&mut self.core(), self.key(), payload),
+            },
+        }
+    }
+
+    /// Sends one message if that is possible without waiting.
+    ///
+    /// # Errors
+    /// As [`Socket::send`].
+    #[inline]
+    pub fn try_send<P: Sendable>(&self, payload: P) -> Result<(), SendError<P>> {
+        let mut payload = Some(payload);
+        let sent = match self.attempt_send(&mut payload) {
+            Ok(()) => return Ok(()),
+            Err(Refusal::WouldBlock) => {
+                self.look().map_err(Refusal::from).and_then(|()| self.attempt_send(&mut payload))
+            }
+            refused => refused,
+        };
+        give_back(sent, payload)
+    }
+
+    /// Adds a frame to the message that the next [`Socket::send`] ends (libzmq's `SNDMORE`). Nothing goes out
+    /// before that.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] on a socket that only receives.
+    pub fn send_more(&self, frame: impl Into<Frame>) -> Result<(), Error> {
+        let Some(parts) = &self.parts else {
+            return self.core().hub.send_more(self.key(), frame.into());
+        };
+        self.core().hub.check_sends(self.key())?;
+        parts.keep_partial(frame.into());
+        Ok(())
+    }
+
+    /// Sends a multipart message, whole or not at all.
+    ///
+    /// # Errors
+    /// As [`Socket::send`], and [`Error::NoFrames`].
+    pub fn send_multipart<F: Into<Frame>>(
+        &self,
+        frames: impl IntoIterator<Item = F>,
+    ) -> Result<(), Error> {
+        let message = Message::from_frames(frames).ok_or(Error::NoFrames)?;
+        self.send(message).map_err(Error::from)
+    }
+}
+
+#[inline(always)]
+pub(crate) fn attempt_send<C: Home, P: Sendable>(
+    core: &mut Core,
+    key: u32,
+    payload: &mut Option<P>,
+) -> Result<(), Refusal> {
+    if !core.is_terminated
+        && let Some(body) = payload.as_ref().and_then(Sendable::single_body)
+        && core.hub.send_plain(key, body)
+    {
+        return Ok(());
+    }
+    attempt_send_alone::<C, P>(core, key, payload)
+}
+
+/// A message that is not simply added to those that wait to be sent.
+#[inline(never)]
+fn attempt_send_alone<C: Home, P: Sendable>(
+    core: &mut Core,
+    key: u32,
+    payload: &mut Option<P>,
+) -> Result<(), Refusal> {
+    core.check_refusal()?;
+    let Core { shard, hub, .. } = core;
+    if let Err(refusal) = hub.try_send(shard, key, payload) {
+        hub.note_blocked(key);
+        return Err(refusal);
+    }
+    // The message is queued: a kernel that refuses now shows in the next call that waits.
+    let _ = C::settle(core);
+    core.hub.open_lane(key);
+    Ok(())
+}
+
+/// A refused payload goes back to the caller. One that was taken before the kernel refused is queued: the
+/// next call says so again.
+fn give_back<P>(sent: Result<(), Refusal>, payload: Option<P>) -> Result<(), SendError<P>> {
+    match (sent, payload) {
+        (Err(refusal), Some(payload)) => Err(SendError { error: refusal.into(), payload }),
+        _ => Ok(()),
+    }
+}
+
+#[inline(always)]
+fn attempt_send_in_lane<C: Home, P: Sendable>(
+    core: &mut Core,
+    key: u32,
+    payload: &mut Option<P>,
+) -> Result<(), Refusal> {
+    if let Some(body) = payload.as_ref().and_then(Sendable::single_body)
+        && core.hub.send_in_lane(key, body)
+    {
+        return Ok(());
+    }
+    // A new one may begin with what it has no room for.
+    core.hub.close_lane();
+    attempt_send::<C, P>(core, key, payload)
+}
