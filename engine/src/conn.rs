@@ -30,6 +30,14 @@ impl ConnId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ListenerId(pub(crate) ConnId);
 
+impl ListenerId {
+    /// Its place in a table of all listeners and connections. Never two of them have the same at a time.
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0.index()
+    }
+}
+
 /// How a connection receives at the moment.
 ///
 /// ```text

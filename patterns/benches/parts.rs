@@ -58,7 +58,7 @@ fn route(c: &mut Criterion) {
     for pipes in [1, 8, 1000] {
         let mut ring = ActiveRing::new();
         for pipe in (0..pipes).map(PipeId) {
-            ring.attach(pipe);
+            ring.attach(pipe, pipe.0);
             ring.activate(pipe);
         }
         group.bench_function(BenchmarkId::new("next of active pipes", pipes), |b| {

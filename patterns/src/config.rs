@@ -132,7 +132,7 @@ impl Config {
     pub(crate) fn idle(&self) -> Idle {
         match self.wait {
             Wait::Spin => Idle::Spin,
-            Wait::SpinThenPark(time) => Idle::SpinThenPark(crate::core::duration_ns(time)),
+            Wait::SpinThenPark(time) => Idle::SpinThenPark(crate::deadline::duration_ns(time)),
             Wait::Adaptive => Idle::Adaptive,
             Wait::Park => Idle::Park,
         }

@@ -24,21 +24,24 @@
 
 mod background;
 mod config;
-mod core;
+mod deadline;
 mod endpoint;
 mod error;
 mod frame;
 mod hub;
 pub mod inline;
 mod inproc;
+mod interest;
 mod lock;
 mod message;
 mod monitor;
 mod options;
-mod parts;
+mod pattern;
+mod reactor;
 mod reconnect;
 #[doc(hidden)]
 pub mod route;
+mod shares;
 mod socket;
 mod socket_type;
 #[doc(hidden)]

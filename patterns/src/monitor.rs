@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
 use zring_engine::FileFault;
@@ -93,6 +93,12 @@ pub enum DisconnectReason {
         /// The limit.
         bytes_max: u64,
     },
+    /// The socket has as many peers as its type allows: PAIR has one.
+    #[error("more than {max} peers")]
+    TooManyPeers {
+        /// The limit.
+        max: usize,
+    },
     /// The peer exceeded `max_frames_per_message`.
     #[error("a message of more than {max} frames")]
     TooManyFrames {
@@ -175,12 +181,21 @@ pub enum EventKind {
 }
 
 /// Something that happened to one endpoint of a socket.
+///
+/// Each connection has one [`EventKind::Accepted`] or [`EventKind::Connected`], and then exactly one
+/// [`EventKind::HandshakeFailed`] or [`EventKind::Disconnected`], after which nothing is told of it any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Event {
     /// The endpoint bound or connected to, in its canonical form.
     pub endpoint: Arc<str>,
-    /// Which connection, where there is one; unique in the life of its context.
+    /// Which connection, if the event is about one; unique in the life of its context.
     pub connection: Option<u64>,
+    /// The address of the peer, as the system shows it, if the event is about a connection: `127.0.0.1:5555`, a path,
+    /// nothing for a Unix socket without a name, `inproc` within the process.
+    pub peer: Option<Arc<str>>,
+    /// When it happened, by the system's clock.
+    pub time: SystemTime,
     /// What happened.
     pub kind: EventKind,
 }
@@ -269,6 +284,8 @@ pub struct PeerStats {
     pub connection: u64,
     /// The endpoint bound or connected to.
     pub endpoint: Arc<str>,
+    /// The peer's address, as the system shows it; see [`Event::peer`].
+    pub address: Arc<str>,
     /// The peer's socket type; `None` before the handshake is done.
     pub socket_type: Option<SocketType>,
     /// The peer's routing id; empty if it announced none.
@@ -387,6 +404,8 @@ mod tests {
         Event {
             endpoint: "tcp://127.0.0.1:1".into(),
             connection: Some(connection),
+            peer: None,
+            time: SystemTime::UNIX_EPOCH,
             kind: EventKind::Connected,
         }
     }

@@ -10,24 +10,28 @@ use zring_engine::Clock;
 
 use crate::{
     background::Context,
-    core::Core,
     endpoint::Endpoint,
     error::{Error, Refusal},
+    hub::SocketKey,
     lock::lock,
     message::Message,
     monitor::{Event, EventQueue, PeerStats, SocketStats},
-    parts::{Part, Parts},
+    pattern::Subscription,
+    reactor::Reactor,
+    shares::{Share, Shares},
     socket_type::SocketType,
 };
 
 mod into;
 mod send;
 mod settings;
+mod spread;
 mod stream;
 
 pub(crate) use into::Claimant;
 pub use into::{Received, ReceivedFrames};
 pub(crate) use send::attempt_send;
+pub(crate) use spread::Listing;
 pub use stream::{Incoming, IncomingFrame, ReceivedFile};
 
 /// What became of a socket's last messages when it was closed.
@@ -39,47 +43,47 @@ pub struct CloseReport {
 }
 
 pub(crate) mod sealed {
-    use super::{Clock, Core, Duration, Error, Refusal};
+    use super::{Clock, Duration, Error, Reactor, Refusal, SocketKey};
 
     /// How a socket gets at what it is made of.
     pub trait Home: Clone + std::fmt::Debug {
         /// Where in the context the socket lives.
         type Place: std::fmt::Debug;
         /// Access for the length of one operation.
-        type Guard<'a>: std::ops::DerefMut<Target = Core>
+        type Guard<'a>: std::ops::DerefMut<Target = Reactor>
         where
             Self: 'a;
 
-        fn core<'a>(&'a self, place: &'a Self::Place) -> Self::Guard<'a>;
+        fn reactor<'a>(&'a self, place: &'a Self::Place) -> Self::Guard<'a>;
 
         /// The core, to send in its lane or to close that ([`Hub::close_lane`](crate::hub::Hub::close_lane)). `None`: several
         /// threads use the context, and there are no lanes.
-        fn core_for_lane<'a>(&'a self, _place: &'a Self::Place) -> Option<Self::Guard<'a>> {
+        fn reactor_for_lane<'a>(&'a self, _place: &'a Self::Place) -> Option<Self::Guard<'a>> {
             None
         }
 
         /// What an operation left to do.
-        fn settle(core: &mut Core) -> Result<(), Error>;
+        fn settle(reactor: &mut Reactor) -> Result<(), Error>;
 
         /// Looks once for what the operating system has.
-        fn look(core: &mut Self::Guard<'_>) -> Result<(), Error>;
+        fn look(reactor: &mut Self::Guard<'_>) -> Result<(), Error>;
 
-        /// Whether a socket may have several parts.
-        const HAS_PARTS: bool;
+        /// Whether a socket may have several shares.
+        const HAS_SHARES: bool;
 
         /// Until when a call looks again and again before it sleeps, if it begins to wait now.
         fn spin_until_ns(&self, clock: Clock) -> u64;
 
         /// Spins for so many pauses of the processor; others may use the core meanwhile, where there are others.
-        fn rest(core: &mut Self::Guard<'_>, pauses: u32);
+        fn rest(reactor: &mut Self::Guard<'_>, pauses: u32);
 
         /// Repeats an attempt until it succeeds, fails, or the time is up ([`Refusal::WouldBlock`]).
         fn wait_for<T>(
             &self,
             place: &Self::Place,
-            socket: u32,
+            socket: SocketKey,
             timeout: Option<Duration>,
-            attempt: impl FnMut(&mut Core) -> Result<T, Refusal>,
+            attempt: impl FnMut(&mut Reactor) -> Result<T, Refusal>,
         ) -> Result<T, Refusal>;
     }
 }
@@ -97,71 +101,71 @@ pub trait Home: sealed::Home {}
 ///
 /// A `Socket` of a [`Context`] is `Send` and `Sync`. Several threads may use one at the same time; each message goes
 /// to, or comes from, one of them whole. The lockstep of REQ and REP then is theirs to keep, and so is a message that
-/// is sent in parts ([`Socket::send_more`]). Once the context was terminated, calls answer [`Error::Terminated`].
+/// is sent in shares ([`Socket::send_more`]). Once the context was terminated, calls answer [`Error::Terminated`].
 pub struct Socket<C: Home = Context> {
     context: C,
-    /// Its only part, or the first.
-    part: Part<C::Place>,
+    /// Its only share, or the first.
+    share: Share<C::Place>,
     /// All of them, if there are several.
-    parts: Option<Box<Parts<C::Place>>>,
+    shares: Option<Box<Shares<C::Place>>>,
     closed: bool,
 }
 
 impl<C: Home> Socket<C> {
-    pub(crate) fn new(context: C, place: C::Place, key: u32) -> Self {
-        Self { context, part: Part { place, key }, parts: None, closed: false }
+    pub(crate) fn new(context: C, place: C::Place, key: SocketKey) -> Self {
+        Self { context, share: Share { place, key }, shares: None, closed: false }
     }
 
     #[inline]
-    pub(crate) fn core(&self) -> C::Guard<'_> {
-        self.context.core(&self.part.place)
+    pub(crate) fn reactor(&self) -> C::Guard<'_> {
+        self.context.reactor(&self.share.place)
     }
 
     #[inline]
-    pub(crate) fn key(&self) -> u32 {
-        self.part.key
+    pub(crate) fn key(&self) -> SocketKey {
+        self.share.key
     }
 
     pub(crate) fn place(&self) -> &C::Place {
-        &self.part.place
+        &self.share.place
     }
 
-    /// Of parts that share what [`Parts`] says. The first is the one that listens.
-    pub(crate) fn in_parts(context: C, parts: Parts<C::Place>) -> Self
+    /// Of shares that share what [`Shares`] says. The first is the one that listens.
+    pub(crate) fn in_shares(context: C, shares: Shares<C::Place>) -> Self
     where
         C::Place: Clone,
     {
-        let part = parts.all()[0].clone();
-        Self { context, part, parts: Some(Box::new(parts)), closed: false }
+        let share = shares.all()[0].clone();
+        Self { context, share, shares: Some(Box::new(shares)), closed: false }
     }
 
-    /// All parts, if there are several.
-    pub(crate) fn apart(&self) -> Option<&Parts<C::Place>> {
-        self.parts.as_deref()
+    /// All shares, if there are several.
+    pub(crate) fn apart(&self) -> Option<&Shares<C::Place>> {
+        self.shares.as_deref()
     }
 
-    /// The parts, the first in front; mostly it is the only one.
-    pub(crate) fn parts(&self) -> &[Part<C::Place>] {
-        match &self.parts {
-            None => std::slice::from_ref(&self.part),
-            Some(parts) => parts.all(),
+    /// The shares, the first in front; mostly it is the only one.
+    pub(crate) fn shares(&self) -> &[Share<C::Place>] {
+        match &self.shares {
+            None => std::slice::from_ref(&self.share),
+            Some(shares) => shares.all(),
         }
     }
 
-    /// Does something to each part.
-    pub(crate) fn each(&self, mut action: impl FnMut(&mut Core, u32)) {
-        for part in self.parts() {
-            action(&mut self.context.core(&part.place), part.key);
+    /// Does something to each share.
+    pub(crate) fn each(&self, mut action: impl FnMut(&mut Reactor, SocketKey)) {
+        for share in self.shares() {
+            action(&mut self.context.reactor(&share.place), share.key);
         }
     }
 
     /// As [`Socket::each`], as far as it succeeds.
     fn try_each(
         &self,
-        mut action: impl FnMut(&mut Core, u32) -> Result<(), Error>,
+        mut action: impl FnMut(&mut Reactor, SocketKey) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        for part in self.parts() {
-            action(&mut self.context.core(&part.place), part.key)?;
+        for share in self.shares() {
+            action(&mut self.context.reactor(&share.place), share.key)?;
         }
         Ok(())
     }
@@ -170,27 +174,27 @@ impl<C: Home> Socket<C> {
     fn wait_for<T>(
         &self,
         timeout: Option<Duration>,
-        mut attempt: impl FnMut(Option<&mut Core>) -> Result<T, Refusal>,
+        mut attempt: impl FnMut(Option<&mut Reactor>) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        match self.parts {
+        match self.shares {
             None => {
-                let Part { place, key } = &self.part;
-                self.context.wait_for(place, *key, timeout, |core| attempt(Some(core)))
+                let Share { place, key } = &self.share;
+                self.context.wait_for(place, *key, timeout, |reactor| attempt(Some(reactor)))
             }
             Some(_) => self.wait_apart(timeout, || attempt(None)),
         }
     }
 
-    /// Changes how a part is connected, and begins at once to do so.
+    /// Changes how a share is connected, and begins at once to do so.
     fn change(
         &self,
-        part: &Part<C::Place>,
-        change: impl FnOnce(&mut Core, u32) -> Result<(), Error>,
+        share: &Share<C::Place>,
+        change: impl FnOnce(&mut Reactor, SocketKey) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let mut core = self.context.core(&part.place);
-        core.check()?;
-        change(&mut core, part.key)?;
-        C::look(&mut core)
+        let mut reactor = self.context.reactor(&share.place);
+        reactor.check()?;
+        change(&mut reactor, share.key)?;
+        C::look(&mut reactor)
     }
 
     /// The context it belongs to.
@@ -202,7 +206,7 @@ impl<C: Home> Socket<C> {
     /// The pattern it follows.
     #[must_use]
     pub fn socket_type(&self) -> SocketType {
-        self.core().hub.sockets[self.key() as usize].socket_type
+        self.reactor().hub.sockets[self.key()].facts.socket_type
     }
 
     /// Listens at an endpoint: `tcp://127.0.0.1:5555`, `tcp://*:*` (port 0 or `*`: the system chooses),
@@ -211,8 +215,8 @@ impl<C: Home> Socket<C> {
     /// # Errors
     /// [`Error::Endpoint`] for a malformed one, [`Error::AddressInUse`], or [`Error::Io`].
     pub fn bind(&self, endpoint: &str) -> Result<(), Error> {
-        self.change(&self.part, |Core { shard, hub, .. }, key| hub.bind(shard, key, endpoint))?;
-        self.parts.iter().for_each(|parts| parts.note_last(0));
+        self.change(&self.share, |Reactor { shard, hub, .. }, key| hub.bind(shard, key, endpoint))?;
+        self.shares.iter().for_each(|shares| shares.note_last(0));
         Ok(())
     }
 
@@ -222,7 +226,7 @@ impl<C: Home> Socket<C> {
     /// # Errors
     /// [`Error::UnknownEndpoint`] when the socket does not listen there, [`Error::Endpoint`].
     pub fn unbind(&self, endpoint: &str) -> Result<(), Error> {
-        self.change(&self.part, |Core { shard, hub, .. }, key| hub.unbind(shard, key, endpoint))
+        self.change(&self.share, |Reactor { shard, hub, .. }, key| hub.unbind(shard, key, endpoint))
     }
 
     /// Connects to an endpoint, now and again whenever the connection is lost. Returns at once; whether and
@@ -231,12 +235,13 @@ impl<C: Home> Socket<C> {
     /// # Errors
     /// [`Error::Endpoint`] for an endpoint that is malformed or has a wildcard.
     pub fn connect(&self, endpoint: &str) -> Result<(), Error> {
-        let connect = |core: &mut Core, key| core.hub.connect(&mut core.shard, key, endpoint);
-        let Some(parts) = &self.parts else { return self.change(&self.part, connect) };
+        let connect =
+            |reactor: &mut Reactor, key| reactor.hub.connect(&mut reactor.shard, key, endpoint);
+        let Some(shares) = &self.shares else { return self.change(&self.share, connect) };
         // What is in this process makes no connection that would be worth a place of its own.
-        let number = if Endpoint::is_inproc(endpoint) { 0 } else { parts.least_loaded() };
-        self.change(&parts.all()[number], connect)?;
-        parts.note_last(number);
+        let number = if Endpoint::is_inproc(endpoint) { 0 } else { shares.least_loaded() };
+        self.change(&shares.all()[number], connect)?;
+        shares.note_last(number);
         Ok(())
     }
 
@@ -247,8 +252,8 @@ impl<C: Home> Socket<C> {
     /// [`Error::UnknownEndpoint`] when the socket is not connected there, [`Error::Endpoint`].
     pub fn disconnect(&self, endpoint: &str) -> Result<(), Error> {
         let mut done = Ok(());
-        for part in self.parts() {
-            done = self.change(part, |Core { shard, hub, .. }, key| {
+        for share in self.shares() {
+            done = self.change(share, |Reactor { shard, hub, .. }, key| {
                 hub.disconnect_endpoint(shard, key, endpoint)
             });
             if !matches!(done, Err(Error::UnknownEndpoint(_))) {
@@ -261,9 +266,9 @@ impl<C: Home> Socket<C> {
     /// The endpoint of the last `bind` (with its real port or path) or `connect`.
     #[must_use]
     pub fn last_endpoint(&self) -> Option<String> {
-        let Part { place, key } = self.apart().map_or(&self.part, Parts::last);
-        let core = self.context.core(place);
-        core.hub.sockets[*key as usize].last_endpoint.as_deref().map(str::to_owned)
+        let Share { place, key } = self.apart().map_or(&self.share, Shares::last);
+        let reactor = self.context.reactor(place);
+        reactor.hub.sockets[*key].endpoints.last.as_deref().map(str::to_owned)
     }
 
     /// Receives one message, waiting up to `rcvtimeo`.
@@ -284,16 +289,16 @@ impl<C: Home> Socket<C> {
         // Who shares the socket may change it meanwhile.
         let timeout = self.rcvtimeo();
         if let Refusal::Rest(pauses) = refusal {
-            let mut core = self.core();
-            C::rest(&mut core, pauses);
-            match attempt_recv(&mut core, self.key(), false) {
+            let mut reactor = self.reactor();
+            C::rest(&mut reactor, pauses);
+            match attempt_recv(&mut reactor, self.key(), false) {
                 Ok(message) => return Ok(message),
                 Err(other) => refusal = other,
             }
         }
         let Refusal::WouldBlock = refusal else { return Err(refusal.into()) };
-        let received = self.wait_for(timeout, |core| match core {
-            Some(core) => attempt_recv(core, self.key(), false),
+        let received = self.wait_for(timeout, |reactor| match reactor {
+            Some(reactor) => attempt_recv(reactor, self.key(), false),
             None => self.attempt_recv(false),
         });
         Ok(received?)
@@ -302,9 +307,9 @@ impl<C: Home> Socket<C> {
     /// One attempt, after which nothing is held.
     #[inline(always)]
     pub(crate) fn attempt_recv(&self, may_rest: bool) -> Result<Message, Refusal> {
-        match &self.parts {
-            Some(parts) if C::HAS_PARTS => self.attempt_recv_apart(parts),
-            _ => attempt_recv(&mut self.core(), self.key(), may_rest),
+        match &self.shares {
+            Some(shares) if C::HAS_SHARES => self.attempt_recv_apart(shares),
+            _ => attempt_recv(&mut self.reactor(), self.key(), may_rest),
         }
     }
 
@@ -355,11 +360,11 @@ impl<C: Home> Socket<C> {
     /// # Errors
     /// [`Error::Unsupported`] on other types, [`Error::SubscriptionTooLong`] beyond 64 KiB.
     pub fn subscribe(&self, prefix: impl AsRef<[u8]>) -> Result<(), Error> {
-        self.try_each(|core, key| {
-            core.check()?;
-            let Core { shard, hub, .. } = core;
-            hub.subscribe(shard, key, prefix.as_ref())?;
-            C::settle(core)
+        self.try_each(|reactor, key| {
+            reactor.check()?;
+            let Reactor { shard, hub, .. } = reactor;
+            hub.subscribe(shard, key, Subscription::Subscribe(prefix.as_ref()))?;
+            C::settle(reactor)
         })
     }
 
@@ -368,11 +373,11 @@ impl<C: Home> Socket<C> {
     /// # Errors
     /// [`Error::Unsupported`] on other types.
     pub fn unsubscribe(&self, prefix: impl AsRef<[u8]>) -> Result<(), Error> {
-        self.try_each(|core, key| {
-            core.check()?;
-            let Core { shard, hub, .. } = core;
-            hub.unsubscribe(shard, key, prefix.as_ref())?;
-            C::settle(core)
+        self.try_each(|reactor, key| {
+            reactor.check()?;
+            let Reactor { shard, hub, .. } = reactor;
+            hub.subscribe(shard, key, Subscription::Cancel(prefix.as_ref()))?;
+            C::settle(reactor)
         })
     }
 
@@ -382,9 +387,7 @@ impl<C: Home> Socket<C> {
     /// # Errors
     /// [`Error::TooFew`] when the time is up.
     pub fn wait_for_peers(&self, count: usize, timeout: Option<Duration>) -> Result<(), Error> {
-        self.wait_for_count(count, timeout, |core, key| {
-            Ok(core.hub.sockets[key as usize].ready_peers)
-        })
+        self.wait_for_count(count, timeout, |reactor, key| Ok(reactor.hub.sockets[key].peers.ready))
     }
 
     /// PUB: waits until a message with this topic would reach `count` subscribers: the cure for the
@@ -399,29 +402,29 @@ impl<C: Home> Socket<C> {
         timeout: Option<Duration>,
     ) -> Result<(), Error> {
         let topic = topic.as_ref();
-        self.wait_for_count(count, timeout, |core, key| core.hub.subscribers(key, topic))
+        self.wait_for_count(count, timeout, |reactor, key| reactor.hub.subscribers(key, topic))
     }
 
     fn wait_for_count(
         &self,
         wanted: usize,
         timeout: Option<Duration>,
-        count: impl Fn(&mut Core, u32) -> Result<usize, Error>,
+        count: impl Fn(&mut Reactor, SocketKey) -> Result<usize, Error>,
     ) -> Result<(), Error> {
         let sum = || {
             let mut sum = 0;
-            self.try_each(|core, key| {
-                core.check()?;
-                sum += count(core, key)?;
+            self.try_each(|reactor, key| {
+                reactor.check()?;
+                sum += count(reactor, key)?;
                 Ok(())
             })?;
             Ok::<_, Error>(sum)
         };
-        let reached = self.wait_for(timeout, |core| {
-            let there = match core {
-                Some(core) => {
-                    core.check()?;
-                    count(core, self.key())?
+        let reached = self.wait_for(timeout, |reactor| {
+            let there = match reactor {
+                Some(reactor) => {
+                    reactor.check()?;
+                    count(reactor, self.key())?
                 }
                 None => sum()?,
             };
@@ -437,22 +440,22 @@ impl<C: Home> Socket<C> {
     /// ([`SocketStats::events_lost`]). 0 stops.
     pub fn monitor(&self, capacity: usize) {
         let events = (capacity > 0).then(|| Arc::new(Mutex::new(EventQueue::new(capacity))));
-        self.each(|core, key| core.hub.sockets[key as usize].events.clone_from(&events));
+        self.each(|reactor, key| reactor.hub.sockets[key].events.clone_from(&events));
     }
 
     /// The oldest event not yet taken. Never waits.
     #[must_use]
     pub fn next_event(&self) -> Option<Event> {
-        let events = self.core().hub.sockets[self.key() as usize].events.clone()?;
+        let events = self.reactor().hub.sockets[self.key()].events.clone()?;
         lock(&events).pop()
     }
 
     /// Counters over all connections, ended ones included.
     #[must_use]
     pub fn stats(&self) -> SocketStats {
-        let mut stats = self.core().hub.stats(self.key());
-        for part in &self.parts()[1..] {
-            stats.merge(&self.context.core(&part.place).hub.stats(part.key));
+        let mut stats = self.reactor().hub.stats(self.key());
+        for share in &self.shares()[1..] {
+            stats.merge(&self.context.reactor(&share.place).hub.stats(share.key));
         }
         stats
     }
@@ -461,7 +464,7 @@ impl<C: Home> Socket<C> {
     #[must_use]
     pub fn peers(&self) -> Vec<PeerStats> {
         let mut peers = Vec::new();
-        self.each(|core, key| peers.append(&mut core.hub.peer_stats(key)));
+        self.each(|reactor, key| peers.append(&mut reactor.hub.peer_stats(key)));
         peers
     }
 
@@ -470,19 +473,19 @@ impl<C: Home> Socket<C> {
     #[allow(clippy::must_use_candidate, reason = "often called for its effect alone")]
     pub fn close(mut self) -> CloseReport {
         self.closed = true;
-        self.each(Core::close);
-        let unsent_messages = self.parts().iter().map(|part| self.wait_until_gone(part)).sum();
+        self.each(Reactor::close);
+        let unsent_messages = self.shares().iter().map(|share| self.wait_until_gone(share)).sum();
         CloseReport { unsent_messages }
     }
 
-    /// Waits until a closed part has nothing left; returns how many messages it gave up.
-    fn wait_until_gone(&self, Part { place, key }: &Part<C::Place>) -> u64 {
+    /// Waits until a closed share has nothing left; returns how many messages it gave up.
+    fn wait_until_gone(&self, Share { place, key }: &Share<C::Place>) -> u64 {
         let key = *key;
         let gone =
-            self.context.wait_for(place, key, None, |core| match core.hub.reap_socket(key) {
+            self.context.wait_for(place, key, None, |reactor| match reactor.hub.reap_socket(key) {
                 Some(unsent) => Ok(unsent),
                 // It goes on without us.
-                None if core.is_terminated => Ok(core.hub.unsent(key)),
+                None if reactor.is_terminated => Ok(reactor.hub.unsent(key)),
                 None => Err(Refusal::WouldBlock),
             });
         // Only a refusing kernel ends this early; then nothing can be sent any more anyway.
@@ -491,20 +494,28 @@ impl<C: Home> Socket<C> {
 }
 
 #[inline(always)]
-pub(crate) fn attempt_recv(core: &mut Core, key: u32, waits: bool) -> Result<Message, Refusal> {
-    if !core.is_terminated
-        && let Some(message) = core.hub.take_at_hand(&mut core.shard, key)
+pub(crate) fn attempt_recv(
+    reactor: &mut Reactor,
+    key: SocketKey,
+    waits: bool,
+) -> Result<Message, Refusal> {
+    if !reactor.is_terminated
+        && let Some(message) = reactor.hub.take_at_hand(&mut reactor.shard, key)
     {
         return Ok(message);
     }
-    attempt_recv_otherwise(core, key, waits)
+    attempt_recv_otherwise(reactor, key, waits)
 }
 
 /// There is no message that only has to be taken.
 #[inline(never)]
-fn attempt_recv_otherwise(core: &mut Core, key: u32, waits: bool) -> Result<Message, Refusal> {
-    core.check_refusal()?;
-    let Core { shard, hub, .. } = core;
+fn attempt_recv_otherwise(
+    reactor: &mut Reactor,
+    key: SocketKey,
+    waits: bool,
+) -> Result<Message, Refusal> {
+    reactor.check_refusal()?;
+    let Reactor { shard, hub, .. } = reactor;
     let received = hub.try_recv(shard, key, waits);
     if matches!(received, Err(Refusal::WouldBlock | Refusal::Failed(_))) {
         hub.note_blocked(key);
@@ -518,16 +529,16 @@ impl<C: Home> Drop for Socket<C> {
             return;
         }
         // A handle is never dropped inside a call on its context, so it gets at it.
-        self.each(Core::close);
+        self.each(Reactor::close);
         let _ = self.look();
-        self.each(|core, key| {
-            core.hub.reap_socket(key);
+        self.each(|reactor, key| {
+            reactor.hub.reap_socket(key);
         });
     }
 }
 
 impl<C: Home> fmt::Debug for Socket<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Socket").field("key", &self.part.key).finish_non_exhaustive()
+        f.debug_struct("Socket").field("key", &self.share.key).finish_non_exhaustive()
     }
 }

@@ -13,12 +13,17 @@ use zring_engine::{
 
 use crate::{
     config::Config,
-    core::{Attempt, Core, deadline_ns, duration_ns},
+    deadline::{deadline_ns, duration_ns},
     error::{Error, Refusal},
-    hub::spread::{Membership, Spread},
+    hub::{
+        SocketKey,
+        spread::{Common, Membership},
+    },
     lock::lock,
     options::Options,
-    parts::{Part, Parts},
+    pattern::{self, Spread},
+    reactor::{Attempt, Reactor},
+    shares::{Share, Shares},
     socket::{Home, Socket, sealed},
     socket_type::SocketType,
 };
@@ -65,7 +70,7 @@ pub struct Context {
 }
 
 struct Inner {
-    shards: Vec<Arc<Lead<Core>>>,
+    shards: Vec<Arc<Lead<Reactor>>>,
     runners: Vec<Runner>,
     /// Sockets opened so far.
     opened: Mutex<usize>,
@@ -137,11 +142,12 @@ impl Context {
             *opened += 1;
             (*opened - 1) % self.inner.shards.len()
         };
-        if self.inner.shards.len() == 1 || socket_type == SocketType::Req {
-            let part = self.open(first, socket_type, options)?;
-            return Ok(Socket::new(self.clone(), part.place, part.key));
+        let spread = pattern::facts(socket_type).map_or(Spread::One, |facts| facts.spread);
+        if self.inner.shards.len() == 1 || spread == Spread::One {
+            let share = self.open(first, socket_type, options)?;
+            return Ok(Socket::new(self.clone(), share.place, share.key));
         }
-        self.open_parts(first, socket_type, &options)
+        self.open_shares(first, socket_type, spread, &options)
     }
 
     /// A socket whose connections all belong to one shard, counted from 0: for programs that give each of their threads
@@ -159,8 +165,8 @@ impl Context {
         if shard >= self.inner.shards.len() {
             return Err(zring_engine::Error::Config("shard").into());
         }
-        let part = self.open(shard, socket_type, options)?;
-        Ok(Socket::new(self.clone(), part.place, part.key))
+        let share = self.open(shard, socket_type, options)?;
+        Ok(Socket::new(self.clone(), share.place, share.key))
     }
 
     fn open(
@@ -168,41 +174,42 @@ impl Context {
         place: usize,
         socket_type: SocketType,
         options: Options,
-    ) -> Result<Part<usize>, Error> {
-        let mut core = self.inner.shards[place].hold();
-        core.check()?;
-        let key = core.hub.open_socket(socket_type, options)?;
-        Ok(Part { place, key })
+    ) -> Result<Share<usize>, Error> {
+        let mut reactor = self.inner.shards[place].hold();
+        reactor.check()?;
+        let key = reactor.hub.open_socket(socket_type, options)?;
+        Ok(Share { place, key })
     }
 
-    /// A part on each shard, beginning with one of them.
-    fn open_parts(
+    /// A share on each shard, beginning with one of them.
+    fn open_shares(
         &self,
         first: usize,
         socket_type: SocketType,
+        spread: Spread,
         options: &Options,
     ) -> Result<Socket, Error> {
         let count = self.inner.shards.len();
         let mut places = (first..first + count).map(|place| place % count);
-        let mut parts = Vec::with_capacity(count);
+        let mut shares = Vec::with_capacity(count);
         let opened = places.try_for_each(|place| {
-            parts.push(self.open(place, socket_type, options.clone())?);
+            shares.push(self.open(place, socket_type, options.clone())?);
             Ok(())
         });
-        let part_place = |part: &Part<usize>| {
-            let Core { shard, hub, .. } = &mut *self.inner.shards[part.place].hold();
-            hub.part_place(shard, part.key)
+        let share_place = |share: &Share<usize>| {
+            let Reactor { shard, hub, .. } = &mut *self.inner.shards[share.place].hold();
+            hub.share_place(shard, share.key)
         };
-        let spread = Arc::new(Spread::new(parts.iter().map(part_place).collect()));
-        for (number, Part { place, key }) in parts.iter().enumerate() {
-            let member = Membership { spread: spread.clone(), part: number };
+        let common = Arc::new(Common::new(shares.iter().map(share_place).collect()));
+        for (number, Share { place, key }) in shares.iter().enumerate() {
+            let member = Membership { common: common.clone(), share: number };
             self.inner.shards[*place].hold().hub.join(*key, member);
         }
-        if parts.is_empty() {
+        if shares.is_empty() {
             return opened.and(Err(Error::Terminated));
         }
         // Dropped, it closes what was opened.
-        let socket = Socket::in_parts(self.clone(), Parts::new(socket_type, parts, spread));
+        let socket = Socket::in_shares(self.clone(), Shares::new(spread, shares, common));
         opened.map(|()| socket)
     }
 
@@ -210,9 +217,9 @@ impl Context {
     /// `zmq_ctx_shutdown`). Sockets can still be closed, and closed sockets go on sending what they have queued.
     pub fn terminate(&self) {
         for shard in &self.inner.shards {
-            let mut core = shard.hold();
-            core.is_terminated = true;
-            core.hub.touch_all();
+            let mut reactor = shard.hold();
+            reactor.is_terminated = true;
+            reactor.hub.touch_all();
         }
     }
 
@@ -222,7 +229,7 @@ impl Context {
         self.inner.shards.iter().map(|shard| shard.hold().shard.stats()).collect()
     }
 
-    pub(super) fn lead(&self, place: usize) -> &Lead<Core> {
+    pub(super) fn lead(&self, place: usize) -> &Lead<Reactor> {
         &self.inner.shards[place]
     }
 }
@@ -239,11 +246,11 @@ impl Inner {
         let runner = RunnerConfig { name: format!("zring-{number}"), ..config.runner(number) };
         let (shared, idle) = (config.clone(), config.idle());
         let open = move || -> Result<_, Error> {
-            let core = Core::open_shared(shared)?;
-            let (waker, is_mobile) = (core.shard.waker(), core.shard.is_mobile());
-            Ok(Arc::new(Lead::new(core, waker, is_mobile, idle)))
+            let reactor = Reactor::open_shared(shared)?;
+            let (waker, is_mobile) = (reactor.shard.waker(), reactor.shard.is_mobile());
+            Ok(Arc::new(Lead::new(reactor, waker, is_mobile, idle)))
         };
-        let on_failure = |lead: &Lead<Core>, error| {
+        let on_failure = |lead: &Lead<Reactor>, error| {
             tracing::error!(%error, "a shard cannot be turned any more");
             lead.hold().hub.touch_all();
         };
@@ -277,22 +284,22 @@ impl Drop for Inner {
 
 impl sealed::Home for Context {
     type Place = usize;
-    type Guard<'a> = Held<'a, Core>;
-    const HAS_PARTS: bool = true;
+    type Guard<'a> = Held<'a, Reactor>;
+    const HAS_SHARES: bool = true;
 
     #[inline]
-    fn core<'a>(&'a self, &place: &'a usize) -> Held<'a, Core> {
+    fn reactor<'a>(&'a self, &place: &'a usize) -> Held<'a, Reactor> {
         self.inner.shards[place].hold()
     }
 
     #[inline]
-    fn settle(_core: &mut Core) -> Result<(), Error> {
+    fn settle(_core: &mut Reactor) -> Result<(), Error> {
         // Letting go of the core does it.
         Ok(())
     }
 
-    fn look(core: &mut Held<'_, Core>) -> Result<(), Error> {
-        Ok(core.look()?)
+    fn look(reactor: &mut Held<'_, Reactor>) -> Result<(), Error> {
+        Ok(reactor.look()?)
     }
 
     fn spin_until_ns(&self, clock: Clock) -> u64 {
@@ -304,16 +311,16 @@ impl sealed::Home for Context {
         }
     }
 
-    fn rest(core: &mut Held<'_, Core>, pauses: u32) {
-        core.rest(pauses);
+    fn rest(reactor: &mut Held<'_, Reactor>, pauses: u32) {
+        reactor.rest(pauses);
     }
 
     fn wait_for<T>(
         &self,
         &place: &usize,
-        socket: u32,
+        socket: SocketKey,
         timeout: Option<Duration>,
-        attempt: impl FnMut(&mut Core) -> Result<T, Refusal>,
+        attempt: impl FnMut(&mut Reactor) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
         let until_ns = deadline_ns(Clock::new(), timeout);
         match self.lead(place).wait(until_ns, &mut Attempt::new(socket, attempt)) {

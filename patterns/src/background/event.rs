@@ -14,7 +14,7 @@ impl Socket {
     /// socket work in every event loop.
     pub fn event_fd(&self) -> Result<OwnedSocket, Error> {
         let mut descriptors = Vec::new();
-        self.each(|core, key| descriptors.push(core.hub.event_fd(key)));
+        self.each(|reactor, key| descriptors.push(reactor.hub.event_fd(key)));
         let mut descriptors = descriptors.into_iter().collect::<Result<Vec<_>, _>>()?;
         match descriptors.pop() {
             Some(only) if descriptors.is_empty() => Ok(only),

@@ -12,19 +12,18 @@ use futures_sink::Sink;
 
 use super::Context;
 use crate::{
-    core::Core,
     error::{Error, Refusal, SendError},
     frame::FrameBuf,
     message::{Message, Sendable},
-    parts::Listing,
-    socket::{Claimant, Received, Socket, attempt_recv, attempt_send},
+    reactor::Reactor,
+    socket::{Claimant, Listing, Received, Socket, attempt_recv, attempt_send},
 };
 
 /// A place in a socket's list of those who wait; leaves it when it is dropped.
 struct Wait<'a> {
     socket: &'a Socket,
     number: Option<u64>,
-    /// Its places, where the socket has several parts.
+    /// Its places, where the socket has several shares.
     listing: Listing,
 }
 
@@ -37,21 +36,21 @@ impl<'a> Wait<'a> {
     fn poll<T>(
         &mut self,
         task: &Task<'_>,
-        mut attempt: impl FnMut(Option<&mut Core>) -> Result<T, Refusal>,
+        mut attempt: impl FnMut(Option<&mut Reactor>) -> Result<T, Refusal>,
     ) -> Poll<Result<T, Refusal>> {
         if self.socket.apart().is_some() {
             return self.poll_apart(task, || attempt(None));
         }
         let key = self.socket.key();
-        let mut core = self.socket.core();
+        let mut reactor = self.socket.reactor();
         if let Some(number) = self.number.take() {
-            core.hub.delist(key, number);
+            reactor.hub.delist(key, number);
         }
         loop {
-            match attempt(Some(&mut core)) {
-                Err(Refusal::WouldBlock) if core.flush() => {}
+            match attempt(Some(&mut reactor)) {
+                Err(Refusal::WouldBlock) if reactor.flush() => {}
                 Err(Refusal::WouldBlock) => {
-                    self.number = Some(core.hub.enlist(key, task.waker().clone()));
+                    self.number = Some(reactor.hub.enlist(key, task.waker().clone()));
                     return Poll::Pending;
                 }
                 done => return Poll::Ready(done),
@@ -67,7 +66,7 @@ impl<'a> Wait<'a> {
         let mut done = attempt();
         if matches!(done, Err(Refusal::WouldBlock)) {
             self.listing.enlist(self.socket, task.waker());
-            // What came before anybody was to be told shows now.
+            // Check again: a message may have arrived before we enlisted.
             done = attempt();
             if matches!(done, Err(Refusal::WouldBlock)) {
                 return Poll::Pending;
@@ -79,8 +78,8 @@ impl<'a> Wait<'a> {
 
     fn poll_recv(&mut self, task: &Task<'_>) -> Poll<Result<Message, Refusal>> {
         let socket = self.socket;
-        self.poll(task, |core| match core {
-            Some(core) => attempt_recv(core, socket.key(), false),
+        self.poll(task, |reactor| match reactor {
+            Some(reactor) => attempt_recv(reactor, socket.key(), false),
             None => socket.attempt_recv(false),
         })
     }
@@ -89,7 +88,7 @@ impl<'a> Wait<'a> {
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
         if let Some(number) = self.number {
-            self.socket.core().hub.delist(self.socket.key(), number);
+            self.socket.reactor().hub.delist(self.socket.key(), number);
         }
         self.listing.delist(self.socket);
     }
@@ -139,7 +138,7 @@ impl Future for RecvIntoFuture<'_> {
         let Self { wait, buffer, progress, claimant } = &mut *self;
         let socket = wait.socket;
         let frames = &mut [FrameBuf::resume(buffer, *progress)];
-        let polled = wait.poll(task, |core| socket.attempt_into(core, frames, claimant));
+        let polled = wait.poll(task, |reactor| socket.attempt_into(reactor, frames, claimant));
         *progress = frames[0].progress();
         let received = ready!(polled);
         let received = match received {
@@ -181,8 +180,8 @@ fn poll_send<P: Sendable>(
     task: &Task<'_>,
 ) -> Poll<Result<(), Refusal>> {
     let socket = wait.socket;
-    wait.poll(task, |core| match core {
-        Some(core) => attempt_send::<Context, P>(core, socket.key(), payload),
+    wait.poll(task, |reactor| match reactor {
+        Some(reactor) => attempt_send::<Context, P>(reactor, socket.key(), payload),
         None => socket.attempt_send(payload),
     })
 }

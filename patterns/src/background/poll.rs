@@ -9,11 +9,12 @@ use zring_engine::{
 };
 
 use crate::{
-    core::{Core, deadline_ns},
+    deadline::deadline_ns,
     error::Error,
-    inline::{POLLIN, POLLOUT},
-    parts::Listing,
-    socket::Socket,
+    hub::SocketKey,
+    interest::{POLLIN, POLLOUT},
+    reactor::Reactor,
+    socket::{Listing, Socket},
 };
 
 #[derive(Debug)]
@@ -63,9 +64,9 @@ impl<'a> PollItem<'a> {
         }
     }
 
-    fn check(&mut self, core: &mut Core, key: u32) -> Result<(), Error> {
-        core.check()?;
-        self.ready = core.readiness(key, self.events);
+    fn check(&mut self, reactor: &mut Reactor, key: SocketKey) -> Result<(), Error> {
+        reactor.check()?;
+        self.ready = reactor.readiness(key, self.events);
         Ok(())
     }
 }
@@ -123,33 +124,33 @@ struct Group<'a, 'b> {
     numbers: Vec<u64>,
 }
 
-impl Waiter<Core> for Group<'_, '_> {
+impl Waiter<Reactor> for Group<'_, '_> {
     type Output = Result<usize, Error>;
 
-    fn attempt(&mut self, core: &mut Core) -> Option<Self::Output> {
+    fn attempt(&mut self, reactor: &mut Reactor) -> Option<Self::Output> {
         loop {
             for item in &mut *self.items {
                 let key = item.socket().expect("only sockets are grouped").key();
-                if let Err(error) = item.check(core, key) {
+                if let Err(error) = item.check(reactor, key) {
                     return Some(Err(error));
                 }
             }
             let ready = count_ready(self.items);
-            if ready > 0 || !core.flush() {
+            if ready > 0 || !reactor.flush() {
                 return (ready > 0).then_some(Ok(ready));
             }
         }
     }
 
-    fn enlist(&mut self, core: &mut Core, waker: &Waker) {
+    fn enlist(&mut self, reactor: &mut Reactor, waker: &Waker) {
         let keys = self.items.iter().filter_map(|item| item.socket().map(Socket::key));
-        self.numbers.extend(keys.map(|key| core.hub.enlist(key, waker.clone())));
+        self.numbers.extend(keys.map(|key| reactor.hub.enlist(key, waker.clone())));
     }
 
-    fn delist(&mut self, core: &mut Core) {
+    fn delist(&mut self, reactor: &mut Reactor) {
         let keys = self.items.iter().filter_map(|item| item.socket().map(Socket::key));
         for (key, number) in keys.zip(self.numbers.drain(..)) {
-            core.hub.delist(key, number);
+            reactor.hub.delist(key, number);
         }
     }
 }
@@ -215,7 +216,7 @@ fn look(
             let mut listing = Listing::default();
             listing.enlist(socket, waker);
             enlisted.push((at, listing));
-            // What came before anybody was to be told shows now.
+            // Check again: a message may have arrived before we enlisted.
             item.ready = socket.readiness(item.events)?;
         }
     }

@@ -7,19 +7,15 @@ use zring_engine::{
     sim::{Turned, World, register},
 };
 
-use crate::{
-    config::Config,
-    core::{Core, duration_ns},
-    error::Error,
-};
+use crate::{config::Config, deadline::duration_ns, error::Error, reactor::Reactor};
 
 /// Opens a shard that the world turns. Whether callers may lead, as on readiness, or only the turner does, as on
 /// io_uring, is the seed's choice.
-pub(super) fn open(config: &Config, world: &World) -> Result<Arc<Lead<Core>>, Error> {
-    let mut core = Core::open_shared(config.clone())?;
-    core.hub.seed(world.below(u64::MAX));
-    let waker = core.shard.waker();
-    let lead = Arc::new(Lead::new(core, waker, world.below(2) == 0, config.idle()));
+pub(super) fn open(config: &Config, world: &World) -> Result<Arc<Lead<Reactor>>, Error> {
+    let mut reactor = Reactor::open_shared(config.clone())?;
+    reactor.hub.seed(world.below(u64::MAX));
+    let waker = reactor.shard.waker();
+    let lead = Arc::new(Lead::new(reactor, waker, world.below(2) == 0, config.idle()));
     let turned = Arc::downgrade(&lead);
     let mut parking = None;
     register(Box::new(move || {
@@ -34,7 +30,7 @@ pub(super) fn open(config: &Config, world: &World) -> Result<Arc<Lead<Core>>, Er
 }
 
 /// Lets the world go on until closed sockets have sent what they had, or the time is up.
-pub(super) fn drain(leads: &[Arc<Lead<Core>>], time: Duration, world: &World) {
+pub(super) fn drain(leads: &[Arc<Lead<Reactor>>], time: Duration, world: &World) {
     let is_done = || leads.iter().all(|lead| lead.hold().is_reaped());
     world.run_until_within(Some(duration_ns(time)), is_done);
     for lead in leads {

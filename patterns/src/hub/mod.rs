@@ -1,28 +1,16 @@
 //! The shard's handler: it owns each connection's wire state and the far end of its pipe, and joins
 //! `wire`, `route` and the engine, none of which knows the others.
 
-mod arm;
-pub(crate) mod claim;
-mod ending;
-mod flush;
-#[cfg(test)]
-mod forward;
-mod heartbeat;
+mod connections;
+pub(crate) mod flush;
 pub(crate) mod inbound;
-mod inproc;
-mod into;
-mod lag;
-mod lane;
-mod lifecycle;
-pub(crate) mod outbox;
+mod keys;
 pub(crate) mod peer;
-mod pieces;
-pub(crate) mod pipe;
-mod receive;
+mod pipes;
+pub(crate) mod receive;
 mod send;
 pub(crate) mod socket;
 pub(crate) mod spread;
-pub(crate) mod stream;
 mod subscribe;
 mod waiting;
 
@@ -34,7 +22,6 @@ use std::{
     sync::Arc,
 };
 
-use slab::Slab;
 use zring_engine::{
     Chunk, ConnId, Direct, Gather, Handler, ListenerId, ReceiveEnd, ResolveError, Shard, TimerId,
     copies::{Site, note},
@@ -42,22 +29,20 @@ use zring_engine::{
 };
 
 use self::{
-    arm::Arm,
-    flush::Burst,
-    inbound::Inbound,
-    inproc::{Mail, Offer},
-    lane::Lane,
+    flush::{Burst, lane::Lane},
+    inbound::{Inbound, arm::Arm},
+    keys::{ConnectorKey, ListenerKey, PeerKey, Table},
     peer::{Peer, Phase},
-    pipe::Resting,
+    pipes::{Mail, Offer},
     receive::Delivery,
-    socket::SocketCore,
+    socket::SocketState,
     waiting::Waiting,
 };
-pub(crate) use self::{receive::SUBSCRIPTION_BYTES_MAX, send::load_topic};
+pub(crate) use self::{keys::SocketKey, send::load_topic};
 use crate::{
     endpoint::ConnectTarget,
     error::Error,
-    inproc::{Bound, Inproc},
+    inproc::{Bound, Inproc, link::Resting},
     monitor::{DisconnectReason, EventKind, HandshakeFault, IoFault, PeerStats, SocketStats},
     options::Options,
     reconnect::Backoff,
@@ -72,15 +57,25 @@ const ACCEPT_PAUSE_NS: u64 = 100_000_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Owner {
     Nobody,
-    Peer(u32),
-    Connector(u32),
+    Peer(PeerKey),
+    Connector(ConnectorKey),
+    Listener(ListenerKey),
 }
 
 #[derive(Debug)]
 struct Listener {
     kind: ListenerKind,
-    socket: u32,
+    socket: SocketKey,
     endpoint: Arc<str>,
+}
+
+impl Listener {
+    fn stream_id(&self) -> Option<ListenerId> {
+        match self.kind {
+            ListenerKind::Stream { id, .. } => Some(id),
+            ListenerKind::Inproc { .. } => None,
+        }
+    }
 }
 
 enum ListenerKind {
@@ -97,16 +92,18 @@ impl fmt::Debug for ListenerKind {
     }
 }
 
-/// Where an outgoing endpoint stands.
+/// Where a connector stands.
 ///
 /// ```text
-/// Waiting ──timer──▶ Resolving ──▶ Connecting ──▶ Up(peer)
-///    ▲                   │             │             │
-///    └───────────────────┴─────────────┴─────────────┘
+/// Idle ──▶ Waiting ──timer──▶ Resolving ──▶ Connecting ──▶ Up(peer)
+///             ▲                   │             │             │
+///             └───────────────────┴─────────────┴─────────────┘
+/// within the process: Idle ──▶ Unbound ──the name is bound──▶ Offered ──▶ Up(peer)
 /// ```
-/// A pipe within the process: `Unbound ──somebody binds──▶ Offered ──▶ Piped(peer)`.
 #[derive(Debug)]
-enum Link {
+enum Stage {
+    /// Between two stages.
+    Idle,
     Waiting(TimerId),
     /// The answer carries this number; an older one is ignored.
     Resolving(u32),
@@ -114,20 +111,19 @@ enum Link {
         conn: ConnId,
         others: Vec<SocketAddr>,
     },
-    Up,
-    /// Nobody is bound to the name; the token is posted when somebody is.
+    Up(PeerKey),
+    /// Nobody is bound to the name; the token is posted when a socket is.
     Unbound(u64),
     Offered(Box<Offer>),
-    Piped(u32),
 }
 
 #[derive(Debug)]
 struct Connector {
-    socket: u32,
+    socket: SocketKey,
     endpoint: Arc<str>,
     target: ConnectTarget,
     backoff: Backoff,
-    link: Link,
+    stage: Stage,
     /// Asked to go: never connects again.
     stopped: bool,
 }
@@ -136,10 +132,10 @@ struct Connector {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Timer {
     /// Handshake deadline before a peer is ready, heartbeat after.
-    Peer(u32),
-    Reconnect(u32),
-    Linger(u32),
-    Accept(u32),
+    Peer(PeerKey),
+    Reconnect(ConnectorKey),
+    Linger(SocketKey),
+    Accept(ListenerKey),
     /// The end of a burst's next slice, on a shared shard.
     Burst,
 }
@@ -147,10 +143,10 @@ enum Timer {
 impl Timer {
     fn token(self) -> u64 {
         let (kind, key) = match self {
-            Self::Peer(key) => (0, key),
-            Self::Reconnect(key) => (1, key),
-            Self::Linger(key) => (2, key),
-            Self::Accept(key) => (3, key),
+            Self::Peer(PeerKey(key)) => (0, key),
+            Self::Reconnect(ConnectorKey(key)) => (1, key),
+            Self::Linger(SocketKey(key)) => (2, key),
+            Self::Accept(ListenerKey(key)) => (3, key),
             Self::Burst => (4, 0),
         };
         kind << 32 | u64::from(key)
@@ -159,10 +155,10 @@ impl Timer {
     fn from_token(token: u64) -> Self {
         let key = token as u32;
         match token >> 32 {
-            0 => Self::Peer(key),
-            1 => Self::Reconnect(key),
-            2 => Self::Linger(key),
-            3 => Self::Accept(key),
+            0 => Self::Peer(PeerKey(key)),
+            1 => Self::Reconnect(ConnectorKey(key)),
+            2 => Self::Linger(SocketKey(key)),
+            3 => Self::Accept(ListenerKey(key)),
             _ => Self::Burst,
         }
     }
@@ -171,14 +167,14 @@ impl Timer {
 /// See the module. Keys are slab keys; a timer or an owner entry goes before its key is used again.
 #[derive(Debug)]
 pub(crate) struct Hub {
-    pub(crate) sockets: Slab<SocketCore>,
-    peers: Slab<Peer>,
-    listeners: Slab<Listener>,
-    connectors: Slab<Connector>,
+    pub(crate) sockets: Table<SocketKey, SocketState>,
+    peers: Table<PeerKey, Peer>,
+    listeners: Table<ListenerKey, Listener>,
+    connectors: Table<ConnectorKey, Connector>,
     /// By index of the connection.
     owners: Vec<Owner>,
     /// Peers with queued bytes, while a batch scope is open.
-    dirty: Vec<u32>,
+    dirty: Vec<PeerKey>,
     batches: u32,
     /// A send is in flight and more is queued: the next turn may find it completed.
     pub(crate) wants_turn: bool,
@@ -187,7 +183,9 @@ pub(crate) struct Hub {
     resolve_number: u32,
     random: u64,
     /// Subscribers of the message being published.
-    matched: Vec<u32>,
+    matched: Vec<PipeId>,
+    /// Peers that got messages which had waited.
+    touched: Vec<PeerKey>,
     /// How sends of several threads are gathered; `None` on a shard of one thread, where scopes do that.
     burst: Option<Burst>,
     /// Who waits, over all sockets.
@@ -195,9 +193,9 @@ pub(crate) struct Hub {
     inproc: Inproc,
     mail: Option<Mail>,
     /// Peers whose pipe has ended, to be seen to in the next turn.
-    ended: Vec<u32>,
+    ended: Vec<PeerKey>,
     /// Peers whose bell was rung and not answered.
-    unanswered: Vec<u32>,
+    unanswered: Vec<PeerKey>,
     /// Tells claims apart.
     claims: u64,
     /// How often something was taken out of pipes.
@@ -205,11 +203,11 @@ pub(crate) struct Hub {
     /// Tells tokens apart.
     serial: u32,
     /// How many pipes there were.
-    pipes: u64,
+    links: u64,
     /// Memory of their outgoing queues that is not in use.
     resting: Resting,
     /// There are pipes, or there may be at any time.
-    expects_pipes: bool,
+    expects_links: bool,
     lane: Lane,
 }
 
@@ -223,14 +221,14 @@ impl Hub {
             refills: 0,
             unanswered: Vec::new(),
             serial: 0,
-            pipes: 0,
+            links: 0,
             resting: Resting::new(),
-            expects_pipes: false,
+            expects_links: false,
             lane: Lane::CLOSED,
-            sockets: Slab::new(),
-            peers: Slab::new(),
-            listeners: Slab::new(),
-            connectors: Slab::new(),
+            sockets: Table::new(),
+            peers: Table::new(),
+            listeners: Table::new(),
+            connectors: Table::new(),
             owners: Vec::new(),
             dirty: Vec::new(),
             batches: 0,
@@ -239,34 +237,36 @@ impl Hub {
             resolve_number: 0,
             random: RandomState::new().hash_one(()) | 1,
             matched: Vec::new(),
+            touched: Vec::new(),
             burst: None,
             waiting: Waiting::default(),
         }
     }
 
     fn owner(&self, conn: ConnId) -> Owner {
-        self.owners.get(conn.index()).copied().unwrap_or(Owner::Nobody)
+        self.owner_at(conn.index())
     }
 
     fn set_owner(&mut self, conn: ConnId, owner: Owner) {
-        if self.owners.len() <= conn.index() {
-            self.owners.resize(conn.index() + 1, Owner::Nobody);
-        }
-        self.owners[conn.index()] = owner;
+        self.set_owner_at(conn.index(), owner);
     }
 
-    fn peer_of(&self, conn: ConnId) -> Option<u32> {
+    fn owner_at(&self, index: usize) -> Owner {
+        self.owners.get(index).copied().unwrap_or(Owner::Nobody)
+    }
+
+    fn set_owner_at(&mut self, index: usize, owner: Owner) {
+        if self.owners.len() <= index {
+            self.owners.resize(index + 1, Owner::Nobody);
+        }
+        self.owners[index] = owner;
+    }
+
+    fn peer_of(&self, conn: ConnId) -> Option<PeerKey> {
         match self.owner(conn) {
-            Owner::Peer(key) if self.peers[key as usize].conn == Some(conn) => Some(key),
+            Owner::Peer(key) if self.peers[key].conn == Some(conn) => Some(key),
             _ => None,
         }
-    }
-
-    fn listener_of(&self, id: ListenerId) -> Option<u32> {
-        let is_it =
-            |kind: &ListenerKind| matches!(kind, ListenerKind::Stream { id: it, .. } if *it == id);
-        let found = self.listeners.iter().find(|(_, listener)| is_it(&listener.kind));
-        found.map(|(key, _)| key as u32)
     }
 
     /// Sets what spreads reconnects, so that a run can be repeated.
@@ -284,15 +284,15 @@ impl Hub {
     }
 
     /// Takes up receiving in the way that suits what is under way, or leaves it while too much waits.
-    fn arm(&mut self, shard: &mut Shard, key: u32) {
-        let peer = &mut self.peers[key as usize];
+    fn arm(&mut self, shard: &mut Shard, key: PeerKey) {
+        let peer = &mut self.peers[key];
         let is_open = matches!(peer.phase, Phase::Handshaking(_) | Phase::Ready);
         let Some(conn) = peer.conn.filter(|&conn| is_open && !shard.is_receiving(conn)) else {
             return;
         };
         let was_stalled = peer.inbound.is_stalled;
-        let core = &mut self.sockets[peer.socket as usize];
-        let arm = peer.inbound.arm(core.holds);
+        let state = &mut self.sockets[peer.socket];
+        let arm = peer.inbound.arm(state.reading.holds);
         if let Arm::Stalled | Arm::Held = arm
             && !was_stalled
         {
@@ -316,14 +316,14 @@ impl Hub {
     }
 
     /// Bytes of a peer whose handshake is not done.
-    fn handle_handshake_chunk(&mut self, shard: &mut Shard, key: u32, chunk: Chunk) {
+    fn handle_handshake_chunk(&mut self, shard: &mut Shard, key: PeerKey, chunk: Chunk) {
         let mut at = 0;
-        while at < chunk.len() && matches!(self.peers[key as usize].phase, Phase::Handshaking(_)) {
+        while at < chunk.len() && matches!(self.peers[key].phase, Phase::Handshaking(_)) {
             // The handshake is at most a few short reads in a connection's life: copying keeps it simple.
             let bytes = shard.pool().bytes(&chunk)[at..].to_vec();
             at += self.handle_handshake(shard, key, &bytes);
         }
-        let peer = &mut self.peers[key as usize];
+        let peer = &mut self.peers[key];
         if at == chunk.len() || !peer.is_ready() {
             shard.release(chunk);
             return;
@@ -331,9 +331,9 @@ impl Hub {
         note(Site::Undecoded, chunk.len() - at);
         let rest = shard.pool().bytes(&chunk)[at..].to_vec();
         shard.release(chunk);
-        let socket = &mut self.sockets[peer.socket as usize];
+        let socket = &mut self.sockets[peer.socket];
         let clock = shard.clock();
-        let (inbound, mut delivery) = peer.receiving(key, socket, &mut shard.arena, clock);
+        let (inbound, mut delivery) = peer.receiving(socket, &mut shard.arena, clock);
         let handled = inbound.handle_bytes(rest, &mut delivery);
         let answered = delivery.answered;
         self.after_decode(shard, key, handled, answered);
@@ -343,16 +343,16 @@ impl Hub {
     fn decode_direct<T>(
         &mut self,
         shard: &mut Shard,
-        key: u32,
+        key: PeerKey,
         decode: impl FnOnce(&mut Inbound, &mut Delivery<'_>) -> (T, Result<(), DisconnectReason>),
     ) -> T {
-        let peer = &mut self.peers[key as usize];
+        let peer = &mut self.peers[key];
         if peer.heartbeats {
             peer.heartbeat.handle_traffic(shard.now_ns());
         }
-        let socket = &mut self.sockets[peer.socket as usize];
+        let socket = &mut self.sockets[peer.socket];
         let clock = shard.clock();
-        let (inbound, mut delivery) = peer.receiving(key, socket, &mut shard.arena, clock);
+        let (inbound, mut delivery) = peer.receiving(socket, &mut shard.arena, clock);
         let (outcome, decoded) = decode(inbound, &mut delivery);
         let answered = delivery.answered;
         self.after_decode(shard, key, decoded, answered);
@@ -361,8 +361,8 @@ impl Hub {
     }
 
     /// Receives in another way from now on: at once, or when the receive under way has ended.
-    fn arm_anew(&mut self, shard: &mut Shard, key: u32) {
-        match self.peers[key as usize].conn.filter(|&conn| shard.is_receiving(conn)) {
+    fn arm_anew(&mut self, shard: &mut Shard, key: PeerKey) {
+        match self.peers[key].conn.filter(|&conn| shard.is_receiving(conn)) {
             Some(conn) => shard.receive_stop(conn),
             None => self.arm(shard, key),
         }
@@ -375,16 +375,16 @@ impl Hub {
     fn after_decode(
         &mut self,
         shard: &mut Shard,
-        key: u32,
+        key: PeerKey,
         decoded: Result<(), DisconnectReason>,
         answered: bool,
     ) {
-        let peer = &mut self.peers[key as usize];
-        let core = &mut self.sockets[peer.socket as usize];
+        let peer = &mut self.peers[key];
+        let state = &mut self.sockets[peer.socket];
         if peer.inbound.has_message() || peer.inbound.has_undecoded() {
-            core.receiving.activate(PipeId(key));
+            state.receiving.activate(peer.slot);
         }
-        self.waiting.touch(core);
+        self.waiting.touch(state);
         if let Err(reason) = decoded {
             peer.inbound.discard_undecoded(shard.memory().0);
             return self.disconnect(shard, key, reason);
@@ -420,9 +420,9 @@ impl Handler for Hub {
         ended: bool,
     ) {
         let Some(key) = self.listener_of(listener) else { return };
-        let Listener { socket, endpoint, .. } = &self.listeners[key as usize];
+        let Listener { socket, endpoint, .. } = &self.listeners[key];
         let kind = EventKind::AcceptFailed { error: IoFault::from(error) };
-        self.sockets[*socket as usize].emit(endpoint, None, kind);
+        self.sockets[*socket].emit(&mut self.waiting, endpoint, kind);
         if ended {
             shard.arm_timer(shard.now_ns() + ACCEPT_PAUSE_NS, Timer::Accept(key).token());
         }
@@ -437,7 +437,7 @@ impl Handler for Hub {
     #[inline]
     fn on_received(&mut self, shard: &mut Shard, conn: ConnId, chunk: Chunk) {
         let Some(key) = self.peer_of(conn) else { return shard.release(chunk) };
-        let peer = &mut self.peers[key as usize];
+        let peer = &mut self.peers[key];
         if peer.heartbeats {
             peer.heartbeat.handle_traffic(shard.now_ns());
         }
@@ -446,10 +446,10 @@ impl Handler for Hub {
             Phase::Handshaking(_) => return self.handle_handshake_chunk(shard, key, chunk),
             Phase::Closing(_) | Phase::Gone => return shard.release(chunk),
         }
-        let socket = &mut self.sockets[peer.socket as usize];
+        let socket = &mut self.sockets[peer.socket];
         let clock = shard.clock();
         let (pool, arena) = shard.memory();
-        let (inbound, mut delivery) = peer.receiving(key, socket, arena, clock);
+        let (inbound, mut delivery) = peer.receiving(socket, arena, clock);
         let handled = inbound.handle_chunk(pool, chunk, &mut delivery);
         let answered = delivery.answered;
         self.after_decode(shard, key, handled, answered);
@@ -464,9 +464,9 @@ impl Handler for Hub {
 
     fn on_readable(&mut self, shard: &mut Shard, conn: ConnId) {
         let Some(key) = self.peer_of(conn) else { return };
-        let peer = &mut self.peers[key as usize];
+        let peer = &mut self.peers[key];
         if peer.inbound.is_claimed() {
-            self.waiting.touch(&mut self.sockets[peer.socket as usize]);
+            self.waiting.touch(&mut self.sockets[peer.socket]);
         } else {
             self.arm(shard, key);
         }
@@ -480,7 +480,7 @@ impl Handler for Hub {
         end: ReceiveEnd,
     ) {
         let Some(key) = self.peer_of(conn) else { return };
-        let peer = &mut self.peers[key as usize];
+        let peer = &mut self.peers[key];
         if let Some(direct) = direct {
             peer.inbound.restore_direct(direct);
         }
@@ -499,7 +499,7 @@ impl Handler for Hub {
     }
 
     fn on_starved(&mut self, shard: &mut Shard) {
-        for (_, peer) in &mut self.peers {
+        for peer in self.peers.values_mut() {
             peer.inbound.release_chunks(shard.memory().0);
         }
     }
@@ -522,7 +522,7 @@ impl Handler for Hub {
         let owner = self.owner(conn);
         self.set_owner(conn, Owner::Nobody);
         match owner {
-            Owner::Peer(key) if self.peers[key as usize].conn == Some(conn) => {
+            Owner::Peer(key) if self.peers[key].conn == Some(conn) => {
                 self.closed(shard, key);
             }
             _ => {}
@@ -536,7 +536,7 @@ impl Handler for Hub {
             Timer::Linger(socket) => self.linger_expired(shard, socket),
             Timer::Burst => self.slice_burst(shard),
             Timer::Accept(key) => {
-                let kind = self.listeners.get(key as usize).map(|listener| &listener.kind);
+                let kind = self.listeners.get(key).map(|listener| &listener.kind);
                 if let Some(ListenerKind::Stream { id, .. }) = kind {
                     shard.accept(*id);
                 }
@@ -560,28 +560,26 @@ impl Hub {
         &mut self,
         socket_type: SocketType,
         options: Options,
-    ) -> Result<u32, Error> {
-        let core = SocketCore::new(socket_type, options)
+    ) -> Result<SocketKey, Error> {
+        let state = SocketState::new(socket_type, options)
             .ok_or(Error::Unsupported { socket_type, operation: "exist here yet" })?;
-        Ok(self.sockets.insert(core) as u32)
+        Ok(self.sockets.insert(state))
     }
 
-    pub(crate) fn stats(&self, socket: u32) -> SocketStats {
-        let core = &self.sockets[socket as usize];
-        let mut stats = core.stats;
-        stats.peers = core.ready_peers as u64;
-        stats.messages_pending = core.pending.reported();
-        stats.events_lost = core.events_lost();
-        for (_, peer) in &self.peers {
-            if peer.socket == socket {
-                stats.add(&peer.snapshot());
-            }
+    pub(crate) fn stats(&self, socket: SocketKey) -> SocketStats {
+        let state = &self.sockets[socket];
+        let mut stats = state.stats;
+        stats.peers = state.peers.ready as u64;
+        stats.messages_pending = state.pending.reported();
+        stats.events_lost = state.events_lost();
+        for key in state.peers.keys() {
+            stats.add(&self.peers[key].snapshot());
         }
         stats
     }
 
-    pub(crate) fn peer_stats(&self, socket: u32) -> Vec<PeerStats> {
-        let up = self.peers.iter().filter(|(_, peer)| peer.socket == socket && peer.is_ready());
-        up.map(|(_, peer)| peer.snapshot()).collect()
+    pub(crate) fn peer_stats(&self, socket: SocketKey) -> Vec<PeerStats> {
+        let peers = self.sockets[socket].peers.keys().map(|key| &self.peers[key]);
+        peers.filter(|peer| peer.is_ready()).map(Peer::snapshot).collect()
     }
 }

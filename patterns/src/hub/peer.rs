@@ -4,14 +4,12 @@ use std::sync::Arc;
 
 use zring_engine::{ArenaPool, ConnId, Gather, Segment, Shard, TimerId};
 
-use super::{
-    inbound::Inbound,
-    outbox::Outbox,
-    pipe::{Freight, Pipe},
-};
+use super::{ConnectorKey, SocketKey, flush::outbox::Outbox, inbound::Inbound};
+use crate::inproc::link::{Freight, Link};
 use crate::{
     monitor::{DisconnectReason, HandshakeFault, PeerStats},
     options::Options,
+    route::PipeId,
     wire::{Handshake, Heartbeat, PeerInfo},
 };
 
@@ -43,14 +41,16 @@ pub(crate) enum Ending {
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    /// Key of the socket it belongs to.
-    pub(crate) socket: u32,
-    /// What it is connected by, unless by a pipe.
+    /// The socket it belongs to.
+    pub(crate) socket: SocketKey,
+    /// Its slot among the peers of that socket.
+    pub(crate) slot: PipeId,
+    /// The connection to it, unless it is within the process.
     pub(crate) conn: Option<ConnId>,
-    /// What it is connected by within the process.
-    pub(crate) pipe: Option<Box<Pipe>>,
-    /// Key of the connector that made it, if this side connected.
-    pub(crate) connector: Option<u32>,
+    /// The link to it, if it is within the process.
+    pub(crate) link: Option<Box<Link>>,
+    /// The connector that made it, if this side connected.
+    pub(crate) connector: Option<ConnectorKey>,
     pub(crate) phase: Phase,
     pub(crate) inbound: Inbound,
     pub(crate) outbox: Outbox,
@@ -70,12 +70,14 @@ pub(crate) struct Peer {
     pub(crate) hello: Vec<u8>,
     /// Messages for it are being dropped because its queue is full.
     pub(crate) is_stalled: bool,
+    /// Room for one more message is reserved: its first frames wait at the socket.
+    pub(crate) is_reserved: bool,
 }
 
 impl Peer {
     pub(crate) fn new(
-        socket: u32,
-        connector: Option<u32>,
+        socket: SocketKey,
+        connector: Option<ConnectorKey>,
         phase: Phase,
         connection: u64,
         endpoint: Arc<str>,
@@ -88,8 +90,9 @@ impl Peer {
         );
         Self {
             socket,
+            slot: PipeId(u32::MAX),
             conn: None,
-            pipe: None,
+            link: None,
             connector,
             phase,
             inbound: Inbound::new(options),
@@ -104,6 +107,7 @@ impl Peer {
             stats: PeerStats { connection, endpoint, ..PeerStats::default() },
             hello: Vec::new(),
             is_stalled: false,
+            is_reserved: false,
         }
     }
 
@@ -125,8 +129,8 @@ impl Peer {
 
     /// Appends an encoded command. Only between messages.
     pub(crate) fn append_command(&mut self, shard: &mut Shard, encoded: &[u8]) {
-        match &mut self.pipe {
-            Some(pipe) => pipe.push(Freight::Command(encoded.into())),
+        match &mut self.link {
+            Some(link) => link.push(Freight::Command(encoded.into())),
             None => self.outbox.append_command(&mut shard.arena, encoded),
         }
     }
@@ -134,16 +138,17 @@ impl Peer {
     /// Whether something arrived that is not decoded yet.
     #[inline]
     pub(crate) fn has_undecoded(&self) -> bool {
-        self.inbound.has_undecoded() || self.pipe.as_ref().is_some_and(|pipe| pipe.has_parcel())
+        self.inbound.has_undecoded() || self.link.as_ref().is_some_and(|link| link.has_parcel())
     }
 
     /// Whether one more message would go beyond what may be queued for the peer.
     #[inline]
     pub(crate) fn is_full(&mut self, options: &Options) -> bool {
-        if let Some(pipe) = &mut self.pipe {
-            return pipe.is_full();
+        let reserved = u32::from(self.is_reserved);
+        if let Some(link) = &mut self.link {
+            return link.is_full(reserved.into());
         }
-        let messages = self.outbox.messages();
+        let messages = self.outbox.messages().saturating_add(reserved);
         (options.sndhwm != 0 && messages >= options.sndhwm)
             || self.outbox.bytes() as u64 >= options.pipe_bytes_max
     }
@@ -185,17 +190,17 @@ impl Peer {
     }
 
     /// Whether a body may go out right away: nothing is in front of it.
-    pub(super) fn may_send_alone(&self) -> bool {
+    pub(crate) fn may_send_unqueued(&self) -> bool {
         self.conn.is_some() && self.may_send_now() && self.outbox.is_idle()
     }
 
     /// Sends a body right from where it lies, with what stands in front of it. Returns how much of both the kernel took.
-    pub(super) fn send_alone(&self, shard: &mut Shard, head: &[u8], body: &[u8]) -> usize {
+    pub(crate) fn send_unqueued(&self, shard: &mut Shard, head: &[u8], body: &[u8]) -> usize {
         self.conn.map_or(0, |conn| shard.try_send_behind(conn, head, body))
     }
 
     /// The one message that is queued was begun: so many bytes of it are sent.
-    pub(super) fn send_rest(&mut self, shard: &mut Shard, sent: usize) {
+    pub(crate) fn send_rest(&mut self, shard: &mut Shard, sent: usize) {
         if let Some(gather) = self.outbox.take_batch(&mut shard.arena) {
             self.start_send(shard, gather, sent);
         }

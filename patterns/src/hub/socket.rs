@@ -1,177 +1,220 @@
-//! A socket's own state: its options, its pattern, its routes and what waits for a peer.
+//! A socket's own state: its options, its room, its peers and what waits for one of them.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex},
     task::Waker,
+    time::SystemTime,
 };
 
+use slab::Slab;
 use zring_engine::{TimerId, sys::eventfd::EventFd};
 
 use super::{
-    lag::Lag,
+    ConnectorKey, ListenerKey, PeerKey,
+    pipes::Lag,
     spread::{Membership, Pending},
+    waiting::Waiting,
 };
 use crate::{
+    error::Error,
     frame::Frame,
     lock::lock,
     message::Message,
-    monitor::{Event, EventKind, EventQueue, SocketStats},
+    monitor::{Event, EventKind, EventQueue, PeerStats, SocketStats},
     options::Options,
-    route::{FairQueue, LoadBalance, LocalSubscriptions, SubscriptionTrie},
+    pattern::{Any, Facts, Misuse, Sends, Takes},
+    route::{FairQueue, LoadBalance, PipeId},
     socket_type::SocketType,
 };
 
-/// Where REQ stands: `Idle ─send▶ Waiting ─reply delivered▶ Replied ─recv▶ Idle`.
-#[derive(Debug, Default)]
-pub(crate) enum Request {
-    #[default]
-    Idle,
-    /// A request is out. `peer` is known once it was given to one.
-    Waiting { peer: Option<u32> },
-    /// The reply is in the peer's inbound queue.
-    Replied,
-}
-
-/// Where REP stands: `Idle ─recv▶ Serving ─send▶ Idle`.
-#[derive(Debug, Default)]
-pub(crate) enum Service {
-    #[default]
-    Idle,
-    /// A request was taken; the reply goes back along the envelope to this connection.
-    Serving { connection: u64, peer: u32, envelope: Vec<Frame> },
-}
-
-/// What only one pattern has.
-#[derive(Debug)]
-pub(crate) enum Pattern {
-    Push,
-    Pull,
-    Pub(SubscriptionTrie),
-    Sub(LocalSubscriptions),
-    Req { request: Request, id: u32 },
-    Rep(Service),
-}
-
-impl Pattern {
-    pub(crate) fn new(socket_type: SocketType) -> Option<Self> {
-        Some(match socket_type {
-            SocketType::Push => Self::Push,
-            SocketType::Pull => Self::Pull,
-            SocketType::Pub => Self::Pub(SubscriptionTrie::new()),
-            SocketType::Sub => Self::Sub(LocalSubscriptions::new()),
-            SocketType::Req => Self::Req { request: Request::Idle, id: 0 },
-            SocketType::Rep => Self::Rep(Service::Idle),
-            _ => return None,
-        })
-    }
-}
-
-/// The events of a socket, of all its parts if it has several.
+/// The events of a socket, of all its shares if it has several.
 pub(crate) type Events = Arc<Mutex<EventQueue>>;
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct SocketCore {
-    pub(crate) socket_type: SocketType,
+pub(crate) struct SocketState {
+    /// A message of one frame goes to the peer whose turn it is, and nothing has to be asked: the type sends by turn,
+    /// and no message in frames has been begun.
+    pub(crate) sends_plainly: bool,
+    /// A message that is there may be taken, and nothing has to be asked: the type takes freely or by topic, no message
+    /// is being read frame by frame, and no body waits for a caller's memory.
+    pub(crate) takes_plainly: bool,
+    pub(crate) takes: Takes,
+    pub(crate) facts: &'static Facts,
+    pub(crate) room: Any,
     pub(crate) options: Options,
-    pub(crate) pattern: Pattern,
-    /// Receiving has no state of its own: whatever is there may be taken (PULL, SUB).
-    pub(crate) takes_freely: bool,
-    /// Ready peers with room.
+    /// Ready peers with room, if the type rotates.
     pub(crate) sending: LoadBalance,
     /// Peers with something to take.
     pub(crate) receiving: FairQueue,
     /// Messages for whichever peer has room first.
     pub(crate) pending: Pending,
-    /// Its place, if it is one part of several.
+    pub(crate) peers: Roster,
+    /// The message that is being sent frame by frame.
+    pub(crate) partial: Partial,
+    pub(crate) reading: Reading,
+    pub(crate) endpoints: Endpoints,
+    /// The socket's place, if it is one share of several.
     pub(crate) member: Option<Membership>,
-    /// Frames of a message that is being sent part by part.
-    pub(crate) partial: Vec<Frame>,
-    /// What was not taken yet of a message that is being received part by part.
-    pub(crate) reading: Option<Message>,
+    pub(crate) events: Option<Events>,
+    /// Counters of ended connections. Those of live ones are added for a snapshot.
+    pub(crate) stats: SocketStats,
+    pub(crate) closing: Closing,
+    /// The socket has, or had, a peer within the process. Such a peer takes messages as they are.
+    pub(crate) has_links: bool,
+    /// How far the socket stays behind such a peer.
+    pub(crate) lag: Lag,
+    pub(crate) watchers: Watchers,
+}
+
+/// The peers of one socket. A slot is used again when its peer was removed.
+#[derive(Debug, Default)]
+pub(crate) struct Roster {
+    slots: Slab<PeerKey>,
+    /// Peers whose handshake is done.
+    pub(crate) ready: usize,
+}
+
+impl Roster {
+    pub(crate) fn add(&mut self, key: PeerKey) -> PipeId {
+        PipeId(self.slots.insert(key) as u32)
+    }
+
+    pub(crate) fn remove(&mut self, slot: PipeId) {
+        self.slots.remove(slot.0 as usize);
+        if self.slots.capacity() > 16.max(4 * self.slots.len()) {
+            self.slots.shrink_to_fit();
+        }
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, slot: PipeId) -> Option<PeerKey> {
+        self.slots.get(slot.0 as usize).copied()
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = PeerKey> {
+        self.slots.iter().map(|(_, &key)| key)
+    }
+
+    pub(crate) fn to_keys(&self) -> Vec<PeerKey> {
+        self.keys().collect()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+}
+
+/// The frames of a message that is being sent frame by frame, and what was reserved for it with the first one.
+#[derive(Debug, Default)]
+pub(crate) struct Partial {
+    pub(crate) frames: Vec<Frame>,
+    pub(crate) reserved: Reserved,
+}
+
+/// Room for one message.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Reserved {
+    #[default]
+    Nothing,
+    /// At this peer, as long as it has this connection.
+    Peer { key: PeerKey, connection: u64 },
+    /// Among the messages that wait for a peer.
+    Pending,
+}
+
+impl Partial {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+}
+
+/// How messages are being received in other ways than whole.
+#[derive(Debug, Default)]
+pub(crate) struct Reading {
+    /// Frames that were not taken yet of a message that is being received frame by frame.
+    pub(crate) rest: VecDeque<Frame>,
     /// Large bodies wait for a caller who says where they are to go.
     pub(crate) holds: bool,
     /// Peers that have such a body, the next to be served in front.
-    pub(crate) held: VecDeque<u32>,
-    /// Keys of listeners and connectors by endpoint, in canonical form.
-    pub(crate) listeners: BTreeMap<Arc<str>, u32>,
-    pub(crate) connectors: Vec<u32>,
-    pub(crate) last_endpoint: Option<Arc<str>>,
-    pub(crate) ready_peers: usize,
-    pub(crate) events: Option<Events>,
-    /// What ended connections did; live ones are added for a snapshot.
-    pub(crate) stats: SocketStats,
-    /// Closed by the user; goes when everything is sent or its time is up.
-    pub(crate) lingering: bool,
-    pub(crate) linger_timer: Option<TimerId>,
-    /// It lingers no more: its connections are being closed.
-    pub(crate) ended: bool,
-    /// Its linger time is up: nothing is requeued any more.
+    pub(crate) held: VecDeque<PeerKey>,
+}
+
+/// Listeners by endpoint in canonical form, and connectors.
+#[derive(Debug, Default)]
+pub(crate) struct Endpoints {
+    pub(crate) listeners: BTreeMap<Arc<str>, ListenerKey>,
+    pub(crate) connectors: Vec<ConnectorKey>,
+    pub(crate) last: Option<Arc<str>>,
+}
+
+/// How far a closed socket has come.
+#[derive(Debug, Default)]
+pub(crate) struct Closing {
+    /// The user has closed the socket. It goes when everything is sent or its time is up.
+    pub(crate) is_lingering: bool,
+    pub(crate) timer: Option<TimerId>,
+    /// The socket lingers no more: its connections are being closed.
+    pub(crate) has_ended: bool,
+    /// The linger time is up: nothing is requeued any more.
     pub(crate) gave_up: bool,
-    /// Messages that were given up when it went.
+    /// Messages that were given up.
     pub(crate) unsent: u64,
-    /// It has had a peer in the same process, who takes messages as they are.
-    pub(crate) has_pipes: bool,
-    /// How far it stays behind such a peer.
-    pub(crate) lag: Lag,
-    /// Those who wait for anything about it to change, with their numbers.
+}
+
+/// Who is told when something about the socket changes.
+#[derive(Debug, Default)]
+pub(crate) struct Watchers {
+    /// Callers and tasks that wait, with their numbers.
     pub(crate) waiters: Vec<(u64, Waker)>,
     /// The descriptor that shows changes to a foreign event loop, and whether it is readable.
     pub(crate) shown: Option<(EventFd, bool)>,
 }
 
-impl SocketCore {
+impl SocketState {
+    /// `None`: sockets of this type cannot be opened.
     pub(crate) fn new(socket_type: SocketType, options: Options) -> Option<Self> {
+        let (room, facts) = Any::new(socket_type)?;
         Some(Self {
-            socket_type,
+            sends_plainly: facts.sends == Sends::ByTurn,
+            takes_plainly: matches!(facts.takes, Takes::Freely | Takes::Matching),
+            takes: facts.takes,
+            facts,
+            room,
             options,
-            pattern: Pattern::new(socket_type)?,
-            takes_freely: matches!(socket_type, SocketType::Pull | SocketType::Sub),
             sending: LoadBalance::new(),
             receiving: FairQueue::new(),
             pending: Pending::new(),
+            peers: Roster::default(),
+            partial: Partial::default(),
+            reading: Reading::default(),
+            endpoints: Endpoints::default(),
             member: None,
-            partial: Vec::new(),
-            reading: None,
-            holds: false,
-            held: VecDeque::new(),
-            listeners: BTreeMap::new(),
-            connectors: Vec::new(),
-            last_endpoint: None,
-            ready_peers: 0,
             events: None,
             stats: SocketStats::default(),
-            lingering: false,
-            linger_timer: None,
-            ended: false,
-            gave_up: false,
-            unsent: 0,
-            has_pipes: false,
+            closing: Closing::default(),
+            has_links: false,
             lag: Lag::default(),
-            waiters: Vec::new(),
-            shown: None,
+            watchers: Watchers::default(),
         })
     }
 
-    /// Whether a peer has room now, and nothing waits for that already.
-    pub(crate) fn has_room(&self) -> bool {
-        self.pending.is_empty() && self.sending.current().is_some()
+    /// The peer whose turn it is to be sent a message. The one question about room: nothing waits for a peer already,
+    /// and this one has room.
+    #[inline(always)]
+    pub(crate) fn turn(&self) -> Option<PeerKey> {
+        if self.pending.is_empty() { self.sending.current_tag().map(PeerKey) } else { None }
     }
 
-    /// Whether messages of a dead connection go to another peer.
-    pub(crate) fn requeues(&self) -> bool {
-        matches!(self.pattern, Pattern::Push | Pattern::Req { .. }) && !self.gave_up
-    }
-
-    /// Whether what its peers send is for the user.
-    pub(crate) fn takes_messages(&self) -> bool {
-        !matches!(self.pattern, Pattern::Push | Pattern::Pub(_))
+    /// Whether one more message may wait for a peer.
+    pub(crate) fn may_wait(&self) -> bool {
+        self.pending.len() < self.pending_max()
     }
 
     /// How many messages may wait without a peer: as many as the pipes of connections that are on
     /// their way would hold. A bound socket without peers has none.
-    pub(crate) fn pending_max(&self) -> usize {
+    fn pending_max(&self) -> usize {
         let connectors = self.all_connectors();
         if self.all_ready_peers() > 0 || connectors == 0 {
             return 0;
@@ -182,19 +225,81 @@ impl SocketCore {
         }
     }
 
-    pub(super) fn events_lost(&self) -> u64 {
+    /// Whether a message could be sent now, as far as the type and its state say; [`Error::WouldBlock`] without room.
+    pub(crate) fn check_send(&self) -> Result<(), Error> {
+        self.room.can_send(&self.options).map_err(|misuse| self.misuse(misuse))?;
+        let has_room = !self.facts.rotates
+            || self.partial.reserved != Reserved::Nothing
+            || self.turn().is_some()
+            || self.may_wait();
+        if has_room { Ok(()) } else { Err(Error::WouldBlock) }
+    }
+
+    pub(crate) fn misuse(&self, misuse: Misuse) -> Error {
+        misuse.of(self.facts.socket_type)
+    }
+
+    /// Whether messages from peers are for the user.
+    pub(crate) fn takes_messages(&self) -> bool {
+        self.takes != Takes::Never
+    }
+
+    /// The part of reading that decides which way is taken has changed.
+    pub(crate) fn note_reading(&mut self) {
+        let is_free = matches!(self.takes, Takes::Freely | Takes::Matching);
+        self.takes_plainly = is_free && !self.reading.holds && self.reading.rest.is_empty();
+    }
+
+    /// Whether large bodies are to wait for a caller who says where they go.
+    pub(crate) fn set_holds(&mut self, holds: bool) {
+        self.reading.holds = holds;
+        self.note_reading();
+    }
+
+    /// A message that waited cannot be read from its file, and is lost.
+    pub(crate) fn drop_unreadable(&mut self) {
+        self.stats.messages_dropped += 1;
+        self.stats.file_faults += 1;
+        self.room.spoiled(None);
+    }
+
+    /// Records an event about an endpoint, and wakes who waits for one.
+    pub(crate) fn emit(&mut self, waiting: &mut Waiting, endpoint: &Arc<str>, kind: EventKind) {
+        if let Some(events) = &self.events {
+            let (endpoint, time) = (endpoint.clone(), SystemTime::now());
+            lock(events).push(Event { endpoint, connection: None, peer: None, time, kind });
+            waiting.touch(self);
+        }
+    }
+
+    /// Records an event about a connection, and wakes who waits for one.
+    pub(crate) fn emit_of(&mut self, waiting: &mut Waiting, peer: &PeerStats, kind: EventKind) {
+        if let Some(events) = &self.events {
+            let time = SystemTime::now();
+            let (connection, address) = (Some(peer.connection), Some(peer.address.clone()));
+            let endpoint = peer.endpoint.clone();
+            lock(events).push(Event { endpoint, connection, peer: address, time, kind });
+            waiting.touch(self);
+        }
+    }
+
+    pub(crate) fn events_lost(&self) -> u64 {
         match &self.events {
-            // Of several parts the first does for all.
-            Some(events) if self.member.as_ref().is_none_or(|member| member.part == 0) => {
+            // Of several shares the first reports for all.
+            Some(events) if self.member.as_ref().is_none_or(|member| member.share == 0) => {
                 lock(events).lost()
             }
             _ => 0,
         }
     }
 
-    pub(crate) fn emit(&mut self, endpoint: &Arc<str>, connection: Option<u64>, kind: EventKind) {
-        if let Some(events) = &self.events {
-            lock(events).push(Event { endpoint: endpoint.clone(), connection, kind });
+    /// The rest of a message that is being received frame by frame.
+    pub(crate) fn take_rest(&mut self) -> Option<Message> {
+        let rest = std::mem::take(&mut self.reading.rest);
+        if rest.is_empty() {
+            return None;
         }
+        self.note_reading();
+        Message::from_frames(rest)
     }
 }

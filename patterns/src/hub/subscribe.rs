@@ -1,82 +1,56 @@
-//! SUB's subscriptions, and who has them at PUB.
+//! Subscriptions: a subscriber's calls, and what a publisher knows of its subscribers.
 
 use zring_engine::Shard;
 
-use super::{Hub, SUBSCRIPTION_BYTES_MAX, socket::Pattern};
+use super::{Hub, PeerKey, SocketKey};
 use crate::{
     error::Error,
+    pattern::Subscription,
     wire::{encode_cancel, encode_subscribe},
 };
 
+/// Encodes a subscription command for a peer of this minor version.
+pub(crate) fn encode(out: &mut Vec<u8>, command: Subscription<'_>, minor: u8) {
+    match command {
+        Subscription::Subscribe(prefix) => encode_subscribe(out, prefix, minor),
+        Subscription::Cancel(prefix) => encode_cancel(out, prefix, minor),
+    }
+}
+
 impl Hub {
-    /// SUB: tells every publisher.
+    /// Changes the socket's subscriptions, and tells every publisher if it has to know.
     pub(crate) fn subscribe(
         &mut self,
         shard: &mut Shard,
-        socket: u32,
-        prefix: &[u8],
+        socket: SocketKey,
+        change: Subscription<'_>,
     ) -> Result<(), Error> {
-        if prefix.len() > SUBSCRIPTION_BYTES_MAX {
-            let (bytes, max) = (prefix.len(), SUBSCRIPTION_BYTES_MAX);
-            return Err(Error::SubscriptionTooLong { bytes, max });
-        }
-        let core = &mut self.sockets[socket as usize];
-        let socket_type = core.socket_type;
-        let Pattern::Sub(subscriptions) = &mut core.pattern else {
-            return Err(Error::Unsupported { socket_type, operation: "subscribe" });
-        };
-        if subscriptions.subscribe(prefix) {
-            self.tell_publishers(shard, socket, |out, minor| encode_subscribe(out, prefix, minor));
+        let state = &mut self.sockets[socket];
+        let is_news = state.room.subscribe(change).map_err(|misuse| state.misuse(misuse))?;
+        if is_news {
+            self.tell_peers(shard, socket, change);
         }
         Ok(())
     }
 
-    /// SUB: takes one subscription of this prefix back.
-    pub(crate) fn unsubscribe(
-        &mut self,
-        shard: &mut Shard,
-        socket: u32,
-        prefix: &[u8],
-    ) -> Result<(), Error> {
-        let core = &mut self.sockets[socket as usize];
-        let socket_type = core.socket_type;
-        let Pattern::Sub(subscriptions) = &mut core.pattern else {
-            return Err(Error::Unsupported { socket_type, operation: "unsubscribe" });
-        };
-        if subscriptions.unsubscribe(prefix) == Some(true) {
-            self.tell_publishers(shard, socket, |out, minor| encode_cancel(out, prefix, minor));
-        }
-        Ok(())
-    }
-
-    fn tell_publishers(
-        &mut self,
-        shard: &mut Shard,
-        socket: u32,
-        encode: impl Fn(&mut Vec<u8>, u8),
-    ) {
+    fn tell_peers(&mut self, shard: &mut Shard, socket: SocketKey, command: Subscription<'_>) {
         let mut encoded = Vec::new();
-        let mut told = Vec::new();
-        for (key, peer) in &mut self.peers {
-            if peer.socket == socket && peer.is_ready() {
-                encoded.clear();
-                encode(&mut encoded, peer.minor);
-                peer.append_command(shard, &encoded);
-                peer.flush(shard);
-                told.push(key as u32);
-            }
+        let is_ready = |key: &PeerKey| self.peers[*key].is_ready();
+        let told: Vec<PeerKey> = self.sockets[socket].peers.keys().filter(is_ready).collect();
+        for &key in &told {
+            let peer = &mut self.peers[key];
+            encoded.clear();
+            encode(&mut encoded, command, peer.minor);
+            peer.append_command(shard, &encoded);
+            peer.flush(shard);
         }
         told.into_iter().for_each(|key| self.ring(shard, key));
         self.wants_flush = true;
     }
 
     /// How many subscribers a message with this topic would go to.
-    pub(crate) fn subscribers(&mut self, socket: u32, topic: &[u8]) -> Result<usize, Error> {
-        let core = &mut self.sockets[socket as usize];
-        let socket_type = core.socket_type;
-        match &mut core.pattern {
-            Pattern::Pub(trie) => Ok(trie.count_for(topic)),
-            _ => Err(Error::Unsupported { socket_type, operation: "have subscribers" }),
-        }
+    pub(crate) fn subscribers(&mut self, socket: SocketKey, topic: &[u8]) -> Result<usize, Error> {
+        let state = &mut self.sockets[socket];
+        state.room.subscribers(topic).map_err(|misuse| state.misuse(misuse))
     }
 }

@@ -7,11 +7,11 @@ use zring_engine::{
     sys::{OwnedSocket, borrow, eventfd::EventFd},
 };
 
-use super::{Hub, socket::SocketCore};
+use super::{Hub, SocketKey, socket::SocketState};
 
 /// Who waits, and who has waited long enough.
 #[derive(Debug, Default)]
-pub(super) struct Waiting {
+pub(crate) struct Waiting {
     number: u64,
     count: usize,
     woken: Woken,
@@ -20,19 +20,19 @@ pub(super) struct Waiting {
 impl Waiting {
     /// Something about a socket has changed: whoever waits for it looks again.
     #[inline]
-    pub(super) fn touch(&mut self, core: &mut SocketCore) {
-        if !core.waiters.is_empty() || core.shown.is_some() {
-            self.wake(core);
+    pub(crate) fn touch(&mut self, state: &mut SocketState) {
+        if !state.watchers.waiters.is_empty() || state.watchers.shown.is_some() {
+            self.wake(state);
         }
     }
 
     #[cold]
-    fn wake(&mut self, core: &mut SocketCore) {
-        self.count -= core.waiters.len();
-        for (_, waker) in core.waiters.drain(..) {
+    fn wake(&mut self, state: &mut SocketState) {
+        self.count -= state.watchers.waiters.len();
+        for (_, waker) in state.watchers.waiters.drain(..) {
             self.woken.push(waker);
         }
-        if let Some((event_fd, is_readable)) = &mut core.shown
+        if let Some((event_fd, is_readable)) = &mut state.watchers.shown
             && !std::mem::replace(is_readable, true)
         {
             // A full counter is readable already.
@@ -44,19 +44,19 @@ impl Waiting {
 impl Hub {
     /// Something about a socket has changed.
     #[inline]
-    pub(super) fn touch(&mut self, socket: u32) {
-        if let Some(core) = self.sockets.get_mut(socket as usize) {
-            self.waiting.touch(core);
+    pub(crate) fn touch(&mut self, socket: SocketKey) {
+        if let Some(state) = self.sockets.get_mut(socket) {
+            self.waiting.touch(state);
         }
     }
 
     /// Has a waker called when the socket changes; the number takes that back. A socket that is gone calls it at
     /// once.
-    pub(crate) fn enlist(&mut self, socket: u32, waker: Waker) -> u64 {
+    pub(crate) fn enlist(&mut self, socket: SocketKey, waker: Waker) -> u64 {
         self.waiting.number += 1;
-        match self.sockets.get_mut(socket as usize) {
-            Some(core) => {
-                core.waiters.push((self.waiting.number, waker));
+        match self.sockets.get_mut(socket) {
+            Some(state) => {
+                state.watchers.waiters.push((self.waiting.number, waker));
                 self.waiting.count += 1;
             }
             None => self.waiting.woken.push(waker),
@@ -65,18 +65,18 @@ impl Hub {
     }
 
     /// Takes back what [`Hub::enlist`] did, if it has not come to it yet.
-    pub(crate) fn delist(&mut self, socket: u32, number: u64) {
-        let Some(core) = self.sockets.get_mut(socket as usize) else { return };
-        if let Some(at) = core.waiters.iter().position(|&(other, _)| other == number) {
-            core.waiters.swap_remove(at);
+    pub(crate) fn delist(&mut self, socket: SocketKey, number: u64) {
+        let Some(state) = self.sockets.get_mut(socket) else { return };
+        if let Some(at) = state.watchers.waiters.iter().position(|&(other, _)| other == number) {
+            state.watchers.waiters.swap_remove(at);
             self.waiting.count -= 1;
         }
     }
 
     /// A descriptor that is readable from now on, until a call would block, and after each change.
-    pub(crate) fn event_fd(&mut self, socket: u32) -> io::Result<OwnedSocket> {
-        let core = &mut self.sockets[socket as usize];
-        let (event_fd, _) = match &mut core.shown {
+    pub(crate) fn event_fd(&mut self, socket: SocketKey) -> io::Result<OwnedSocket> {
+        let state = &mut self.sockets[socket];
+        let (event_fd, _) = match &mut state.watchers.shown {
             Some(shown) => shown,
             shown => {
                 let event_fd = EventFd::new()?;
@@ -89,8 +89,8 @@ impl Hub {
 
     /// A call would have blocked: the descriptor shows the next change.
     #[inline]
-    pub(crate) fn note_blocked(&mut self, socket: u32) {
-        if let Some((event_fd, is_readable @ true)) = &mut self.sockets[socket as usize].shown {
+    pub(crate) fn note_blocked(&mut self, socket: SocketKey) {
+        if let Some((event_fd, is_readable @ true)) = &mut self.sockets[socket].watchers.shown {
             *is_readable = false;
             // It was readable, so there is something to take.
             let _ = event_fd.drain();
@@ -113,8 +113,8 @@ impl Hub {
 
     /// Everybody looks again.
     pub(crate) fn touch_all(&mut self) {
-        for (_, core) in &mut self.sockets {
-            self.waiting.touch(core);
+        for state in self.sockets.values_mut() {
+            self.waiting.touch(state);
         }
     }
 }

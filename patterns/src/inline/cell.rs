@@ -2,30 +2,30 @@
 
 use std::cell::{Ref, RefCell, RefMut};
 
-use crate::core::Core;
+use crate::reactor::Reactor;
 
 /// Whoever gets at the core may change anything, so that closes the lane; sending in it alone does not.
-pub(crate) struct CoreCell(RefCell<Core>);
+pub(crate) struct ReactorCell(RefCell<Reactor>);
 
-impl CoreCell {
-    pub(crate) fn new(core: Core) -> Self {
-        Self(RefCell::new(core))
+impl ReactorCell {
+    pub(crate) fn new(reactor: Reactor) -> Self {
+        Self(RefCell::new(reactor))
     }
 
-    pub(crate) fn borrow(&self) -> Ref<'_, Core> {
+    pub(crate) fn borrow(&self) -> Ref<'_, Reactor> {
         self.0.borrow()
     }
 
     #[inline(always)]
-    pub(crate) fn borrow_mut(&self) -> RefMut<'_, Core> {
-        let mut core = self.0.borrow_mut();
-        core.hub.close_lane();
-        core
+    pub(crate) fn borrow_mut(&self) -> RefMut<'_, Reactor> {
+        let mut reactor = self.0.borrow_mut();
+        reactor.hub.close_lane();
+        reactor
     }
 
     /// Only to send in the lane, or to close it.
     #[inline(always)]
-    pub(crate) fn borrow_for_lane(&self) -> RefMut<'_, Core> {
+    pub(crate) fn borrow_for_lane(&self) -> RefMut<'_, Reactor> {
         self.0.borrow_mut()
     }
 }

@@ -4,12 +4,13 @@ use std::{cell::RefMut, fmt, rc::Rc, time::Duration};
 
 use zring_engine::{Clock, Kind as DriverKind, Shard, ShardStats, TurnWait, sys::OwnedSocket};
 
-use super::{Socket, cell::CoreCell};
+use super::{Socket, cell::ReactorCell};
 use crate::{
     config::Config,
-    core::Core,
     error::{Error, Refusal},
+    hub::SocketKey,
     options::Options,
+    reactor::Reactor,
     socket::{Home, sealed},
     socket_type::SocketType,
 };
@@ -34,7 +35,7 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct Context {
-    pub(super) core: Rc<CoreCell>,
+    pub(super) reactor: Rc<ReactorCell>,
 }
 
 impl Context {
@@ -53,13 +54,13 @@ impl Context {
     pub fn with_config(config: Config) -> Result<Self, Error> {
         let drain_on_drop = config.drain_on_drop;
         let (idle, inproc) = (config.idle(), config.inproc.clone());
-        let mut core = Core::new(Shard::open(config.into_engine())?, inproc, drain_on_drop);
+        let mut reactor = Reactor::new(Shard::open(config.into_engine())?, inproc, drain_on_drop);
         #[cfg(feature = "sim")]
         if let Some(world) = zring_engine::sim::current() {
-            core.hub.seed(world.below(u64::MAX));
+            reactor.hub.seed(world.below(u64::MAX));
         }
-        core.set_idle(idle);
-        Ok(Self { core: Rc::new(CoreCell::new(core)) })
+        reactor.set_idle(idle);
+        Ok(Self { reactor: Rc::new(ReactorCell::new(reactor)) })
     }
 
     /// A socket with default options.
@@ -76,7 +77,7 @@ impl Context {
     /// As [`Context::socket`], or [`Error::Option`] for a value out of its bounds.
     pub fn socket_with(&self, socket_type: SocketType, options: Options) -> Result<Socket, Error> {
         options.validate()?;
-        let key = self.core.borrow_mut().hub.open_socket(socket_type, options)?;
+        let key = self.reactor.borrow_mut().hub.open_socket(socket_type, options)?;
         Ok(Socket::new(self.clone(), (), key))
     }
 
@@ -86,8 +87,8 @@ impl Context {
     /// # Errors
     /// When the kernel refuses.
     pub fn turn(&self) -> Result<usize, Error> {
-        let mut core = self.core.borrow_mut();
-        core.turn(TurnWait::No)
+        let mut reactor = self.reactor.borrow_mut();
+        reactor.turn(TurnWait::No)
     }
 
     /// A descriptor for other event loops (epoll, poll, an async runtime): readable when
@@ -97,9 +98,9 @@ impl Context {
     /// # Errors
     /// [`Error::Io`]: the kernel refuses an eventfd, or is not Linux's (`Unsupported`).
     pub fn event_fd(&self) -> Result<OwnedSocket, Error> {
-        let mut core = self.core.borrow_mut();
-        let fd = core.shard.event_fd()?.try_clone_to_owned()?;
-        core.turn(TurnWait::No)?;
+        let mut reactor = self.reactor.borrow_mut();
+        let fd = reactor.shard.event_fd()?.try_clone_to_owned()?;
+        reactor.turn(TurnWait::No)?;
         Ok(fd)
     }
 
@@ -108,45 +109,45 @@ impl Context {
     /// itself, so nothing is ever left behind. Scopes nest.
     #[must_use = "the scope ends when the guard is dropped"]
     pub fn batch(&self) -> Batch {
-        self.core.borrow_mut().hub.open_batch();
+        self.reactor.borrow_mut().hub.open_batch();
         Batch { context: self.clone() }
     }
 
     /// Which driver it runs on.
     #[must_use]
     pub fn driver(&self) -> DriverKind {
-        self.core.borrow().shard.driver()
+        self.reactor.borrow().shard.driver()
     }
 
     /// What the engine did so far.
     #[must_use]
     pub fn engine_stats(&self) -> ShardStats {
-        self.core.borrow().shard.stats()
+        self.reactor.borrow().shard.stats()
     }
 }
 
 impl sealed::Home for Context {
     type Place = ();
-    type Guard<'a> = RefMut<'a, Core>;
-    const HAS_PARTS: bool = false;
+    type Guard<'a> = RefMut<'a, Reactor>;
+    const HAS_SHARES: bool = false;
 
     #[inline]
-    fn core<'a>(&'a self, (): &'a ()) -> RefMut<'a, Core> {
-        self.core.borrow_mut()
+    fn reactor<'a>(&'a self, (): &'a ()) -> RefMut<'a, Reactor> {
+        self.reactor.borrow_mut()
     }
 
     #[inline]
-    fn core_for_lane<'a>(&'a self, (): &'a ()) -> Option<RefMut<'a, Core>> {
-        Some(self.core.borrow_for_lane())
+    fn reactor_for_lane<'a>(&'a self, (): &'a ()) -> Option<RefMut<'a, Reactor>> {
+        Some(self.reactor.borrow_for_lane())
     }
 
     #[inline]
-    fn settle(core: &mut Core) -> Result<(), Error> {
-        core.settle()
+    fn settle(reactor: &mut Reactor) -> Result<(), Error> {
+        reactor.settle()
     }
 
-    fn look(core: &mut Self::Guard<'_>) -> Result<(), Error> {
-        core.look()
+    fn look(reactor: &mut Self::Guard<'_>) -> Result<(), Error> {
+        reactor.look()
     }
 
     fn spin_until_ns(&self, _clock: Clock) -> u64 {
@@ -161,14 +162,14 @@ impl sealed::Home for Context {
     fn wait_for<T>(
         &self,
         (): &(),
-        _socket: u32,
+        _socket: SocketKey,
         timeout: Option<Duration>,
-        attempt: impl FnMut(&mut Core) -> Result<T, Refusal>,
+        attempt: impl FnMut(&mut Reactor) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        let mut core = self.core.borrow_mut();
-        let done = core.wait_for(timeout, attempt);
+        let mut reactor = self.reactor.borrow_mut();
+        let done = reactor.wait_for(timeout, attempt);
         // Not everything that follows an attempt is the attempt's.
-        core.hub.close_lane();
+        reactor.hub.close_lane();
         done
     }
 }
@@ -183,7 +184,7 @@ impl fmt::Debug for Context {
 
 impl Socket {
     pub(super) fn belongs_to(&self, context: &Context) -> bool {
-        Rc::ptr_eq(&self.context().core, &context.core)
+        Rc::ptr_eq(&self.context().reactor, &context.reactor)
     }
 
     /// Opens a batch scope; see [`Context::batch`].
@@ -202,10 +203,10 @@ pub struct Batch {
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        let mut core = self.context.core.borrow_mut();
-        let Core { shard, hub, .. } = &mut *core;
+        let mut reactor = self.context.reactor.borrow_mut();
+        let Reactor { shard, hub, .. } = &mut *reactor;
         hub.close_batch(shard);
         // A refusal by the kernel shows in the next call, which returns it.
-        let _ = core.settle();
+        let _ = reactor.settle();
     }
 }

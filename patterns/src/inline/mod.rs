@@ -10,8 +10,9 @@ mod context;
 mod poll;
 mod registered;
 
+pub use crate::interest::{POLLIN, POLLOUT};
 pub use context::{Batch, Context};
-pub use poll::{POLLIN, POLLOUT, PollItem, poll};
+pub use poll::{PollItem, poll};
 pub use registered::RegisteredBuffer;
 
 /// A socket for the thread that made it; see [`Socket`](crate::Socket) for what it does.

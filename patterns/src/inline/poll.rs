@@ -4,14 +4,10 @@ use std::time::Duration;
 
 use super::{Context, Socket};
 use crate::{
-    core::Core,
     error::{Error, Refusal},
+    interest::{POLLIN, POLLOUT},
+    reactor::Reactor,
 };
-
-/// Interest in, or readiness for, receiving.
-pub const POLLIN: u8 = 1;
-/// Interest in, or readiness for, sending.
-pub const POLLOUT: u8 = 2;
 
 /// A socket to wait on, what for, and what came of it.
 #[derive(Debug)]
@@ -40,8 +36,8 @@ impl<'a> PollItem<'a> {
         self.ready & POLLOUT != 0
     }
 
-    fn check(&mut self, core: &mut Core) -> bool {
-        self.ready = core.readiness(self.socket.key(), self.events);
+    fn check(&mut self, reactor: &mut Reactor) -> bool {
+        self.ready = reactor.readiness(self.socket.key(), self.events);
         self.ready != 0
     }
 }
@@ -71,9 +67,9 @@ pub fn poll(items: &mut [PollItem<'_>], timeout: Option<Duration>) -> Result<usi
     if !items.iter().all(|item| item.socket.belongs_to(&context)) {
         return Err(Error::ForeignSocket);
     }
-    let mut core = context.core.borrow_mut();
-    let ready = core.wait_for(timeout, |core| {
-        match items.iter_mut().filter_map(|item| item.check(core).then_some(())).count() {
+    let mut reactor = context.reactor.borrow_mut();
+    let ready = reactor.wait_for(timeout, |reactor| {
+        match items.iter_mut().filter_map(|item| item.check(reactor).then_some(())).count() {
             0 => Err(Refusal::WouldBlock),
             ready => Ok(ready),
         }

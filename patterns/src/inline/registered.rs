@@ -53,7 +53,7 @@ impl Context {
     /// or [`EngineError::Register`](crate::EngineError::Register) where the kernel refuses: registered memory counts
     /// towards `RLIMIT_MEMLOCK` of a user without privileges.
     pub fn register(&self, len: usize) -> Result<RegisteredBuffer, Error> {
-        let memory = self.core.borrow_mut().shard.register(len)?;
+        let memory = self.reactor.borrow_mut().shard.register(len)?;
         Ok(RegisteredBuffer { memory, context: self.clone() })
     }
 }
@@ -88,7 +88,7 @@ impl DerefMut for RegisteredBuffer {
 
 impl Drop for RegisteredBuffer {
     fn drop(&mut self) {
-        self.context.core.borrow_mut().shard.unregister(&self.memory);
+        self.context.reactor.borrow_mut().shard.unregister(&self.memory);
     }
 }
 

@@ -13,12 +13,15 @@ const NONE: u32 = u32::MAX;
 ///         current ──► next ──► … ──► last ──┘        inactive pipes are attached but not linked
 /// ```
 ///
-/// A pipe that becomes active joins behind all others, so each of `n` active pipes is current once in `n` calls of
+/// Each pipe has a tag, a number of the owner's choice: [`current_tag`](Self::current_tag) is there without a look at
+/// any table. A pipe that becomes active joins behind all others, so each of `n` active pipes is current once in `n` calls of
 /// [`advance`](Self::advance), whatever the others do meanwhile. Every operation takes constant time; only attaching
-/// may allocate.
+/// may allocate. The memory follows the largest attached pipe, down as well as up.
 #[derive(Clone, Debug)]
 pub struct ActiveRing {
     current: u32,
+    /// Of the current pipe; `NONE` without one.
+    current_tag: u32,
     active_pipes: usize,
     attached_pipes: usize,
     links: Vec<Link>,
@@ -28,17 +31,27 @@ pub struct ActiveRing {
 #[derive(Clone, Copy, Debug)]
 struct Link {
     attached: bool,
+    tag: u32,
     previous: u32,
     next: u32,
 }
 
-const DETACHED: Link = Link { attached: false, previous: NONE, next: NONE };
+const DETACHED: Link = Link { attached: false, tag: NONE, previous: NONE, next: NONE };
+
+/// Room for so many pipes is never given back.
+const ROOM_MIN: usize = 8;
 
 impl ActiveRing {
     /// A ring without pipes.
     #[must_use]
     pub const fn new() -> Self {
-        Self { current: NONE, active_pipes: 0, attached_pipes: 0, links: Vec::new() }
+        Self {
+            current: NONE,
+            current_tag: NONE,
+            active_pipes: 0,
+            attached_pipes: 0,
+            links: Vec::new(),
+        }
     }
 
     /// The pipe whose turn it is, or `None` when no pipe is active.
@@ -48,6 +61,13 @@ impl ActiveRing {
         (self.current != NONE).then_some(PipeId(self.current))
     }
 
+    /// The tag of the pipe whose turn it is, or `None` when no pipe is active.
+    #[inline(always)]
+    #[must_use]
+    pub fn current_tag(&self) -> Option<u32> {
+        (self.current_tag != NONE).then_some(self.current_tag)
+    }
+
     /// Passes the turn to the next active pipe; with none or one there is nothing to do.
     #[inline]
     pub fn advance(&mut self) {
@@ -55,19 +75,27 @@ impl ActiveRing {
         if self.active_pipes > 1
             && let Some(link) = self.links.get(self.current as usize)
         {
-            self.current = link.next;
+            self.set_current(link.next);
         }
     }
 
-    /// Adds an inactive pipe. Returns `false`, and changes nothing, when it is there already.
-    pub fn attach(&mut self, pipe: PipeId) -> bool {
-        debug_assert_ne!(pipe.0, NONE);
+    #[inline]
+    fn set_current(&mut self, pipe: u32) {
+        self.current = pipe;
+        self.current_tag = self.links.get(pipe as usize).map_or(NONE, |link| link.tag);
+    }
+
+    /// Adds an inactive pipe with a tag. Returns `false`, and changes nothing, when it is there already.
+    pub fn attach(&mut self, pipe: PipeId, tag: u32) -> bool {
+        debug_assert!(pipe.0 != NONE && tag != NONE);
         let index = pipe.0 as usize;
         if index >= self.links.len() {
             self.links.resize(index + 1, DETACHED);
         }
         let attached = !self.links[index].attached;
-        self.links[index].attached = true;
+        if attached {
+            self.links[index] = Link { attached: true, tag, ..DETACHED };
+        }
         self.attached_pipes += usize::from(attached);
         attached
     }
@@ -80,7 +108,18 @@ impl ActiveRing {
         self.deactivate(pipe);
         self.links[pipe.0 as usize] = DETACHED;
         self.attached_pipes -= 1;
+        self.shrink();
         true
+    }
+
+    /// Gives up the room behind the largest attached pipe, if there is much of it.
+    fn shrink(&mut self) {
+        while self.links.last().is_some_and(|link| !link.attached) {
+            self.links.pop();
+        }
+        if self.links.capacity() > ROOM_MIN.max(4 * self.links.len()) {
+            self.links.shrink_to(ROOM_MIN.max(2 * self.links.len()));
+        }
     }
 
     /// Lets an attached pipe take part, last in turn. Returns whether it was inactive.
@@ -92,11 +131,12 @@ impl ActiveRing {
         let (previous, next) = match self.links.get(self.current as usize) {
             Some(current) => (current.previous, self.current),
             None => {
-                self.current = pipe.0;
+                self.set_current(pipe.0);
                 (pipe.0, pipe.0)
             }
         };
-        self.links[pipe.0 as usize] = Link { attached: true, previous, next };
+        let link = &mut self.links[pipe.0 as usize];
+        (link.previous, link.next) = (previous, next);
         self.links[previous as usize].next = pipe.0;
         self.links[next as usize].previous = pipe.0;
         self.active_pipes += 1;
@@ -109,13 +149,13 @@ impl ActiveRing {
         if !self.is_active(pipe) {
             return false;
         }
-        let Link { previous, next, .. } = self.links[pipe.0 as usize];
+        let Link { previous, next, tag, .. } = self.links[pipe.0 as usize];
         self.links[previous as usize].next = next;
         self.links[next as usize].previous = previous;
         if self.current == pipe.0 {
-            self.current = if next == pipe.0 { NONE } else { next };
+            self.set_current(if next == pipe.0 { NONE } else { next });
         }
-        self.links[pipe.0 as usize] = Link { attached: true, ..DETACHED };
+        self.links[pipe.0 as usize] = Link { attached: true, tag, ..DETACHED };
         self.active_pipes -= 1;
         true
     }
@@ -163,7 +203,7 @@ mod tests {
     fn ring(active: impl IntoIterator<Item = u32>) -> ActiveRing {
         let mut ring = ActiveRing::new();
         for pipe in active {
-            assert!(ring.attach(PipeId(pipe)));
+            assert!(ring.attach(PipeId(pipe), 100 + pipe));
             assert!(ring.activate(PipeId(pipe)));
         }
         ring
@@ -183,8 +223,8 @@ mod tests {
         let mut ring = ActiveRing::new();
         assert_eq!(ring.current(), None);
         ring.advance();
-        assert!(ring.attach(PipeId(3)));
-        assert!(!ring.attach(PipeId(3)));
+        assert!(ring.attach(PipeId(3), 100 + 3));
+        assert!(!ring.attach(PipeId(3), 100 + 3));
         assert_eq!(ring.current(), None);
         assert!(!ring.activate(PipeId(2)));
         assert!(!ring.activate(PipeId(9)));
@@ -227,6 +267,18 @@ mod tests {
             ring.activate(pipe);
         }
         assert_eq!(seen, [0, 1, 2, 3, 0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn memory_follows_the_largest_attached_pipe() {
+        let mut ring = ring(0..1000);
+        for pipe in (1..1000).rev() {
+            assert!(ring.detach(PipeId(pipe)));
+        }
+        assert!(ring.links.capacity() <= 2 * ROOM_MIN, "{}", ring.links.capacity());
+        assert_eq!(turns(&mut ring, 2), [0, 0]);
+        assert!(ring.attach(PipeId(999), 5) && ring.activate(PipeId(999)));
+        assert_eq!(turns(&mut ring, 2), [0, 999]);
     }
 
     #[derive(Clone, Copy, Debug)]
@@ -285,7 +337,7 @@ mod tests {
 
     fn apply(ring: &mut ActiveRing, op: Op) -> bool {
         match op {
-            Op::Attach(pipe) => ring.attach(PipeId(pipe)),
+            Op::Attach(pipe) => ring.attach(PipeId(pipe), 100 + pipe),
             Op::Detach(pipe) => ring.detach(PipeId(pipe)),
             Op::Activate(pipe) => ring.activate(PipeId(pipe)),
             Op::Deactivate(pipe) => ring.deactivate(PipeId(pipe)),
@@ -305,6 +357,7 @@ mod tests {
                 prop_assert_eq!(apply(&mut ring, op), model.apply(op), "{:?}", op);
                 let front = model.active.front().copied().map(PipeId);
                 prop_assert_eq!(ring.current(), front);
+                prop_assert_eq!(ring.current_tag(), front.map(|pipe| 100 + pipe.0));
                 prop_assert_eq!(ring.active_len(), model.active.len());
                 prop_assert_eq!(ring.attached_len(), model.attached.len());
                 for pipe in 0..6 {

@@ -18,9 +18,9 @@ pub type FairQueue = ActiveRing;
 /// Chooses the pipe to send to: a pipe is active while it has credit.
 pub type LoadBalance = ActiveRing;
 
-/// One peer of one socket, by the key of its slot in the owner's table.
+/// One peer of one socket, by its slot among the peers of that socket.
 ///
-/// Keys are expected to be small and reused, as those of a slab: [`ActiveRing`] keeps a few bytes for each up to the
+/// Slots are expected to be small and reused, as the keys of a slab: [`ActiveRing`] keeps a few bytes for each up to the
 /// largest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PipeId(pub u32);

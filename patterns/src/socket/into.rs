@@ -2,11 +2,14 @@
 
 use super::{Home, Socket, attempt_recv};
 use crate::{
-    core::Core,
     error::{Error, Refusal},
     frame::{Frame, FrameBuf},
-    hub::claim::{Claim, Places},
-    parts::{Part, Parts},
+    hub::{
+        SocketKey,
+        inbound::claim::{Claim, Places},
+    },
+    reactor::Reactor,
+    shares::{Share, Shares},
 };
 
 /// What [`Socket::recv_into`] received.
@@ -37,11 +40,11 @@ pub struct ReceivedFrames {
     pub more: bool,
 }
 
-/// A caller that may have claimed a message, in which part of the socket.
+/// A caller that may have claimed a message, in which share of the socket.
 #[derive(Debug, Default)]
 pub(crate) struct Claimant {
     pub(crate) claim: Option<Claim>,
-    part: usize,
+    share: usize,
 }
 
 impl<C: Home> Socket<C> {
@@ -129,16 +132,18 @@ impl<C: Home> Socket<C> {
     /// # Errors
     /// As [`Socket::recv`].
     pub fn recv_frame(&self) -> Result<Frame, Error> {
-        Ok(self.wait_for(self.rcvtimeo(), |core| match core {
-            Some(core) => attempt_frame(core, self.key()),
+        Ok(self.wait_for(self.rcvtimeo(), |reactor| match reactor {
+            Some(reactor) => attempt_frame(reactor, self.key()),
             None => self.attempt_frame(),
         })?)
     }
 
     fn attempt_frame(&self) -> Result<Frame, Refusal> {
-        match &self.parts {
-            Some(parts) => self.attempt_take(parts, |core, key, _| attempt_frame(core, key)),
-            None => attempt_frame(&mut self.core(), self.key()),
+        match &self.shares {
+            Some(shares) => {
+                self.attempt_take(shares, |reactor, key, _| attempt_frame(reactor, key))
+            }
+            None => attempt_frame(&mut self.reactor(), self.key()),
         }
     }
 
@@ -146,15 +151,17 @@ impl<C: Home> Socket<C> {
     /// (libzmq's `RCVMORE`). They are what the next receive takes.
     #[must_use]
     pub fn more(&self) -> bool {
-        self.parts().iter().any(|Part { place, key }| self.context.core(place).hub.has_more(*key))
+        self.shares()
+            .iter()
+            .any(|Share { place, key }| self.context.reactor(place).hub.has_more(*key))
     }
 
     /// Drops what is left of a message that was begun; returns how many frames that was.
     #[allow(clippy::must_use_candidate, reason = "called for its effect")]
     pub fn skip_rest(&self) -> usize {
         let mut frames = 0;
-        self.each(|core, key| {
-            frames += core.hub.take_rest(key).map_or(0, |rest| rest.frame_count());
+        self.each(|reactor, key| {
+            frames += reactor.hub.drop_rest(key);
         });
         frames
     }
@@ -174,8 +181,8 @@ impl<C: Home> Socket<C> {
             };
         }
         let mut claimant = Claimant::default();
-        let received =
-            self.wait_for(self.rcvtimeo(), |core| self.attempt_into(core, frames, &mut claimant));
+        let received = self
+            .wait_for(self.rcvtimeo(), |reactor| self.attempt_into(reactor, frames, &mut claimant));
         if received.is_err() && claimant.claim.is_some() {
             return Ok(self.give_up(frames, &mut claimant)?);
         }
@@ -184,14 +191,16 @@ impl<C: Home> Socket<C> {
 
     pub(crate) fn attempt_into(
         &self,
-        core: Option<&mut Core>,
+        reactor: Option<&mut Reactor>,
         frames: &mut [FrameBuf<'_>],
         claimant: &mut Claimant,
     ) -> Result<(usize, bool), Refusal> {
-        match (core, &self.parts) {
-            (Some(core), _) => attempt_into(core, self.key(), frames, &mut claimant.claim),
-            (None, Some(parts)) => self.attempt_into_apart(parts, frames, claimant),
-            (None, None) => attempt_into(&mut self.core(), self.key(), frames, &mut claimant.claim),
+        match (reactor, &self.shares) {
+            (Some(reactor), _) => attempt_into(reactor, self.key(), frames, &mut claimant.claim),
+            (None, Some(shares)) => self.attempt_into_apart(shares, frames, claimant),
+            (None, None) => {
+                attempt_into(&mut self.reactor(), self.key(), frames, &mut claimant.claim)
+            }
         }
     }
 
@@ -201,50 +210,50 @@ impl<C: Home> Socket<C> {
         frames: &mut [FrameBuf<'_>],
         claimant: &mut Claimant,
     ) -> Result<(usize, bool), Refusal> {
-        let Part { place, key } = &self.parts()[claimant.part];
-        let mut core = self.context.core(place);
-        let last = give_up(&mut core, *key, frames, &mut claimant.claim);
-        C::settle(&mut core)?;
+        let Share { place, key } = &self.shares()[claimant.share];
+        let mut reactor = self.context.reactor(place);
+        let last = give_up(&mut reactor, *key, frames, &mut claimant.claim);
+        C::settle(&mut reactor)?;
         last
     }
 
     /// A caller with a claim goes.
     pub(crate) fn let_go(&self, frames: &mut [FrameBuf<'_>], claimant: &mut Claimant) {
         if claimant.claim.is_some() {
-            let mut core = self.context.core(&self.parts()[claimant.part].place);
-            let Core { shard, hub, .. } = &mut *core;
+            let mut reactor = self.context.reactor(&self.shares()[claimant.share].place);
+            let Reactor { shard, hub, .. } = &mut *reactor;
             hub.unclaim(shard, &mut claimant.claim, frames);
             // A kernel that refuses shows in the next call.
-            let _ = C::settle(&mut core);
+            let _ = C::settle(&mut reactor);
         }
     }
 
     /// Takes a message that has arrived whole.
     fn attempt_whole(&self, frames: &mut [FrameBuf<'_>]) -> Result<(usize, bool), Refusal> {
-        match &self.parts {
-            Some(parts) => {
-                self.attempt_take(parts, |core, key, _| attempt_whole(core, key, frames))
+        match &self.shares {
+            Some(shares) => {
+                self.attempt_take(shares, |reactor, key, _| attempt_whole(reactor, key, frames))
             }
-            None => attempt_whole(&mut self.core(), self.key(), frames),
+            None => attempt_whole(&mut self.reactor(), self.key(), frames),
         }
     }
 
-    /// One attempt of a socket that has several parts, one of which may have a claim.
+    /// One attempt of a socket that has several shares, one of which may have a claim.
     fn attempt_into_apart(
         &self,
-        parts: &Parts<C::Place>,
+        shares: &Shares<C::Place>,
         frames: &mut [FrameBuf<'_>],
         claimant: &mut Claimant,
     ) -> Result<(usize, bool), Refusal> {
         loop {
             let mut is_wanted = false;
-            let received = self.attempt_take(parts, |core, key, part| {
-                if claimant.claim.is_some() && claimant.part != part {
-                    is_wanted = is_wanted || core.hub.has_whole(&mut core.shard, key);
+            let received = self.attempt_take(shares, |reactor, key, share| {
+                if claimant.claim.is_some() && claimant.share != share {
+                    is_wanted = is_wanted || reactor.hub.has_whole(&mut reactor.shard, key);
                     return Err(Refusal::WouldBlock);
                 }
-                claimant.part = part;
-                attempt_into(core, key, frames, &mut claimant.claim)
+                claimant.share = share;
+                attempt_into(reactor, key, frames, &mut claimant.claim)
             });
             if received.is_ok() || !is_wanted {
                 return received;
@@ -258,30 +267,42 @@ impl<C: Home> Socket<C> {
     }
 }
 
-fn attempt_frame(core: &mut Core, key: u32) -> Result<Frame, Refusal> {
-    let message = attempt_recv(core, key, false)?;
-    let first = message.frames().next().cloned().unwrap_or_default();
-    core.hub.keep_rest(key, message, 1);
+fn attempt_frame(reactor: &mut Reactor, key: SocketKey) -> Result<Frame, Refusal> {
+    reactor.check_refusal()?;
+    if let Some(frame) = reactor.hub.next_of_rest(key) {
+        return Ok(frame);
+    }
+    let message = attempt_recv(reactor, key, false)?;
+    if message.frame_count() == 1 {
+        return Ok(message.first().clone());
+    }
+    let mut frames = message.into_frames().into_iter();
+    let first = frames.next().unwrap_or_default();
+    reactor.hub.keep_rest(key, frames);
     Ok(first)
 }
 
 fn attempt_whole(
-    core: &mut Core,
-    key: u32,
+    reactor: &mut Reactor,
+    key: SocketKey,
     frames: &mut [FrameBuf<'_>],
 ) -> Result<(usize, bool), Refusal> {
-    let message = attempt_recv(core, key, false)?;
-    Ok(core.hub.scatter(key, message, frames, Places::default()))
+    reactor.check_refusal()?;
+    if reactor.hub.has_more(key) {
+        return Ok(reactor.hub.scatter_rest(key, frames));
+    }
+    let message = attempt_recv(reactor, key, false)?;
+    Ok(reactor.hub.scatter(key, message, frames, Places::default()))
 }
 
 fn attempt_into(
-    core: &mut Core,
-    key: u32,
+    reactor: &mut Reactor,
+    key: SocketKey,
     frames: &mut [FrameBuf<'_>],
     claim: &mut Option<Claim>,
 ) -> Result<(usize, bool), Refusal> {
-    core.check_refusal()?;
-    let Core { shard, hub, .. } = core;
+    reactor.check_refusal()?;
+    let Reactor { shard, hub, .. } = reactor;
     let received = hub.try_recv_into(shard, key, frames, claim);
     if matches!(received, Err(Refusal::WouldBlock | Refusal::Failed(_))) {
         hub.note_blocked(key);
@@ -291,13 +312,13 @@ fn attempt_into(
 
 /// The last attempt, and the end of the claim.
 fn give_up(
-    core: &mut Core,
-    key: u32,
+    reactor: &mut Reactor,
+    key: SocketKey,
     frames: &mut [FrameBuf<'_>],
     claim: &mut Option<Claim>,
 ) -> Result<(usize, bool), Refusal> {
-    let received = attempt_into(core, key, frames, claim);
-    let Core { shard, hub, .. } = core;
+    let received = attempt_into(reactor, key, frames, claim);
+    let Reactor { shard, hub, .. } = reactor;
     hub.unclaim(shard, claim, frames);
     received
 }

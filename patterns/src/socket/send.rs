@@ -1,11 +1,12 @@
-//! Sending: whole messages, made in place or not, and part by part.
+//! Sending: whole messages, made in place or not, and frame by frame.
 
 use super::{Home, Socket};
 use crate::{
-    core::Core,
     error::{Error, Refusal, SendError},
     frame::Frame,
+    hub::SocketKey,
     message::{Message, Sendable},
+    reactor::Reactor,
 };
 
 impl<C: Home> Socket<C> {
@@ -58,7 +59,7 @@ impl<C: Home> Socket<C> {
     /// # Panics
     /// If `fill` panics, and then nothing is sent. It must not use the inline context of this socket, nor one of its
     /// sockets: where the body is written in place that panics.
-    // Always: `fill` is most often a few stores, and becomes part of this.
+    // Always: `fill` is most often a few stores, and becomes share of this.
     #[inline(always)]
     pub fn send_with<F: FnOnce(&mut [u8])>(
         &self,
@@ -88,8 +89,8 @@ impl<C: Home> Socket<C> {
     /// Gives `fill` back where it was not called.
     #[inline(always)]
     fn attempt_send_in_place<F: FnOnce(&mut [u8])>(&self, len: usize, fill: F) -> Result<(), F> {
-        match self.context.core_for_lane(&self.part.place) {
-            Some(mut core) => core.hub.send_in_lane_with(self.key(), len, fill),
+        match self.context.reactor_for_lane(&self.share.place) {
+            Some(mut reactor) => reactor.hub.send_in_lane_with(self.key(), len, fill),
             // Nobody else should have to wait for what the caller does.
             None => Err(fill),
         }
@@ -102,8 +103,8 @@ impl<C: Home> Socket<C> {
         mut payload: Option<P>,
     ) -> Result<(), SendError<P>> {
         let sent = match refusal {
-            Refusal::WouldBlock => self.wait_for(self.sndtimeo(), |core| match core {
-                Some(core) => attempt_send::<C, P>(core, self.key(), &mut payload),
+            Refusal::WouldBlock => self.wait_for(self.sndtimeo(), |reactor| match reactor {
+                Some(reactor) => attempt_send::<C, P>(reactor, self.key(), &mut payload),
                 None => self.attempt_send(&mut payload),
             }),
             refusal => Err(refusal),
@@ -114,11 +115,13 @@ impl<C: Home> Socket<C> {
     /// One attempt, after which nothing is held.
     #[inline(always)]
     pub(crate) fn attempt_send<P: Sendable>(&self, payload: &mut Option<P>) -> Result<(), Refusal> {
-        match &self.parts {
-            Some(parts) if C::HAS_PARTS => self.attempt_send_apart(parts, payload),
-            _ => match self.context.core_for_lane(&self.part.place) {
-                Some(mut core) => attempt_send_in_lane::<C, P>(&mut core, self.key(), payload),
-                None => attempt_send::<C, P>(&mut self.core(), self.key(), payload),
+        match &self.shares {
+            Some(shares) if C::HAS_SHARES => self.attempt_send_apart(shares, payload),
+            _ => match self.context.reactor_for_lane(&self.share.place) {
+                Some(mut reactor) => {
+                    attempt_send_in_lane::<C, P>(&mut reactor, self.key(), payload)
+                }
+                None => attempt_send::<C, P>(&mut self.reactor(), self.key(), payload),
             },
         }
     }
@@ -140,18 +143,71 @@ impl<C: Home> Socket<C> {
         give_back(sent, payload)
     }
 
-    /// Adds a frame to the message that the next [`Socket::send`] ends (libzmq's `SNDMORE`). Nothing goes out
-    /// before that.
+    /// Adds a frame to the message that the next [`Socket::send`] ends (libzmq's `SNDMORE`), waiting up to `sndtimeo` for
+    /// room with the first frame. Nothing goes out before the last frame.
+    ///
+    /// The first frame is refused or the message is not: room for it is reserved then, and the frames that follow never
+    /// wait. If the peer with that room is lost meanwhile, another one gets the message, or it waits for one.
+    ///
+    /// ```
+    /// # use zring::{Error, SocketType, inline::Context};
+    /// # let context = Context::new()?;
+    /// let (req, rep) = (context.socket(SocketType::Req)?, context.socket(SocketType::Rep)?);
+    /// rep.bind("tcp://127.0.0.1:*")?;
+    /// req.connect(&rep.last_endpoint().unwrap())?;
+    /// req.send_more("head")?;
+    /// req.send("body")?;
+    /// assert!(matches!(req.send_more("next"), Err(Error::State { .. })));
+    /// assert_eq!(rep.recv()?.to_vecs(), [b"head", b"body"]);
+    /// # Ok::<(), zring::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`Error::Unsupported`] on a socket that only receives.
+    /// With the first frame as [`Socket::send`]: [`Error::WouldBlock`] when the time is up, [`Error::State`] out of
+    /// lockstep (REQ, REP), [`Error::Unsupported`] on a socket that only receives. [`Error::Terminated`] with any.
     pub fn send_more(&self, frame: impl Into<Frame>) -> Result<(), Error> {
-        let Some(parts) = &self.parts else {
-            return self.core().hub.send_more(self.key(), frame.into());
-        };
-        self.core().hub.check_sends(self.key())?;
-        parts.keep_partial(frame.into());
-        Ok(())
+        let mut frame = Some(frame.into());
+        match self.attempt_send_more(&mut frame) {
+            Err(Refusal::WouldBlock) => {
+                Ok(self.wait_for(self.sndtimeo(), |reactor| match reactor {
+                    Some(reactor) => attempt_send_more(reactor, self.key(), &mut frame),
+                    None => self.attempt_send_more(&mut frame),
+                })?)
+            }
+            done => Ok(done?),
+        }
+    }
+
+    /// Adds a frame as [`Socket::send_more`] does, if that is possible without waiting.
+    ///
+    /// # Errors
+    /// As [`Socket::send_more`].
+    pub fn try_send_more(&self, frame: impl Into<Frame>) -> Result<(), Error> {
+        let mut frame = Some(frame.into());
+        match self.attempt_send_more(&mut frame) {
+            Err(Refusal::WouldBlock) => {
+                self.look()?;
+                Ok(self.attempt_send_more(&mut frame)?)
+            }
+            done => Ok(done?),
+        }
+    }
+
+    fn attempt_send_more(&self, frame: &mut Option<Frame>) -> Result<(), Refusal> {
+        match &self.shares {
+            Some(shares) if C::HAS_SHARES => self.attempt_send_more_apart(shares, frame),
+            _ => attempt_send_more(&mut self.reactor(), self.key(), frame),
+        }
+    }
+
+    /// Drops the frames of a message that was begun with [`Socket::send_more`]; returns how many there were. The next
+    /// frame begins a new message.
+    #[allow(clippy::must_use_candidate, reason = "called for its effect")]
+    pub fn drop_partial(&self) -> usize {
+        match &self.shares {
+            Some(shares) => self.drop_partial_apart(shares),
+            None => self.reactor().hub.drop_partial(self.key()),
+        }
     }
 
     /// Sends a multipart message, whole or not at all.
@@ -169,36 +225,50 @@ impl<C: Home> Socket<C> {
 
 #[inline(always)]
 pub(crate) fn attempt_send<C: Home, P: Sendable>(
-    core: &mut Core,
-    key: u32,
+    reactor: &mut Reactor,
+    key: SocketKey,
     payload: &mut Option<P>,
 ) -> Result<(), Refusal> {
-    if !core.is_terminated
+    if !reactor.is_terminated
         && let Some(body) = payload.as_ref().and_then(Sendable::single_body)
-        && core.hub.send_plain(key, body)
+        && reactor.hub.send_plain(key, body)
     {
         return Ok(());
     }
-    attempt_send_alone::<C, P>(core, key, payload)
+    attempt_send_otherwise::<C, P>(reactor, key, payload)
 }
 
 /// A message that is not simply added to those that wait to be sent.
 #[inline(never)]
-fn attempt_send_alone<C: Home, P: Sendable>(
-    core: &mut Core,
-    key: u32,
+fn attempt_send_otherwise<C: Home, P: Sendable>(
+    reactor: &mut Reactor,
+    key: SocketKey,
     payload: &mut Option<P>,
 ) -> Result<(), Refusal> {
-    core.check_refusal()?;
-    let Core { shard, hub, .. } = core;
+    reactor.check_refusal()?;
+    let Reactor { shard, hub, .. } = reactor;
     if let Err(refusal) = hub.try_send(shard, key, payload) {
         hub.note_blocked(key);
         return Err(refusal);
     }
     // The message is queued: a kernel that refuses now shows in the next call that waits.
-    let _ = C::settle(core);
-    core.hub.open_lane(key);
+    let _ = C::settle(reactor);
+    reactor.hub.open_lane(key);
     Ok(())
+}
+
+/// Keeps a frame of a message that is sent frame by frame.
+pub(crate) fn attempt_send_more(
+    reactor: &mut Reactor,
+    key: SocketKey,
+    frame: &mut Option<Frame>,
+) -> Result<(), Refusal> {
+    reactor.check_refusal()?;
+    let kept = reactor.hub.send_more(key, frame);
+    if kept.is_err() {
+        reactor.hub.note_blocked(key);
+    }
+    kept
 }
 
 /// A refused payload goes back to the caller. One that was taken before the kernel refused is queued: the
@@ -212,16 +282,16 @@ fn give_back<P>(sent: Result<(), Refusal>, payload: Option<P>) -> Result<(), Sen
 
 #[inline(always)]
 fn attempt_send_in_lane<C: Home, P: Sendable>(
-    core: &mut Core,
-    key: u32,
+    reactor: &mut Reactor,
+    key: SocketKey,
     payload: &mut Option<P>,
 ) -> Result<(), Refusal> {
     if let Some(body) = payload.as_ref().and_then(Sendable::single_body)
-        && core.hub.send_in_lane(key, body)
+        && reactor.hub.send_in_lane(key, body)
     {
         return Ok(());
     }
     // A new one may begin with what it has no room for.
-    core.hub.close_lane();
-    attempt_send::<C, P>(core, key, payload)
+    reactor.hub.close_lane();
+    attempt_send::<C, P>(reactor, key, payload)
 }

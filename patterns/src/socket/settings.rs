@@ -12,12 +12,12 @@ macro_rules! options {
     ($($(#[$doc:meta])* $set:ident, $get:ident: $kind:ty;)*) => {$(
         $(#[$doc])*
         pub fn $set(&self, value: $kind) {
-            self.each(|core, key| core.hub.sockets[key as usize].options.$get = value.clone());
+            self.each(|reactor, key| reactor.hub.sockets[key].options.$get = value.clone());
         }
         #[doc = concat!("The value of `", stringify!($get), "`; see [`Options`].")]
         #[must_use]
         pub fn $get(&self) -> $kind {
-            self.core().hub.sockets[self.key() as usize].options.$get
+            self.reactor().hub.sockets[self.key()].options.$get
         }
     )*};
 }
@@ -85,14 +85,14 @@ impl<C: Home> Socket<C> {
     /// All options at once.
     #[must_use]
     pub fn options(&self) -> Options {
-        self.core().hub.sockets[self.key() as usize].options.clone()
+        self.reactor().hub.sockets[self.key()].options.clone()
     }
 
     /// Replaces all options; like single ones they apply to connections made afterwards.
     ///
     /// # Errors
     /// [`Error::Option`] for a value out of its bounds.
-    #[expect(clippy::needless_pass_by_value, reason = "each part keeps its own")]
+    #[expect(clippy::needless_pass_by_value, reason = "each share keeps its own")]
     pub fn set_options(&self, options: Options) -> Result<(), Error> {
         options.validate()?;
         self.replace_options(&options);
@@ -100,6 +100,6 @@ impl<C: Home> Socket<C> {
     }
 
     fn replace_options(&self, options: &Options) {
-        self.each(|core, key| core.hub.sockets[key as usize].options = options.clone());
+        self.each(|reactor, key| reactor.hub.sockets[key].options = options.clone());
     }
 }

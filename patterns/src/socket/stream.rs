@@ -9,12 +9,14 @@ use zring_engine::{
 
 use super::{Home, Received, Socket};
 use crate::{
-    core::Core,
     error::{Error, Refusal},
     frame::{Frame, FrameBuf},
-    hub::stream::{Begun, Next, Stream},
-    message::Message,
-    parts::Part,
+    hub::{
+        SocketKey,
+        receive::stream::{Begun, Next, StreamId},
+    },
+    reactor::Reactor,
+    shares::Share,
 };
 
 /// How much is received at a time on its way into a file.
@@ -24,23 +26,23 @@ const PIECE_BYTES: usize = 256 << 10;
 /// is dropped is skipped.
 pub struct Incoming<'a, C: Home> {
     socket: &'a Socket<C>,
-    part: usize,
+    share: usize,
     source: Source,
     /// The frame that was given out last, as far as it was not taken.
-    frame: Option<Pending>,
+    frame: Option<Untaken>,
 }
 
 enum Source {
     /// It was there whole.
     Whole(VecDeque<Frame>),
     /// It comes from a peer.
-    Peer(Stream),
+    Peer(StreamId),
     /// Nothing is left of it.
     Ended,
 }
 
 /// A frame that was given out and not taken yet.
-enum Pending {
+enum Untaken {
     Frame(Frame),
     /// Its body is under way.
     Large {
@@ -100,20 +102,20 @@ impl<C: Home> Socket<C> {
     /// # Errors
     /// As [`Socket::recv`].
     pub fn recv_streaming(&self) -> Result<Incoming<'_, C>, Error> {
-        let mut part = 0;
-        let begun = self.wait_for(self.rcvtimeo(), |core| match (core, &self.parts) {
-            (Some(core), _) => begin(core, self.key()),
-            (None, Some(parts)) => self.attempt_take(parts, |core, key, number| {
-                part = number;
-                begin(core, key)
+        let mut share = 0;
+        let begun = self.wait_for(self.rcvtimeo(), |reactor| match (reactor, &self.shares) {
+            (Some(reactor), _) => begin(reactor, self.key()),
+            (None, Some(shares)) => self.attempt_take(shares, |reactor, key, number| {
+                share = number;
+                begin(reactor, key)
             }),
-            (None, None) => begin(&mut self.core(), self.key()),
+            (None, None) => begin(&mut self.reactor(), self.key()),
         })?;
         let source = match begun {
             Begun::Whole(message) => Source::Whole(message.into_frames().into()),
             Begun::Stream(stream) => Source::Peer(stream),
         };
-        Ok(Incoming { socket: self, part, source, frame: None })
+        Ok(Incoming { socket: self, share, source, frame: None })
     }
 
     /// Receives one frame into a file, beginning at `offset`, waiting up to `rcvtimeo` whenever nothing comes: the first
@@ -122,7 +124,7 @@ impl<C: Home> Socket<C> {
     ///
     /// # Errors
     /// As [`Socket::recv`]; [`Error::PeerLost`]; [`Error::Io`] when the file cannot be written. The file may then hold a
-    /// part of the body, and the rest of the message is skipped.
+    /// share of the body, and the rest of the message is skipped.
     pub fn recv_to_file(&self, file: &File, offset: u64) -> Result<ReceivedFile, Error> {
         let mut message = self.recv_streaming()?;
         let mut frame = message.next_frame()?.ok_or(Error::PeerLost)?;
@@ -133,26 +135,26 @@ impl<C: Home> Socket<C> {
             while let Some(mut frame) = message.next_frame()? {
                 rest.push(frame.take()?);
             }
-            self.keep_rest(message.part, rest);
+            self.keep_rest(message.share, rest);
         }
         Ok(ReceivedFile { len, more })
     }
 
     /// These frames are what is received next.
-    fn keep_rest(&self, part: usize, rest: Vec<Frame>) {
-        let Part { place, key } = &self.parts()[part];
-        if let Some(rest) = Message::from_frames(rest) {
-            self.context.core(place).hub.keep_rest(*key, rest, 0);
-            if let Some(parts) = &self.parts {
-                parts.note_reading(Some(part));
+    fn keep_rest(&self, share: usize, rest: Vec<Frame>) {
+        let Share { place, key } = &self.shares()[share];
+        if !rest.is_empty() {
+            self.context.reactor(place).hub.keep_rest(*key, rest);
+            if let Some(shares) = &self.shares {
+                shares.note_reading(Some(share));
             }
         }
     }
 }
 
-fn begin(core: &mut Core, key: u32) -> Result<Begun, Refusal> {
-    core.check_refusal()?;
-    let Core { shard, hub, .. } = core;
+fn begin(reactor: &mut Reactor, key: SocketKey) -> Result<Begun, Refusal> {
+    reactor.check_refusal()?;
+    let Reactor { shard, hub, .. } = reactor;
     let begun = hub.begin_stream(shard, key);
     if matches!(begun, Err(Refusal::WouldBlock | Refusal::Failed(_))) {
         hub.note_blocked(key);
@@ -174,17 +176,19 @@ impl<'a, C: Home> Incoming<'a, C> {
             Source::Whole(frames) => {
                 let Some(frame) = frames.pop_front() else { return Ok(None) };
                 let len = frame.len() as u64;
-                (Pending::Frame(frame), len, !frames.is_empty())
+                (Untaken::Frame(frame), len, !frames.is_empty())
             }
             Source::Peer(stream) => {
                 let stream = *stream;
-                match self.attempt(|core| core.hub.next_streamed(&mut core.shard, stream))? {
+                match self
+                    .attempt(|reactor| reactor.hub.next_streamed(&mut reactor.shard, stream))?
+                {
                     Next::Frame(frame, more) => {
                         self.end_unless(more);
                         let len = frame.len() as u64;
-                        (Pending::Frame(frame), len, more)
+                        (Untaken::Frame(frame), len, more)
                     }
-                    Next::Header(bytes, more) => (Pending::Large { bytes }, bytes, more),
+                    Next::Header(bytes, more) => (Untaken::Large { bytes }, bytes, more),
                     Next::End => {
                         self.end_unless(false);
                         return Ok(None);
@@ -203,29 +207,29 @@ impl<'a, C: Home> Incoming<'a, C> {
         }
     }
 
-    /// Repeats an attempt at the socket's part until it succeeds, fails, or `rcvtimeo` is over.
+    /// Repeats an attempt at the socket's share until it succeeds, fails, or `rcvtimeo` is over.
     fn attempt<T>(
         &self,
-        mut attempt: impl FnMut(&mut Core) -> Result<T, Refusal>,
+        mut attempt: impl FnMut(&mut Reactor) -> Result<T, Refusal>,
     ) -> Result<T, Error> {
-        let Part { place, key } = &self.socket.parts()[self.part];
+        let Share { place, key } = &self.socket.shares()[self.share];
         let timeout = self.socket.rcvtimeo();
-        let done = self.socket.context.wait_for(place, *key, timeout, |core| {
-            core.check_refusal()?;
-            attempt(core)
+        let done = self.socket.context.wait_for(place, *key, timeout, |reactor| {
+            reactor.check_refusal()?;
+            attempt(reactor)
         });
         Ok(done?)
     }
 
     /// Does something at once.
-    fn act(&self, action: impl FnOnce(&mut Core)) {
-        let mut core = self.socket.context.core(&self.socket.parts()[self.part].place);
-        action(&mut core);
+    fn act(&self, action: impl FnOnce(&mut Reactor)) {
+        let mut reactor = self.socket.context.reactor(&self.socket.shares()[self.share].place);
+        action(&mut reactor);
         // A kernel that refuses shows in the next call.
-        let _ = C::settle(&mut core);
+        let _ = C::settle(&mut reactor);
     }
 
-    fn stream(&self) -> Option<Stream> {
+    fn stream(&self) -> Option<StreamId> {
         match self.source {
             Source::Peer(stream) => Some(stream),
             _ => None,
@@ -235,20 +239,20 @@ impl<'a, C: Home> Incoming<'a, C> {
     /// Skips what is left of the frame that was given out last.
     fn skip(&mut self) {
         let is_under_way = match self.frame.take() {
-            Some(Pending::Large { .. }) => true,
-            Some(Pending::InPieces { is_whole, .. }) => !is_whole,
-            Some(Pending::Frame(_)) | None => false,
+            Some(Untaken::Large { .. }) => true,
+            Some(Untaken::InPieces { is_whole, .. }) => !is_whole,
+            Some(Untaken::Frame(_)) | None => false,
         };
         if let Some(stream) = self.stream().filter(|_| is_under_way) {
-            self.act(|core| core.hub.skip_streamed(&mut core.shard, stream));
+            self.act(|reactor| reactor.hub.skip_streamed(&mut reactor.shard, stream));
         }
     }
 
     /// A large frame, when it is whole in memory of its own.
-    fn take_large(&mut self, stream: Stream) -> Result<Frame, Error> {
-        let (frame, more) = self.attempt(|core| {
-            core.hub.own_streamed(&mut core.shard, stream);
-            match core.hub.next_streamed(&mut core.shard, stream)? {
+    fn take_large(&mut self, stream: StreamId) -> Result<Frame, Error> {
+        let (frame, more) = self.attempt(|reactor| {
+            reactor.hub.own_streamed(&mut reactor.shard, stream);
+            match reactor.hub.next_streamed(&mut reactor.shard, stream)? {
                 Next::Frame(frame, more) => Ok((frame, more)),
                 Next::Header(..) | Next::End => Err(Refusal::WouldBlock),
             }
@@ -259,36 +263,36 @@ impl<'a, C: Home> Incoming<'a, C> {
     }
 
     /// A large frame straight into memory that has room for it.
-    fn place_large(&mut self, stream: Stream, buffer: &mut [u8]) -> Result<(), Error> {
+    fn place_large(&mut self, stream: StreamId, buffer: &mut [u8]) -> Result<(), Error> {
         let mut frame = FrameBuf::new(buffer);
         let mut claim = None;
-        let placed = self.attempt(|core| {
+        let placed = self.attempt(|reactor| {
             if claim.is_none() {
-                claim = Some(core.hub.claim_streamed(stream, &mut frame)?);
+                claim = Some(reactor.hub.claim_streamed(stream, &mut frame)?);
             }
             let room = frame.rest_mut();
-            let (bytes, is_whole) = core.hub.pull_streamed(&mut core.shard, stream, room)?;
+            let (bytes, is_whole) = reactor.hub.pull_streamed(&mut reactor.shard, stream, room)?;
             frame.advance(bytes);
-            if is_whole { Ok(()) } else { core.hub.go_on(&mut core.shard, stream) }
+            if is_whole { Ok(()) } else { reactor.hub.go_on(&mut reactor.shard, stream) }
         });
         if placed.is_err()
             && let Some(claim) = claim
         {
-            self.act(|core| core.hub.unclaim_streamed(&mut core.shard, &claim, frame));
+            self.act(|reactor| reactor.hub.unclaim_streamed(&mut reactor.shard, &claim, frame));
         }
         placed
     }
 
     /// More of a large frame: how many bytes of `memory` that filled, and whether it was all.
-    fn pull(&self, stream: Stream, memory: &mut [u8]) -> Result<(usize, bool), Error> {
-        self.attempt(|core| core.hub.pull_streamed(&mut core.shard, stream, memory))
+    fn pull(&self, stream: StreamId, memory: &mut [u8]) -> Result<(usize, bool), Error> {
+        self.attempt(|reactor| reactor.hub.pull_streamed(&mut reactor.shard, stream, memory))
     }
 }
 
 impl<C: Home> Drop for Incoming<'_, C> {
     fn drop(&mut self) {
         if let Some(stream) = self.stream() {
-            self.act(|core| core.hub.abandon_stream(&mut core.shard, stream));
+            self.act(|reactor| reactor.hub.abandon_stream(&mut reactor.shard, stream));
         }
     }
 }
@@ -319,8 +323,8 @@ impl<C: Home> IncomingFrame<'_, '_, C> {
     /// and [`Error::Io`] with [`io::ErrorKind::InvalidInput`] when it was taken before.
     pub fn take(&mut self) -> Result<Frame, Error> {
         match (self.incoming.frame.take(), self.incoming.stream()) {
-            (Some(Pending::Frame(frame)), _) => Ok(frame),
-            (large @ Some(Pending::Large { .. }), Some(stream)) => {
+            (Some(Untaken::Frame(frame)), _) => Ok(frame),
+            (large @ Some(Untaken::Large { .. }), Some(stream)) => {
                 self.incoming.frame = large;
                 self.incoming.take_large(stream)
             }
@@ -337,7 +341,7 @@ impl<C: Home> IncomingFrame<'_, '_, C> {
     /// # Errors
     /// As [`IncomingFrame::take`].
     pub fn read_into(&mut self, buffer: &mut [u8]) -> Result<Received, Error> {
-        if let (Some(Pending::Large { bytes }), Some(stream)) =
+        if let (Some(Untaken::Large { bytes }), Some(stream)) =
             (&self.incoming.frame, self.incoming.stream())
             && *bytes <= buffer.len() as u64
             && self.is_held(stream)?
@@ -365,13 +369,13 @@ impl<C: Home> IncomingFrame<'_, '_, C> {
         loop {
             match &mut self.incoming.frame {
                 None => return Err(taken()),
-                Some(Pending::Large { .. }) => self.take_in_pieces()?,
-                Some(Pending::Frame(frame)) => {
+                Some(Untaken::Large { .. }) => self.take_in_pieces()?,
+                Some(Untaken::Frame(frame)) => {
                     write_all_at(file, frame.bytes(), offset + self.len - frame.len() as u64)?;
                     self.incoming.frame = None;
                     return Ok(());
                 }
-                Some(Pending::InPieces { taken, piece, is_whole }) => {
+                Some(Untaken::InPieces { taken, piece, is_whole }) => {
                     write_all_at(file, piece, offset + *taken)?;
                     *taken += piece.len() as u64;
                     piece.clear();
@@ -383,7 +387,7 @@ impl<C: Home> IncomingFrame<'_, '_, C> {
                     memory.resize(PIECE_BYTES, 0);
                     let bytes = self.pull(&mut memory)?;
                     let written = write_all_at(file, &memory[..bytes], at);
-                    if let Some(Pending::InPieces { taken, piece, .. }) = &mut self.incoming.frame {
+                    if let Some(Untaken::InPieces { taken, piece, .. }) = &mut self.incoming.frame {
                         match written {
                             Ok(()) => *taken += bytes as u64,
                             Err(_) => piece.extend_from_slice(&memory[..bytes]),
@@ -395,24 +399,24 @@ impl<C: Home> IncomingFrame<'_, '_, C> {
         }
     }
 
-    /// Receives a part of the body, as much as there is room for and there without a wait, or after one of up to
+    /// Receives a share of the body, as much as there is room for and there without a wait, or after one of up to
     /// `rcvtimeo`. 0: all of it was taken.
     ///
     /// # Errors
     /// As [`IncomingFrame::take`].
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
-        if let Some(Pending::Large { .. }) = self.incoming.frame {
+        if let Some(Untaken::Large { .. }) = self.incoming.frame {
             self.take_in_pieces()?;
         }
         match &mut self.incoming.frame {
-            Some(Pending::Frame(frame)) => {
+            Some(Untaken::Frame(frame)) => {
                 let bytes = frame.len().min(buffer.len());
                 note(Site::Into, bytes);
                 buffer[..bytes].copy_from_slice(&frame.bytes()[..bytes]);
                 *frame = frame.slice(bytes..);
                 Ok(bytes)
             }
-            Some(Pending::InPieces { taken, piece, is_whole })
+            Some(Untaken::InPieces { taken, piece, is_whole })
                 if *is_whole || !piece.is_empty() =>
             {
                 let bytes = piece.len().min(buffer.len());
@@ -422,10 +426,10 @@ impl<C: Home> IncomingFrame<'_, '_, C> {
                 *taken += bytes as u64;
                 Ok(bytes)
             }
-            Some(Pending::InPieces { .. }) if buffer.is_empty() => Ok(0),
+            Some(Untaken::InPieces { .. }) if buffer.is_empty() => Ok(0),
             Some(_) => {
                 let bytes = self.pull(buffer)?;
-                if let Some(Pending::InPieces { taken, .. }) = &mut self.incoming.frame {
+                if let Some(Untaken::InPieces { taken, .. }) = &mut self.incoming.frame {
                     *taken += bytes as u64;
                 }
                 Ok(bytes)
@@ -442,11 +446,11 @@ impl<C: Home> IncomingFrame<'_, '_, C> {
         };
         self.incoming.frame = Some(match held {
             Some(stream) => {
-                let first = self.incoming.attempt(|core| core.hub.claim_pieces(stream))?;
+                let first = self.incoming.attempt(|reactor| reactor.hub.claim_pieces(stream))?;
                 note(Site::Assembly, first.len());
-                Pending::InPieces { taken: 0, piece: first.bytes().to_vec(), is_whole: false }
+                Untaken::InPieces { taken: 0, piece: first.bytes().to_vec(), is_whole: false }
             }
-            None => Pending::Frame(self.take()?),
+            None => Untaken::Frame(self.take()?),
         });
         Ok(())
     }
@@ -455,7 +459,7 @@ impl<C: Home> IncomingFrame<'_, '_, C> {
     fn pull(&mut self, memory: &mut [u8]) -> Result<usize, Error> {
         let Some(stream) = self.incoming.stream() else { return Err(taken()) };
         let (bytes, is_last) = self.incoming.pull(stream, memory)?;
-        if let Some(Pending::InPieces { is_whole, .. }) = &mut self.incoming.frame {
+        if let Some(Untaken::InPieces { is_whole, .. }) = &mut self.incoming.frame {
             *is_whole = is_last;
         }
         if is_last {
@@ -466,8 +470,8 @@ impl<C: Home> IncomingFrame<'_, '_, C> {
 
     /// Whether the body waits for somebody who says where it is to go. It does not where time was up before, or where
     /// another call has begun to receive it.
-    fn is_held(&self, stream: Stream) -> Result<bool, Error> {
-        self.incoming.attempt(|core| core.hub.is_streamed_held(stream))
+    fn is_held(&self, stream: StreamId) -> Result<bool, Error> {
+        self.incoming.attempt(|reactor| reactor.hub.is_streamed_held(stream))
     }
 
     /// Skips the frame. The bytes of a large one are dropped as they come.
@@ -482,7 +486,7 @@ fn taken() -> Error {
 
 impl<C: Home> fmt::Debug for Incoming<'_, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Incoming").field("part", &self.part).finish_non_exhaustive()
+        f.debug_struct("Incoming").field("share", &self.share).finish_non_exhaustive()
     }
 }
 

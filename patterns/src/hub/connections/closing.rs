@@ -1,0 +1,259 @@
+//! How connections and sockets end, and what becomes of what they leave behind.
+
+use zring_engine::Shard;
+
+use crate::{
+    hub::{
+        Hub, PeerKey, SocketKey, Timer,
+        peer::{Ending, Phase},
+        socket::SocketState,
+    },
+    message::Message,
+    monitor::{DisconnectReason, EventKind, HandshakeFault},
+    pattern::{Fate, Sends},
+    route::PipeId,
+};
+
+impl Hub {
+    /// The user is done with the socket: listeners go at once, connections when what is queued for them
+    /// is sent. Returns whether that is the case already.
+    pub(crate) fn close_socket(&mut self, shard: &mut Shard, socket: SocketKey) {
+        let state = &mut self.sockets[socket];
+        state.closing.is_lingering = true;
+        let linger = state.options.linger;
+        let listeners = std::mem::take(&mut state.endpoints.listeners);
+        self.drop_partial(socket);
+        for key in listeners.into_values() {
+            self.close_listener(shard, key);
+        }
+        self.refuse_arrivals(shard, socket);
+        if let Some(linger) = linger {
+            let linger_ns = u64::try_from(linger.as_nanos()).unwrap_or(u64::MAX);
+            if linger_ns == 0 {
+                return self.linger_expired(shard, socket);
+            }
+            let at_ns = shard.now_ns().saturating_add(linger_ns);
+            let timer = shard.arm_timer(at_ns, Timer::Linger(socket).token());
+            self.sockets[socket].closing.timer = Some(timer);
+        }
+        self.finish_linger(shard, socket);
+    }
+
+    /// Messages of the socket whose send has not completed.
+    pub(crate) fn unsent(&self, socket: SocketKey) -> u64 {
+        self.queued_for_peers(socket) + self.sockets[socket].pending.reported()
+    }
+
+    fn queued_for_peers(&self, socket: SocketKey) -> u64 {
+        let state = &self.sockets[socket];
+        // The queues of a type that does not send hold subscriptions, which nobody misses.
+        if state.facts.sends == Sends::Never {
+            return 0;
+        }
+        state.peers.keys().map(|key| u64::from(self.peers[key].outbox.messages())).sum()
+    }
+
+    /// A lingering socket goes on to close its connections when nothing is left to send, and is gone when
+    /// they are.
+    pub(crate) fn finish_linger(&mut self, shard: &mut Shard, socket: SocketKey) {
+        let Some(state) = self.sockets.get(socket) else { return };
+        if !state.closing.is_lingering {
+            return;
+        }
+        let is_clear = self.queued_for_peers(socket) == 0;
+        state.note_clear(is_clear);
+        if !is_clear {
+            return;
+        }
+        if !state.pending.is_empty() {
+            if state.expects_peers() || !state.peers.is_empty() {
+                return;
+            }
+            self.give_up_pending(socket);
+        }
+        // What another part loses may still go out by this one.
+        if self.sockets[socket].are_shares_clear() {
+            self.end_socket(shard, socket);
+        }
+    }
+
+    pub(crate) fn linger_expired(&mut self, shard: &mut Shard, socket: SocketKey) {
+        self.sockets[socket].closing.timer = None;
+        self.give_up_pending(socket);
+        let queued = self.queued_for_peers(socket);
+        let state = &mut self.sockets[socket];
+        state.closing.unsent += queued;
+        state.closing.gave_up = true;
+        state.note_clear(true);
+        self.end_socket(shard, socket);
+    }
+
+    fn give_up_pending(&mut self, socket: SocketKey) {
+        let state = &mut self.sockets[socket];
+        let dropped = state.pending.clear() as u64;
+        state.closing.unsent += dropped;
+        state.stats.messages_dropped += dropped;
+    }
+
+    fn end_socket(&mut self, shard: &mut Shard, socket: SocketKey) {
+        let state = &mut self.sockets[socket];
+        state.closing.has_ended = true;
+        if let Some(timer) = state.closing.timer.take() {
+            shard.cancel_timer(timer);
+        }
+        for key in self.sockets[socket].endpoints.connectors.clone() {
+            if !self.connectors[key].stopped {
+                self.stop_connector(shard, key);
+            }
+        }
+        for key in self.sockets[socket].peers.to_keys() {
+            self.end_locally(shard, key);
+            self.remove_if_done(shard, key);
+        }
+    }
+
+    /// Whether a closed socket has nothing left; then it is removed. Returns messages given up.
+    pub(crate) fn reap_socket(&mut self, socket: SocketKey) -> Option<u64> {
+        let state = &self.sockets[socket];
+        // One without connections may still wait for somebody who takes its messages.
+        let has_some = !state.endpoints.connectors.is_empty() || !state.peers.is_empty();
+        if !state.closing.has_ended || has_some {
+            return None;
+        }
+        Some(self.sockets.remove(socket).closing.unsent)
+    }
+}
+
+impl Hub {
+    /// Ends a connection because this side wants so.
+    pub(crate) fn end_locally(&mut self, shard: &mut Shard, key: PeerKey) {
+        match self.peers[key].phase {
+            Phase::Handshaking(_) => self.fail_handshake(shard, key, HandshakeFault::LocalClose),
+            _ => self.disconnect(shard, key, DisconnectReason::LocalClose),
+        }
+    }
+
+    /// Ends an established connection: it takes no part in routing from here on.
+    pub(crate) fn disconnect(&mut self, shard: &mut Shard, key: PeerKey, why: DisconnectReason) {
+        let peer = &mut self.peers[key];
+        if !peer.is_ready() {
+            return;
+        }
+        let state = &mut self.sockets[peer.socket];
+        state.note_ready(false);
+        state.stats.violations += u64::from(matches!(
+            why,
+            DisconnectReason::Violation(_)
+                | DisconnectReason::TooManyFrames { .. }
+                | DisconnectReason::TooManySubscriptions { .. }
+                | DisconnectReason::TooManySubscriptionBytes { .. }
+        ));
+        state.stats.file_faults += u64::from(matches!(why, DisconnectReason::File(_)));
+        state.sending.detach(peer.slot);
+        state.room.detach(peer.slot);
+        peer.stats.subscriptions = 0;
+        self.waiting.touch(state);
+        peer.phase = Phase::Closing(Ending::Ready(why));
+        self.close_conn(shard, key);
+    }
+
+    pub(crate) fn close_conn(&mut self, shard: &mut Shard, key: PeerKey) {
+        let peer = &mut self.peers[key];
+        if let Some(timer) = peer.timer.take() {
+            shard.cancel_timer(timer);
+        }
+        match peer.conn {
+            Some(conn) => shard.close(conn),
+            None => self.end_link(key),
+        }
+    }
+
+    /// The connection has seen its last completion: what it had not handed over goes elsewhere, and
+    /// the user learns of its end.
+    pub(crate) fn closed(&mut self, shard: &mut Shard, key: PeerKey) {
+        let peer = &mut self.peers[key];
+        let (socket, connector) = (peer.socket, peer.connector);
+        let cut = peer.cut.take();
+        let mut recovered = peer.outbox.recover(cut);
+        peer.stats.messages_out += recovered.handed;
+        let state = &mut self.sockets[socket];
+        let unsent = recovered.unsent.len() as u64;
+        let was_ready = matches!(peer.phase, Phase::Closing(Ending::Ready(_)));
+        let bytes: u64 = recovered.unsent.iter().map(|message| message.len() as u64).sum();
+        peer.stats.bytes_out -= bytes;
+        let broke_off =
+            matches!(&peer.phase, Phase::Closing(Ending::Ready(DisconnectReason::File(_))));
+        if broke_off && unsent > 0 {
+            // The first one is the message that the file is part of: nobody can be sent it.
+            recovered.unsent.remove(0);
+            state.room.spoiled(Some(peer.slot));
+        }
+        let rest = recovered.unsent.len() as u64;
+        let is_requeued = was_ready && rest > 0 && state.requeue(peer.slot, recovered.unsent);
+        let requeued = if is_requeued { rest } else { 0 };
+        let counts = was_ready && state.facts.sends != Sends::Never;
+        let dropped = if counts { unsent - requeued } else { 0 };
+        peer.stats.messages_requeued += requeued;
+        peer.stats.messages_dropped += dropped;
+        let kind = match std::mem::replace(&mut peer.phase, Phase::Gone) {
+            Phase::Closing(Ending::Ready(why)) => EventKind::Disconnected {
+                why,
+                messages_in: peer.stats.messages_in,
+                messages_out: peer.stats.messages_out,
+                messages_requeued: requeued,
+                messages_dropped: dropped,
+            },
+            Phase::Closing(Ending::Handshake(why)) => EventKind::HandshakeFailed { why },
+            Phase::Handshaking(_) | Phase::Ready | Phase::Gone => {
+                unreachable!("only closing connections are closed")
+            }
+        };
+        state.emit_of(&mut self.waiting, &peer.stats, kind);
+        peer.connector = None;
+        if connector.is_none() && peer.conn.is_some() {
+            state.note_load(false);
+        }
+        self.remove_if_done(shard, key);
+        if let Some(connector) = connector {
+            self.retry(shard, connector);
+        }
+        self.drain_pending(shard, socket);
+        self.tell_lingering(socket);
+        self.touch(socket);
+    }
+
+    /// Forgets a peer that is gone and from whom nothing is left to take.
+    pub(crate) fn remove_if_done(&mut self, shard: &mut Shard, key: PeerKey) {
+        let peer = &mut self.peers[key];
+        let state = &mut self.sockets[peer.socket];
+        let has_some =
+            peer.inbound.has_message() || peer.inbound.is_set_aside() || peer.has_undecoded();
+        let keeps = has_some && !state.closing.is_lingering;
+        if !peer.is_gone() || keeps {
+            return;
+        }
+        peer.inbound.discard_undecoded(shard.memory().0);
+        state.receiving.detach(peer.slot);
+        state.reading.held.retain(|&held| held != key);
+        state.room.forget(peer.slot);
+        state.peers.remove(peer.slot);
+        state.stats.add(&peer.stats);
+        if peer.is_dirty {
+            self.dirty.retain(|&dirty| dirty != key);
+        }
+        self.waiting.touch(state);
+        self.peers.remove(key);
+    }
+}
+
+impl SocketState {
+    /// Puts the messages that a lost connection left in front of everything that waits, in order; unless nobody waits
+    /// for them any more. Returns whether it did.
+    fn requeue(&mut self, peer: PipeId, unsent: Vec<Message>) -> bool {
+        let goes_on = self.room.lost(peer) == Fate::Requeue && !self.closing.gave_up;
+        if goes_on {
+            self.pending.push_all_front(unsent);
+        }
+        goes_on
+    }
+}

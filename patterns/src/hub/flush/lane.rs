@@ -1,0 +1,85 @@
+//! Where the next short message of a socket goes without another look.
+//!
+//! In a batch scope of an inline context one message after the other joins the block that is open for the only
+//! peer. What makes that right is looked at once, when the lane is opened: whatever else gets at the hub closes it
+//! ([`ReactorCell`](crate::inline)), so that nothing can have changed while it is open.
+
+use super::outbox::{Bounds, Room};
+use crate::hub::{Hub, PeerKey, SocketKey};
+
+/// No socket: the table would be too large.
+const NONE: SocketKey = SocketKey(u32::MAX);
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    socket: SocketKey,
+    peer: PeerKey,
+    room: Room,
+}
+
+impl Lane {
+    pub(crate) const CLOSED: Self =
+        Self { socket: NONE, peer: PeerKey(u32::MAX), room: Room::NONE };
+
+    /// A message of this socket joined the block of this peer, its only one, where there is so much room.
+    pub(crate) fn open(socket: SocketKey, peer: PeerKey, room: Room) -> Self {
+        Self { socket, peer, room }
+    }
+}
+
+impl Hub {
+    /// Something else is about to be done than to send in the lane.
+    #[inline(always)]
+    pub(crate) fn close_lane(&mut self) {
+        self.lane.socket = NONE;
+    }
+
+    /// Opens the lane behind a message that went another way, if it waits in a block for the end of a batch scope.
+    pub(crate) fn open_lane(&mut self, socket: SocketKey) {
+        let state = &self.sockets[socket];
+        let is_plain = state.sends_plainly && state.sending.active_len() == 1;
+        let Some(key) = state.turn().filter(|_| is_plain) else { return };
+        let peer = &self.peers[key];
+        if self.burst.is_none() && peer.is_dirty && peer.link.is_none() {
+            let room = peer.outbox.room(&Bounds::of(&state.options, false));
+            self.lane = room.map_or(Lane::CLOSED, |room| Lane::open(socket, key, room));
+        }
+    }
+
+    /// Sends a short message if the lane is this socket's and has room for it. Returns whether it did.
+    #[inline(always)]
+    pub(crate) fn send_in_lane(&mut self, socket: SocketKey, body: &[u8]) -> bool {
+        let Lane { socket: owner, peer, room } = &self.lane;
+        if *owner != socket {
+            return false;
+        }
+        let Some(peer) = self.peers.get_mut(*peer) else { return false };
+        let is_sent = peer.outbox.join_within(body, room);
+        if is_sent {
+            peer.stats.bytes_out += body.len() as u64;
+        }
+        is_sent
+    }
+
+    /// As [`Hub::send_in_lane`], for a body of `len` bytes that `fill` writes over zeros where it is sent from.
+    ///
+    /// # Errors
+    /// `fill`, where nothing was done.
+    #[inline(always)]
+    pub(crate) fn send_in_lane_with<F: FnOnce(&mut [u8])>(
+        &mut self,
+        socket: SocketKey,
+        len: usize,
+        fill: F,
+    ) -> Result<(), F> {
+        let Lane { socket: owner, peer, room } = &self.lane;
+        if *owner != socket {
+            return Err(fill);
+        }
+        let Some(peer) = self.peers.get_mut(*peer) else { return Err(fill) };
+        peer.outbox.join_within_with(len, room, fill)?;
+        peer.stats.bytes_out += len as u64;
+        Ok(())
+    }
+}

@@ -1,0 +1,269 @@
+//! When what is queued goes out, and what follows when it has.
+
+use std::io;
+
+use zring_engine::{Gather, Shard, TimerId};
+
+#[cfg(test)]
+mod forward;
+pub(crate) mod lane;
+pub(crate) mod outbox;
+
+use self::outbox::{LOAD_BYTES, Outbox};
+use super::{Hub, PeerKey, Timer, peer::Phase, send::regain_credit};
+
+/// While a send is in flight, a burst turns the shard once per this many messages.
+const TURN_MESSAGES: u32 = 64;
+
+/// A message that follows the one before it within this time on the same shard is part of a burst, and so is one that
+/// follows within a quarter of the time that sending took, which is long where there are many peers.
+const BURST_GAP_NS: u64 = 5_000;
+/// How long a message of a burst waits for others at most, where sending does not take long itself.
+const BURST_SLICE_NS: u64 = 50_000;
+/// How long it waits where sending to many peers does.
+const BURST_SLICE_MAX_NS: u64 = 1_000_000;
+
+/// Sends at once when idle, together under backlog, on a shard whose users open no batch scopes.
+///
+/// The first message goes out at once. One that follows closely begins a burst: from there on messages queue until
+/// 32 KiB are there, somebody waits, or the slice is over. A slice without messages ends the burst. Sending to many
+/// peers makes the next slice longer, so that it goes on for half of the time at most.
+#[derive(Debug, Default)]
+pub(crate) struct Burst {
+    /// When the last message that went out at once began to.
+    began_ns: u64,
+    /// What comes before this time follows it closely.
+    close_ns: u64,
+    timer: Option<TimerId>,
+}
+
+impl Burst {
+    fn begins(&mut self, shard: &mut Shard) -> bool {
+        let now_ns = shard.now_ns();
+        if now_ns >= self.close_ns {
+            self.began_ns = now_ns;
+            self.close_ns = now_ns + BURST_GAP_NS;
+            return false;
+        }
+        self.timer = Some(shard.arm_timer(now_ns + BURST_SLICE_NS, Timer::Burst.token()));
+        true
+    }
+}
+
+impl Hub {
+    /// Something was queued for the peer: it goes out at once, or with the batch.
+    #[inline]
+    pub(crate) fn queued(&mut self, shard: &mut Shard, key: PeerKey) {
+        if self.peers[key].link.is_some() {
+            return self.ring_or_wait(shard, key);
+        }
+        let batching = self.is_batching(shard);
+        let peer = &self.peers[key];
+        if batching && peer.is_dirty && !self.has_enough(&peer.outbox) {
+            return;
+        }
+        self.queue_or_flush(shard, key, batching);
+        self.note_sent(shard, batching);
+    }
+
+    /// What did not wait for others has been sent, or is on its way.
+    #[inline]
+    pub(crate) fn note_sent(&mut self, shard: &Shard, batching: bool) {
+        if let Some(burst) = self.burst.as_mut().filter(|_| !batching) {
+            let now_ns = shard.now_ns();
+            let took_ns = now_ns - burst.began_ns;
+            burst.close_ns = burst.close_ns.max(now_ns + took_ns / 4);
+        }
+    }
+
+    /// Something was put into a pipe. Whoever looks there by himself sees it at once; the bell is for one who sleeps.
+    /// Inside a batch scope it rings for the first message and then once in a while.
+    #[inline(always)]
+    pub(crate) fn ring_or_wait(&mut self, shard: &mut Shard, key: PeerKey) {
+        let peer = &mut self.peers[key];
+        let Some(link) = &mut peer.link else { return };
+        if self.batches > 0 && peer.is_dirty && !link.is_overdue() {
+            return;
+        }
+        if self.batches > 0 || link.is_local {
+            return self.ring_in_scope(shard, key);
+        }
+        link.ring();
+    }
+
+    #[inline(never)]
+    fn ring_in_scope(&mut self, shard: &mut Shard, key: PeerKey) {
+        let peer = &mut self.peers[key];
+        if self.batches > 0 && !std::mem::replace(&mut peer.is_dirty, true) {
+            self.dirty.push(key);
+        }
+        self.ring(shard, key);
+    }
+
+    #[inline(never)]
+    pub(crate) fn queue_or_flush(&mut self, shard: &mut Shard, key: PeerKey, batching: bool) {
+        let peer = &self.peers[key];
+        if peer.link.is_some() {
+            return self.ring(shard, key);
+        }
+        let in_scope = batching && self.burst.is_none();
+        let is_enough = self.has_enough(&peer.outbox);
+        let peer = &mut self.peers[key];
+        if batching && (in_scope || !is_enough) && !peer.is_dirty {
+            peer.is_dirty = true;
+            self.dirty.push(key);
+        }
+        if batching && !is_enough {
+            return;
+        }
+        if peer.outbox.is_in_flight() {
+            // In a burst, looking at the completion queue once in a while is enough.
+            self.wants_turn |= !batching || peer.outbox.messages().is_multiple_of(TURN_MESSAGES);
+        } else {
+            if in_scope {
+                peer.flush_full_blocks_now(shard);
+            } else {
+                peer.flush_now(shard);
+            }
+            self.wants_flush |= peer.outbox.is_in_flight();
+            let socket = peer.socket;
+            let state = &mut self.sockets[socket];
+            if regain_credit(state, peer) {
+                self.waiting.touch(state);
+            }
+            if state.closing.is_lingering {
+                // What went out just now has no completion that would tell.
+                self.finish_linger(shard, socket);
+            }
+        }
+    }
+
+    /// Whether what is queued inside a batch scope or a burst is worth a call of its own. A scope waits for a whole block:
+    /// the kernel may take it while the next one fills.
+    #[inline]
+    fn has_enough(&self, outbox: &Outbox) -> bool {
+        match self.burst {
+            None => outbox.has_full_block(),
+            Some(_) => outbox.has_load(),
+        }
+    }
+
+    /// Whether so many bytes are worth a call of their own, however many others may follow.
+    pub(crate) fn is_load(&self, bytes: usize) -> bool {
+        self.burst.is_some() && bytes >= LOAD_BYTES
+    }
+
+    /// Whether what is queued now waits for more: inside a batch scope, or in a burst of a shared shard.
+    #[inline]
+    pub(crate) fn is_batching(&mut self, shard: &mut Shard) -> bool {
+        match &mut self.burst {
+            None => self.batches > 0,
+            Some(burst) => burst.timer.is_some() || burst.begins(shard),
+        }
+    }
+
+    /// The shard is used by several threads: sends find out by themselves when to go together.
+    pub(crate) fn share(&mut self) {
+        self.burst = Some(Burst::default());
+    }
+
+    /// A slice of a burst is over: what queued up goes out, and another slice follows if there was something.
+    pub(crate) fn slice_burst(&mut self, shard: &mut Shard) {
+        if self.dirty.is_empty() {
+            self.burst.as_mut().into_iter().for_each(|burst| burst.timer = None);
+            return;
+        }
+        let started_ns = shard.now_ns();
+        self.flush_dirty(shard);
+        let now_ns = shard.now_ns();
+        if let Some(burst) = &mut self.burst {
+            let slice_ns = (now_ns - started_ns).clamp(BURST_SLICE_NS, BURST_SLICE_MAX_NS);
+            burst.timer = Some(shard.arm_timer(now_ns + slice_ns, Timer::Burst.token()));
+        }
+    }
+
+    /// Whether queued messages wait for others to go with.
+    pub(crate) fn has_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    pub(crate) fn open_batch(&mut self) {
+        self.batches += 1;
+    }
+
+    /// Ends a batch scope; the outermost submits everything.
+    pub(crate) fn close_batch(&mut self, shard: &mut Shard) {
+        self.batches -= 1;
+        if self.batches == 0 {
+            self.flush_dirty(shard);
+        }
+    }
+
+    /// Submits what batch scopes have queued so far.
+    pub(crate) fn flush_dirty(&mut self, shard: &mut Shard) {
+        // One connection is served soonest by a call of its own, several by one submission for all.
+        let is_single = self.dirty.len() == 1;
+        while let Some(key) = self.dirty.pop() {
+            let peer = &mut self.peers[key];
+            peer.is_dirty = false;
+            if is_single {
+                let socket = peer.socket;
+                self.queue_or_flush(shard, key, false);
+                // What went out at once has no completion that would give its room to those who wait.
+                self.drain_pending(shard, socket);
+            } else {
+                if peer.link.is_some() {
+                    self.ring(shard, key);
+                    continue;
+                }
+                peer.flush(shard);
+                self.wants_flush = true;
+            }
+        }
+    }
+
+    /// A send ended.
+    pub(crate) fn sent(
+        &mut self,
+        shard: &mut Shard,
+        key: PeerKey,
+        gather: Gather,
+        bytes: usize,
+        error: Option<io::Error>,
+    ) {
+        let peer = &mut self.peers[key];
+        let socket = peer.socket;
+        if bytes < gather.bytes() {
+            peer.cut = Some((gather, bytes));
+            if let Some(error) = error.filter(|_| !matches!(peer.phase, Phase::Closing(_))) {
+                self.fail(shard, key, &error);
+            }
+            return;
+        }
+        let messages = peer.outbox.complete(&mut shard.arena, gather);
+        peer.stats.messages_out += u64::from(messages);
+        match peer.phase {
+            Phase::Handshaking(_) => return peer.flush(shard),
+            Phase::Ready => {}
+            // The ERROR command of a refused handshake is out.
+            Phase::Closing(_) if peer.hello.is_empty() => return self.close_conn(shard, key),
+            Phase::Closing(_) => return peer.flush(shard),
+            Phase::Gone => return,
+        }
+        // What queued up behind a send of large bodies goes the short way again, as soon as there is room.
+        if peer.outbox.has_full_block() {
+            peer.flush_now(shard);
+        }
+        let state = &mut self.sockets[socket];
+        regain_credit(state, peer);
+        self.waiting.touch(state);
+        if !state.pending.is_empty() {
+            self.drain_pending(shard, socket);
+        }
+        let peer = &mut self.peers[key];
+        peer.flush(shard);
+        if self.sockets[socket].closing.is_lingering {
+            self.finish_linger(shard, socket);
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Names that sockets of one process meet under.
+
+pub(crate) mod link;
+
+use self::link::Queues;
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, OnceLock},
+};
+
+use zring_engine::queue::{mailbox::Postbox, notice::Notice};
+
+use crate::{lock::lock, options::Options, socket_type::SocketType};
+
+/// A name space of `inproc://` endpoints.
+///
+/// Every [`Config`](crate::Config) has one of its own. Contexts whose configurations are clones of each other, or were
+/// given the same one, share it: their sockets reach each other by `inproc://` names, whichever thread or shard they
+/// live on, and whether they bind or connect first.
+#[derive(Clone, Default)]
+pub struct Inproc {
+    names: Arc<Mutex<Names>>,
+}
+
+#[derive(Default)]
+struct Names {
+    bound: BTreeMap<Arc<str>, Arc<Bound>>,
+    /// Connecting sockets to be told when the name is bound.
+    waiting: BTreeMap<Arc<str>, Vec<(Postbox<u64>, u64)>>,
+}
+
+/// What the two ends of a pipe tell each other first.
+#[derive(Clone)]
+pub(crate) struct Introduction {
+    pub(crate) socket_type: SocketType,
+    pub(crate) routing_id: Arc<[u8]>,
+    sndhwm: u32,
+    rcvhwm: u32,
+}
+
+impl Introduction {
+    pub(crate) fn new(socket_type: SocketType, options: &Options) -> Self {
+        let &Options { sndhwm, rcvhwm, .. } = options;
+        Self { socket_type, routing_id: options.routing_id().into(), sndhwm, rcvhwm }
+    }
+
+    /// How many messages may be on their way to `peer`: what both ends would queue, as in libzmq.
+    pub(crate) fn room_towards(&self, peer: &Self) -> u64 {
+        match (self.sndhwm, peer.rcvhwm) {
+            (0, _) | (_, 0) => u64::MAX,
+            (send, receive) => u64::from(send) + u64::from(receive),
+        }
+    }
+}
+
+/// A socket that is bound to a name.
+pub(crate) struct Bound {
+    pub(crate) introduction: Introduction,
+    arrivals: Mutex<Vec<Arrival>>,
+    postbox: Postbox<u64>,
+    token: u64,
+}
+
+/// The bound socket's bell, once it has accepted.
+pub(crate) type Acceptance = Arc<OnceLock<Arc<Notice>>>;
+
+/// A connecting socket's offer: one end of a pipe.
+pub(crate) struct Arrival {
+    pub(crate) introduction: Introduction,
+    pub(crate) queues: Queues,
+    /// The connecting end's bell.
+    pub(crate) notice: Arc<Notice>,
+    pub(crate) acceptance: Acceptance,
+}
+
+impl Bound {
+    pub(crate) fn offer(&self, arrival: Arrival) {
+        lock(&self.arrivals).push(arrival);
+        self.postbox.post(self.token);
+    }
+
+    pub(crate) fn take_arrivals(&self) -> Vec<Arrival> {
+        std::mem::take(&mut *lock(&self.arrivals))
+    }
+}
+
+impl Inproc {
+    /// An empty name space.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Binds a name; `None` when somebody else has it. `token` is posted for each arrival.
+    pub(crate) fn bind(
+        &self,
+        name: &Arc<str>,
+        introduction: Introduction,
+        postbox: Postbox<u64>,
+        token: u64,
+    ) -> Option<Arc<Bound>> {
+        let mut names = lock(&self.names);
+        if names.bound.contains_key(name) {
+            return None;
+        }
+        let bound = Bound { introduction, arrivals: Mutex::default(), postbox, token };
+        let bound = Arc::new(bound);
+        names.bound.insert(name.clone(), bound.clone());
+        let waiting = names.waiting.remove(name).unwrap_or_default();
+        drop(names);
+        waiting.iter().for_each(|(postbox, token)| postbox.post(*token));
+        Some(bound)
+    }
+
+    pub(crate) fn unbind(&self, name: &str) {
+        let removed = lock(&self.names).bound.remove(name);
+        for arrival in removed.iter().flat_map(|bound| bound.take_arrivals()) {
+            drop(arrival.queues);
+            arrival.notice.ring();
+        }
+    }
+
+    /// Who is bound to the name; if nobody is, `token` is posted when somebody comes.
+    pub(crate) fn find(
+        &self,
+        name: &Arc<str>,
+        postbox: &Postbox<u64>,
+        token: u64,
+    ) -> Option<Arc<Bound>> {
+        let mut names = lock(&self.names);
+        let found = names.bound.get(name).cloned();
+        if found.is_none() {
+            names.waiting.entry(name.clone()).or_default().push((postbox.clone(), token));
+        }
+        found
+    }
+
+    /// A connecting socket does not wait for the name any more.
+    pub(crate) fn forget(&self, name: &str, token: u64, is_ours: impl Fn(&Postbox<u64>) -> bool) {
+        let mut names = lock(&self.names);
+        if let Some(waiting) = names.waiting.get_mut(name) {
+            waiting.retain(|(postbox, other)| *other != token || !is_ours(postbox));
+            if waiting.is_empty() {
+                names.waiting.remove(name);
+            }
+        }
+    }
+}
+
+/// Two are equal when they are the same.
+impl PartialEq for Inproc {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.names, &other.names)
+    }
+}
+
+impl Eq for Inproc {}
+
+impl fmt::Debug for Inproc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inproc").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,145 @@
+//! What several types have in common, to be named in their rooms.
+
+/// The type does not send.
+macro_rules! never_sends {
+    ($room:ty) => {
+        impl $crate::pattern::Sending for $room {
+            fn can_send(&self, _: &Options) -> Result<(), Misuse> {
+                Err(Misuse::Unsupported("send"))
+            }
+
+            fn begin(&self, options: &Options) -> Result<Reserve, Misuse> {
+                self.can_send(options).map(|()| Reserve::Nothing)
+            }
+
+            fn route(&mut self, _: &Options) -> Plan {
+                Plan::Lost
+            }
+
+            fn given(&mut self, _: PipeId) {}
+
+            fn matches(&mut self, _: &[u8], _: &mut Vec<PipeId>) {}
+
+            fn spoiled(&mut self, _: Option<PipeId>) {}
+
+            fn lost(&mut self, _: PipeId) -> Fate {
+                Fate::Drop
+            }
+        }
+    };
+}
+
+/// Messages go to the peers in turn as they stand. Those that a lost connection leaves go to the next one.
+macro_rules! sends_by_turn {
+    ($room:ty) => {
+        impl $crate::pattern::Sending for $room {
+            fn can_send(&self, _: &Options) -> Result<(), Misuse> {
+                Ok(())
+            }
+
+            fn begin(&self, _: &Options) -> Result<Reserve, Misuse> {
+                Ok(Reserve::Turn)
+            }
+
+            fn route(&mut self, _: &Options) -> Plan {
+                Plan::InTurn { head: Head::default(), supersedes: false }
+            }
+
+            fn given(&mut self, _: PipeId) {}
+
+            fn matches(&mut self, _: &[u8], _: &mut Vec<PipeId>) {}
+
+            fn spoiled(&mut self, _: Option<PipeId>) {}
+
+            fn lost(&mut self, _: PipeId) -> Fate {
+                Fate::Requeue
+            }
+        }
+    };
+}
+
+/// The type does not receive: a peer that sends a message is in the wrong.
+macro_rules! never_receives {
+    ($room:ty) => {
+        impl $crate::pattern::Receiving for $room {
+            fn can_receive(&self) -> Result<(), Misuse> {
+                Err(Misuse::Unsupported("receive"))
+            }
+
+            fn filter(&self, _: &[u8]) -> bool {
+                false
+            }
+
+            fn ahead(&self, _: PipeId, _: Begun<'_>, _: &Options) -> Ahead {
+                Ahead::Unknown
+            }
+
+            fn arrive(&mut self, _: PipeId, _: Arrived<'_>, _: &Options) -> Verdict {
+                Verdict::Drop(Dropped::Malformed)
+            }
+
+            fn take(&mut self, _: Option<PipeId>, _: Vec<Frame>) {}
+        }
+    };
+}
+
+/// Every message is the user's as it stands.
+macro_rules! takes_freely {
+    ($room:ty) => {
+        impl $crate::pattern::Receiving for $room {
+            fn can_receive(&self) -> Result<(), Misuse> {
+                Ok(())
+            }
+
+            fn filter(&self, _: &[u8]) -> bool {
+                true
+            }
+
+            fn ahead(&self, _: PipeId, _: Begun<'_>, _: &Options) -> Ahead {
+                Ahead::Known(0)
+            }
+
+            fn arrive(&mut self, _: PipeId, _: Arrived<'_>, _: &Options) -> Verdict {
+                Verdict::Deliver { hidden: 0, kept: 0 }
+            }
+
+            fn take(&mut self, _: Option<PipeId>, _: Vec<Frame>) {}
+        }
+    };
+}
+
+/// The type remembers nothing of its peers.
+macro_rules! knows_no_peers {
+    ($room:ty) => {
+        impl $crate::pattern::Peers for $room {
+            fn attach(&mut self, _: PipeId, _: &mut dyn FnMut(Subscription<'_>)) {}
+
+            fn detach(&mut self, _: PipeId) {}
+
+            fn forget(&mut self, _: PipeId) {}
+        }
+    };
+}
+
+/// The type has no subscriptions: the user cannot make any, and a peer's are ignored.
+macro_rules! never_subscribes {
+    ($room:ty) => {
+        impl $crate::pattern::Subscribing for $room {
+            fn subscribe(&mut self, change: Subscription<'_>) -> Result<bool, Misuse> {
+                Err($crate::pattern::cannot(change))
+            }
+
+            fn command(&mut self, _: PipeId, _: Subscription<'_>, _: &Options) -> Verdict {
+                Verdict::Done
+            }
+
+            fn subscribers(&mut self, _: &[u8]) -> Result<usize, Misuse> {
+                Err($crate::pattern::NO_SUBSCRIBERS)
+            }
+
+            fn subscriptions(&self, _: PipeId) -> usize {
+                0
+            }
+        }
+    };
+}

@@ -1,0 +1,1 @@
+//! Each room by itself, against the words of its RFC.
