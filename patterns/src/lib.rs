@@ -35,6 +35,7 @@ mod interest;
 mod lock;
 mod message;
 mod monitor;
+#[macro_use]
 mod options;
 mod pattern;
 mod reactor;
@@ -59,7 +60,7 @@ pub use message::{Message, Sendable};
 pub use monitor::{
     DisconnectReason, Event, EventKind, HandshakeFault, IoFault, PeerStats, SocketStats,
 };
-pub use options::{OptionError, Options};
+pub use options::{Applies, OptionError, OptionInfo, Options};
 pub use socket::{
     CloseReport, Home, Incoming, IncomingFrame, Received, ReceivedFile, ReceivedFrames, Socket,
 };

@@ -79,8 +79,8 @@ impl Reactor {
     }
 
     pub(crate) fn turn(&mut self, wait: TurnWait) -> Result<usize, Error> {
-        self.hub.wants_turn = false;
-        self.hub.wants_flush = false;
+        self.hub.flushing.wants_turn = false;
+        self.hub.flushing.wants_flush = false;
         Ok(self.shard.turn(&mut self.hub, wait)?)
     }
 
@@ -94,16 +94,20 @@ impl Reactor {
     /// What an operation left to do: hand submissions to the kernel, reap a completion.
     #[inline]
     pub(crate) fn settle(&mut self) -> Result<(), Error> {
-        if self.hub.wants_flush || self.hub.wants_turn { self.settle_now() } else { Ok(()) }
+        if self.hub.flushing.wants_flush || self.hub.flushing.wants_turn {
+            self.settle_now()
+        } else {
+            Ok(())
+        }
     }
 
     #[inline(never)]
     fn settle_now(&mut self) -> Result<(), Error> {
-        if self.hub.wants_flush {
-            self.hub.wants_flush = false;
+        if self.hub.flushing.wants_flush {
+            self.hub.flushing.wants_flush = false;
             self.shard.flush()?;
         }
-        if self.hub.wants_turn {
+        if self.hub.flushing.wants_turn {
             self.turn(TurnWait::No)?;
         }
         Ok(())
@@ -287,7 +291,7 @@ impl Turn for Reactor {
     }
 
     fn activity(&self) -> u64 {
-        self.hub.refills
+        self.hub.pipes.refills
     }
 
     fn is_patient(&self) -> bool {

@@ -179,7 +179,7 @@ fn what_a_lost_peer_has_not_taken_goes_to_one_on_another_shard() {
     in_ways(ways(), LIMIT, |way| {
         let ctx = context(way);
         let push = open(&ctx, SocketType::Push);
-        push.set_sndbuf(Some(4096));
+        push.set_sndbuf(Some(4096)).expect("within bounds");
         push.set_sndhwm(10);
         let endpoint = bind(&push);
         push.monitor(100);
@@ -393,7 +393,7 @@ fn a_full_socket_waits_for_room_on_any_shard() {
     in_ways(ways(), LIMIT, |way| {
         let ctx = context(way);
         let push = open(&ctx, SocketType::Push);
-        push.set_sndbuf(Some(4096));
+        push.set_sndbuf(Some(4096)).expect("within bounds");
         push.set_sndhwm(2);
         let endpoint = bind(&push);
         let pullers = peers(way, SocketType::Pull, 3, &endpoint);

@@ -121,8 +121,8 @@ fn threads_share_sockets_with_little_room() {
         let (pull, push) = (open(&first, SocketType::Pull), open(&second, SocketType::Push));
         pull.set_rcvhwm(3);
         push.set_sndhwm(2);
-        push.set_sndbuf(Some(8 << 10));
-        pull.set_rcvbuf(Some(8 << 10));
+        push.set_sndbuf(Some(8 << 10)).expect("within bounds");
+        pull.set_rcvbuf(Some(8 << 10)).expect("within bounds");
         push.connect(&bind(&pull)).expect("connect");
         shared_by_threads(&push, &pull, 1000);
     });

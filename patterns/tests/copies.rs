@@ -83,15 +83,13 @@ impl Case {
             let all = owned + f64::from(made + cloned);
             return (all, all);
         }
-        // A request's number is a frame of its own, of 4 bytes; a reply has none.
-        let id = if self.kinds.1 == SocketType::Req { 2.0 / self.bytes as f64 } else { 0.0 };
-        let all = id + if self.is_owned { owned } else { 1.0 };
+        let all = if self.is_owned { owned } else { 1.0 };
         let may_go_alone = self.kinds.1 != SocketType::Pub && !self.is_inproc;
         let is_alone = may_go_alone && !self.is_owned && self.bytes >= REFERENCE_BYTES_MIN;
         match (self.kinds.1, self.bytes) {
             // There is nothing in front of a request or a reply, and room for it.
-            (SocketType::Req, 0x1_0000) if is_alone => (id, id),
-            _ if is_alone => (id, all),
+            (SocketType::Req, 0x1_0000) if is_alone => (0.0, 0.0),
+            _ if is_alone => (0.0, all),
             _ => (all, all),
         }
     }

@@ -83,7 +83,7 @@ fn ventilate(announce: &mpsc::Sender<String>, results: &str) -> Result<()> {
     let context = context()?;
     let tasks = socket(&context, SocketType::Push)?;
     tasks.set_sndhwm(QUEUED_TASKS_MAX);
-    tasks.set_sndbuf(Some(TASK_BUFFER_BYTES));
+    tasks.set_sndbuf(Some(TASK_BUFFER_BYTES)).expect("within bounds");
     let endpoint = bind(&tasks)?;
     let sink = connected(&context, SocketType::Push, results)?;
     let _ = announce.send(endpoint);
@@ -107,7 +107,7 @@ fn work(number: u64, tasks: &str, sink: &Sink) -> Result<()> {
     let results = connected(&context, SocketType::Push, &sink.results)?;
     let (at, tasks) = (tasks, socket(&context, SocketType::Pull)?);
     tasks.set_rcvhwm(QUEUED_TASKS_MAX);
-    tasks.set_rcvbuf(Some(TASK_BUFFER_BYTES));
+    tasks.set_rcvbuf(Some(TASK_BUFFER_BYTES)).expect("within bounds");
     tasks.connect(at).map_err(Failure::library)?;
     loop {
         let mut items = [

@@ -29,11 +29,11 @@ use zring_engine::{
 };
 
 use self::{
-    flush::{Burst, lane::Lane},
+    flush::Flushing,
     inbound::{Inbound, arm::Arm},
     keys::{ConnectorKey, ListenerKey, PeerKey, Table},
     peer::{Peer, Phase},
-    pipes::{Mail, Offer},
+    pipes::{Offer, Pipes},
     receive::Delivery,
     socket::SocketState,
     waiting::Waiting,
@@ -42,7 +42,7 @@ pub(crate) use self::{keys::SocketKey, send::load_topic};
 use crate::{
     endpoint::ConnectTarget,
     error::Error,
-    inproc::{Bound, Inproc, link::Resting},
+    inproc::{Bound, Inproc},
     monitor::{DisconnectReason, EventKind, HandshakeFault, IoFault, PeerStats, SocketStats},
     options::Options,
     reconnect::Backoff,
@@ -164,82 +164,51 @@ impl Timer {
     }
 }
 
-/// See the module. Keys are slab keys; a timer or an owner entry goes before its key is used again.
+/// See the module. A timer or an owner entry goes before its key is used again.
 #[derive(Debug)]
 pub(crate) struct Hub {
     pub(crate) sockets: Table<SocketKey, SocketState>,
     peers: Table<PeerKey, Peer>,
     listeners: Table<ListenerKey, Listener>,
     connectors: Table<ConnectorKey, Connector>,
-    /// By index of the connection.
+    /// By index of the connection or the listener.
     owners: Vec<Owner>,
-    /// Peers with queued bytes, while a batch scope is open.
-    dirty: Vec<PeerKey>,
-    batches: u32,
-    /// A send is in flight and more is queued: the next turn may find it completed.
-    pub(crate) wants_turn: bool,
-    /// Something was submitted that the kernel does not have yet.
-    pub(crate) wants_flush: bool,
+    pub(crate) flushing: Flushing,
+    /// Who waits, over all sockets.
+    waiting: Waiting,
+    pub(crate) pipes: Pipes,
+    scratch: Scratch,
+    /// Number of the last claim.
+    claims: u64,
+    /// Number of the last question to the resolver.
     resolve_number: u32,
     random: u64,
+}
+
+/// Lists whose memory is used again.
+#[derive(Debug, Default)]
+struct Scratch {
     /// Subscribers of the message being published.
     matched: Vec<PipeId>,
     /// Peers that got messages which had waited.
     touched: Vec<PeerKey>,
-    /// How sends of several threads are gathered; `None` on a shard of one thread, where scopes do that.
-    burst: Option<Burst>,
-    /// Who waits, over all sockets.
-    waiting: Waiting,
-    inproc: Inproc,
-    mail: Option<Mail>,
-    /// Peers whose pipe has ended, to be seen to in the next turn.
-    ended: Vec<PeerKey>,
-    /// Peers whose bell was rung and not answered.
-    unanswered: Vec<PeerKey>,
-    /// Tells claims apart.
-    claims: u64,
-    /// How often something was taken out of pipes.
-    pub(crate) refills: u64,
-    /// Tells tokens apart.
-    serial: u32,
-    /// How many pipes there were.
-    links: u64,
-    /// Memory of their outgoing queues that is not in use.
-    resting: Resting,
-    /// There are pipes, or there may be at any time.
-    expects_links: bool,
-    lane: Lane,
 }
 
 impl Hub {
     pub(crate) fn new(inproc: Inproc) -> Self {
         Self {
-            inproc,
-            mail: None,
-            ended: Vec::new(),
-            claims: 0,
-            refills: 0,
-            unanswered: Vec::new(),
-            serial: 0,
-            links: 0,
-            resting: Resting::new(),
-            expects_links: false,
-            lane: Lane::CLOSED,
             sockets: Table::new(),
             peers: Table::new(),
             listeners: Table::new(),
             connectors: Table::new(),
             owners: Vec::new(),
-            dirty: Vec::new(),
-            batches: 0,
-            wants_turn: false,
-            wants_flush: false,
+            flushing: Flushing::default(),
+            waiting: Waiting::default(),
+            pipes: Pipes::new(inproc),
+            scratch: Scratch::default(),
+            claims: 0,
             resolve_number: 0,
             random: RandomState::new().hash_one(()) | 1,
-            matched: Vec::new(),
-            touched: Vec::new(),
-            burst: None,
-            waiting: Waiting::default(),
         }
     }
 
@@ -366,7 +335,7 @@ impl Hub {
             Some(conn) => shard.receive_stop(conn),
             None => self.arm(shard, key),
         }
-        self.wants_flush = true;
+        self.flushing.wants_flush = true;
     }
 
     /// What follows a round of decoding: the socket learns of new messages, an answer goes out, a fault

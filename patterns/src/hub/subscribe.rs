@@ -45,7 +45,7 @@ impl Hub {
             peer.flush(shard);
         }
         told.into_iter().for_each(|key| self.ring(shard, key));
-        self.wants_flush = true;
+        self.flushing.wants_flush = true;
     }
 
     /// How many subscribers a message with this topic would go to.

@@ -25,7 +25,7 @@ mod rep;
 mod req;
 mod subscriber;
 #[cfg(test)]
-mod tests;
+mod testing;
 
 use crate::{
     error::Error, frame::Frame, monitor::DisconnectReason, options::Options, route::PipeId,

@@ -144,3 +144,98 @@ impl Subscribing for Publisher {
         self.subscriptions.usage(peer).count
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pattern::testing::{A, B, arrived, frames, options};
+
+    fn subscribe(publisher: &mut Publisher, peer: PipeId, prefix: &[u8]) -> Verdict {
+        publisher.command(peer, Subscription::Subscribe(prefix), &Options::default())
+    }
+
+    fn matched(publisher: &mut Publisher, topic: &[u8]) -> Vec<PipeId> {
+        let mut peers = Vec::new();
+        publisher.matches(topic, &mut peers);
+        peers.sort();
+        peers
+    }
+
+    /// RFC 29, "The PUB Socket Type": sends only, never blocks.
+    #[test]
+    fn only_sends_at_any_time() {
+        let (mut publisher, options) = (Publisher::new(), Options::default());
+        assert_eq!(publisher.can_receive(), Err(Misuse::Unsupported("receive")));
+        assert_eq!(publisher.can_send(&options), Ok(()));
+        assert_eq!(publisher.begin(&options), Ok(Reserve::Nothing));
+        assert!(matches!(publisher.route(&options), Plan::Each));
+        assert!(!Publisher::FACTS.rotates);
+    }
+
+    /// RFC 29: the subscription is compared with the start of the first frame; each subscriber gets a message once.
+    #[test]
+    fn matches_prefixes_and_names_each_subscriber_once() {
+        let mut publisher = Publisher::new();
+        assert_eq!(subscribe(&mut publisher, A, b""), Verdict::Done);
+        assert_eq!(subscribe(&mut publisher, A, b"ab"), Verdict::Done);
+        assert_eq!(subscribe(&mut publisher, B, b"ab"), Verdict::Done);
+        assert_eq!(matched(&mut publisher, b"abc"), [A, B]);
+        assert_eq!(matched(&mut publisher, b"a"), [A]);
+        assert_eq!(publisher.subscribers(b"abc"), Ok(2));
+        assert_eq!((publisher.subscriptions(A), publisher.subscriptions(B)), (2, 1));
+    }
+
+    /// RFC 29: subscription commands are the publisher's, not the user's; RFC 37: they may come as messages.
+    #[test]
+    fn takes_subscriptions_as_commands_and_as_messages() {
+        let (mut publisher, options) = (Publisher::new(), Options::default());
+        assert_eq!(publisher.arrive(A, Arrived::Body(b"\x01ab"), &options), Verdict::Done);
+        assert_eq!(matched(&mut publisher, b"ab"), [A]);
+        let cancel = Subscription::Cancel(b"ab");
+        assert_eq!(publisher.command(A, cancel, &options), Verdict::Done);
+        assert!(matched(&mut publisher, b"ab").is_empty());
+        assert_eq!(publisher.command(A, cancel, &options), Verdict::Done, "one too many");
+    }
+
+    /// RFC 29: messages that subscribers send are discarded; here they are counted, too.
+    #[test]
+    fn drops_other_messages_of_subscribers() {
+        let (mut publisher, options) = (Publisher::new(), Options::default());
+        let malformed = Verdict::Drop(Dropped::Malformed);
+        assert_eq!(publisher.arrive(A, Arrived::Body(b"\x02ab"), &options), malformed);
+        assert_eq!(publisher.arrive(A, Arrived::Body(b""), &options), malformed);
+        assert_eq!(publisher.arrive(A, arrived(&frames(&["\x01a", "b"])), &options), malformed);
+    }
+
+    /// RFC 29: the queue of a subscriber that disconnects goes, and with it what it subscribed to.
+    #[test]
+    fn forgets_a_subscriber_that_goes() {
+        let mut publisher = Publisher::new();
+        subscribe(&mut publisher, A, b"a");
+        publisher.detach(A);
+        assert!(matched(&mut publisher, b"a").is_empty());
+        assert_eq!(publisher.lost(A), Fate::Drop);
+        // Decoded late, from what had arrived before the end.
+        subscribe(&mut publisher, A, b"a");
+        publisher.forget(A);
+        assert!(matched(&mut publisher, b"a").is_empty(), "the slot's next peer has nothing");
+    }
+
+    #[test]
+    fn bounds_what_a_peer_subscribes_to() {
+        let mut publisher = Publisher::new();
+        let options = options(|options| {
+            options.max_subscriptions_per_peer = 2;
+            options.max_subscription_bytes_per_peer = 5;
+        });
+        let mut subscribe =
+            |prefix| publisher.command(A, Subscription::Subscribe(prefix), &options);
+        assert_eq!(subscribe(b"abc"), Verdict::Done);
+        let bytes_max = 5;
+        let too_long = Verdict::End(DisconnectReason::TooManySubscriptionBytes { bytes_max });
+        assert_eq!(subscribe(b"def"), too_long);
+        assert_eq!(subscribe(b"de"), Verdict::Done);
+        let too_many = Verdict::End(DisconnectReason::TooManySubscriptions { max: 2 });
+        assert_eq!(subscribe(b""), too_many);
+    }
+}

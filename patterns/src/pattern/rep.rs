@@ -1,4 +1,4 @@
-//! REP: a request, then the reply to whoever sent it (RFC 28).
+//! REP: a request, then the reply to the peer that sent it (RFC 28).
 
 use super::{
     Ahead, Arrived, Begun, Dropped, Facts, Fate, Head, Misuse, Pattern, Peers, Plan, Receiving,
@@ -43,8 +43,7 @@ impl Sending for Rep {
         self.can_send(options).map(|()| Reserve::Nothing)
     }
 
-    /// "SHALL prepend the address envelope". A reply to a peer that is gone is nobody else's: it "SHALL be silently
-    /// discarded", and is counted.
+    /// The address envelope and the delimiter stand in front of the reply. A reply to a peer that is gone is dropped.
     fn route(&mut self, _: &Options) -> Plan {
         match std::mem::take(self) {
             Self::Serving { peer: Some(peer), envelope } => {
@@ -117,3 +116,86 @@ impl Peers for Rep {
 }
 
 never_subscribes!(Rep);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pattern::testing::{A, B, arrived, begun, frames};
+
+    const RECEIVE_FIRST: Result<(), Misuse> =
+        Err(Misuse::OutOfTurn("receive a request before sending a reply"));
+    const SEND_FIRST: Result<(), Misuse> =
+        Err(Misuse::OutOfTurn("send the reply before the next request"));
+
+    /// RFC 28, "The REP Socket Type": receives and then sends exactly one message at a time.
+    #[test]
+    fn works_in_lockstep() {
+        let (mut rep, options) = (Rep::new(), Options::default());
+        for _ in 0..2 {
+            assert_eq!((rep.can_receive(), rep.can_send(&options)), (Ok(()), RECEIVE_FIRST));
+            rep.take(Some(A), Vec::new());
+            assert_eq!((rep.can_receive(), rep.can_send(&options)), (SEND_FIRST, Ok(())));
+            rep.route(&options);
+        }
+    }
+
+    /// A message in frames is refused at its first one. A reply never has to wait.
+    #[test]
+    fn refuses_the_first_frame_out_of_turn() {
+        let (mut rep, options) = (Rep::new(), Options::default());
+        assert_eq!(rep.begin(&options).map(drop), RECEIVE_FIRST);
+        rep.take(Some(A), Vec::new());
+        assert_eq!(rep.begin(&options), Ok(Reserve::Nothing));
+        assert!(!Rep::FACTS.rotates);
+    }
+
+    /// RFC 28: the envelope and the delimiter are removed and kept, and stand in front of the reply.
+    #[test]
+    fn sends_the_reply_back_along_the_envelope() {
+        let (mut rep, options) = (Rep::new(), Options::default());
+        let request = frames(&["far", "near", "", "x"]);
+        let verdict = rep.arrive(A, arrived(&request), &options);
+        assert_eq!(verdict, Verdict::Deliver { hidden: 3, kept: 2 });
+        rep.take(Some(A), request[..2].to_vec());
+        let Plan::To { peer, head } = rep.route(&options) else { panic!("to the requester") };
+        assert_eq!((peer, head.is_delimited), (A, true));
+        let way: Vec<&[u8]> = head.frames().map(Frame::bytes).collect();
+        assert_eq!(way, [&b"far"[..], b"near"]);
+    }
+
+    /// RFC 28: the envelope may be empty; data frames may be empty, too.
+    #[test]
+    fn the_first_empty_frame_is_the_delimiter() {
+        let (mut rep, options) = (Rep::new(), Options::default());
+        let verdict = rep.arrive(A, arrived(&frames(&["", "", ""])), &options);
+        assert_eq!(verdict, Verdict::Deliver { hidden: 1, kept: 0 });
+        assert_eq!(rep.ahead(A, begun(&frames(&["a", ""]), "x"), &options), Ahead::Known(2));
+        assert_eq!(rep.ahead(A, begun(&frames(&["a"]), ""), &options), Ahead::Unknown);
+    }
+
+    /// RFC 28: a request has a delimiter and one or more data frames.
+    #[test]
+    fn drops_what_is_no_request() {
+        let (mut rep, options) = (Rep::new(), Options::default());
+        let malformed = Verdict::Drop(Dropped::Malformed);
+        assert_eq!(rep.arrive(A, Arrived::Body(b"x"), &options), malformed);
+        assert_eq!(rep.arrive(A, arrived(&frames(&["a", "b"])), &options), malformed);
+        assert_eq!(rep.arrive(A, arrived(&frames(&["a", ""])), &options), malformed);
+        assert_eq!(rep.can_receive(), Ok(()));
+    }
+
+    /// RFC 28: the reply is discarded if the originating peer is no longer connected.
+    #[test]
+    fn a_reply_to_a_peer_that_is_gone_is_lost() {
+        let options = Options::default();
+        let mut rep = Rep::new();
+        rep.take(Some(A), Vec::new());
+        rep.detach(B);
+        rep.detach(A);
+        assert_eq!(rep.can_send(&options), Ok(()), "the reply is the user's to send all the same");
+        assert!(matches!(rep.route(&options), Plan::Lost));
+        rep.take(None, Vec::new());
+        assert!(matches!(rep.route(&options), Plan::Lost), "gone before the request was taken");
+        assert_eq!(rep.lost(A), Fate::Drop);
+    }
+}

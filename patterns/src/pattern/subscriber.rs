@@ -71,7 +71,7 @@ impl Receiving for Subscriber {
 }
 
 impl Peers for Subscriber {
-    /// "SHALL send its subscriptions" to a publisher that it meets.
+    /// A publisher that comes later learns of all subscriptions.
     fn attach(&mut self, _: PipeId, tell: &mut dyn FnMut(Subscription<'_>)) {
         for prefix in self.subscriptions.iter() {
             tell(Subscription::Subscribe(&prefix));
@@ -107,5 +107,81 @@ impl Subscribing for Subscriber {
 
     fn subscriptions(&self, _: PipeId) -> usize {
         0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pattern::{
+        Sending,
+        testing::{A, arrived, begun, frames},
+    };
+
+    fn subscriber(prefixes: &[&str]) -> Subscriber {
+        let mut subscriber = Subscriber::new();
+        for prefix in prefixes {
+            let subscribed = subscriber.subscribe(Subscription::Subscribe(prefix.as_bytes()));
+            assert_eq!(subscribed, Ok(true));
+        }
+        subscriber
+    }
+
+    /// RFC 29, "The SUB Socket Type": receives only.
+    #[test]
+    fn only_receives() {
+        let (subscriber, options) = (Subscriber::new(), Options::default());
+        assert_eq!(subscriber.can_send(&options), Err(Misuse::Unsupported("send")));
+        assert_eq!(subscriber.can_receive(), Ok(()));
+    }
+
+    /// RFC 29: messages are filtered by prefix match, and delivered unmodified.
+    #[test]
+    fn delivers_what_was_subscribed_to() {
+        let (mut subscriber, options) = (subscriber(&["ab"]), Options::default());
+        let whole = Verdict::Deliver { hidden: 0, kept: 0 };
+        let unwanted = Verdict::Drop(Dropped::Unwanted);
+        assert_eq!(subscriber.arrive(A, Arrived::Body(b"abc"), &options), whole);
+        assert_eq!(subscriber.arrive(A, Arrived::Body(b"a"), &options), unwanted);
+        assert_eq!(subscriber.arrive(A, arrived(&frames(&["ab", ""])), &options), whole);
+        assert_eq!(subscriber.arrive(A, arrived(&frames(&["", "ab"])), &options), unwanted);
+        let nothing = Subscriber::new();
+        assert!(!nothing.filter(b""), "without a subscription nothing is received");
+    }
+
+    /// Publishers hear of the first subscription of a prefix and of the last cancellation.
+    #[test]
+    fn counts_its_subscriptions() {
+        let mut subscriber = subscriber(&["a"]);
+        assert_eq!(subscriber.subscribe(Subscription::Subscribe(b"a")), Ok(false));
+        assert_eq!(subscriber.subscribe(Subscription::Cancel(b"a")), Ok(false));
+        assert_eq!(subscriber.subscribe(Subscription::Cancel(b"a")), Ok(true));
+        assert_eq!(subscriber.subscribe(Subscription::Cancel(b"a")), Ok(false));
+        let long = vec![0; SUBSCRIPTION_BYTES_MAX + 1];
+        let too_long = Misuse::SubscriptionTooLong(long.len());
+        assert_eq!(subscriber.subscribe(Subscription::Subscribe(&long)), Err(too_long));
+    }
+
+    #[test]
+    fn tells_a_new_publisher_of_all_subscriptions() {
+        let mut subscriber = subscriber(&["", "ab", "c"]);
+        let mut told = Vec::new();
+        subscriber.attach(A, &mut |command| match command {
+            Subscription::Subscribe(prefix) => told.push(prefix.to_vec()),
+            Subscription::Cancel(_) => panic!("nothing to cancel"),
+        });
+        told.sort();
+        assert_eq!(told, [&b""[..], b"ab", b"c"]);
+    }
+
+    #[test]
+    fn a_message_under_way_is_known_by_its_topic() {
+        let (subscriber, options) = (subscriber(&["ab"]), Options::default());
+        let topic = frames(&["abc"]);
+        assert_eq!(subscriber.ahead(A, begun(&topic, ""), &options), Ahead::Known(0));
+        assert_eq!(subscriber.ahead(A, begun(&[], "abcd"), &options), Ahead::Known(0));
+        assert_eq!(subscriber.ahead(A, begun(&[], "a"), &options), Ahead::Likely(0));
+        let other = frames(&["b"]);
+        assert_eq!(subscriber.ahead(A, begun(&other, "ab"), &options), Ahead::Unknown);
     }
 }

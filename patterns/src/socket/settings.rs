@@ -4,82 +4,94 @@ use std::time::Duration;
 
 use super::{Home, Socket};
 use crate::{
-    error::Error,
     options::{OptionError, Options},
+    reactor::Reactor,
 };
 
-macro_rules! options {
-    ($($(#[$doc:meta])* $set:ident, $get:ident: $kind:ty;)*) => {$(
+/// The setter of one option. It returns a fault only if there is something to check.
+macro_rules! setter {
+    ($(#[$doc:meta])* $name:ident $set:ident: $kind:ty,) => {
         $(#[$doc])*
         pub fn $set(&self, value: $kind) {
-            self.each(|reactor, key| reactor.hub.sockets[key].options.$get = value.clone());
+            self.change_options(|options| options.$set(value));
         }
-        #[doc = concat!("The value of `", stringify!($get), "`; see [`Options`].")]
-        #[must_use]
-        pub fn $get(&self) -> $kind {
-            self.reactor().hub.sockets[self.key()].options.$get
+    };
+    ($(#[$doc:meta])* $name:ident $set:ident: $kind:ty, $check:ident) => {
+        $(#[$doc])*
+        ///
+        /// # Errors
+        /// [`OptionError`] for a value that is out of bounds, and then nothing is changed.
+        pub fn $set(&self, value: $kind) -> Result<(), OptionError> {
+            let mut options = self.options();
+            options.$set(value)?;
+            self.change_options(|options| options.$name = value);
+            Ok(())
         }
-    )*};
+    };
+}
+
+macro_rules! settings {
+    (
+        values {$(
+            $(#[$doc:meta])*
+            $name:ident $set:ident $with:ident: $kind:ty = $default:expr, $codec:ident [$($zmq:tt)*], $applies:ident,
+            of [$($of:ident)*] $(, check $check:ident)?;
+        )*}
+        bytes {$(
+            $(#[$bytes_doc:meta])*
+            $bytes:ident $bytes_set:ident $bytes_with:ident [$($bytes_zmq:tt)*], $bytes_applies:ident,
+            of [$($bytes_of:ident)*], check $bytes_check:ident;
+        )*}
+    ) => {
+        $(
+            setter!($(#[$doc])* $name $set: $kind, $($check)?);
+
+            #[doc = concat!("The value of `", stringify!($name), "`; see [`Options::", stringify!($with), "`].")]
+            #[must_use]
+            pub fn $name(&self) -> $kind {
+                self.reactor().hub.sockets[self.key()].options.$name
+            }
+        )*
+        $(
+            $(#[$bytes_doc])*
+            ///
+            /// # Errors
+            /// [`OptionError`] for a value that is out of bounds, and then nothing is changed.
+            pub fn $bytes_set(&self, value: impl AsRef<[u8]>) -> Result<(), OptionError> {
+                let changed = self.options().$bytes_with(value)?;
+                self.change_options(|options| options.$bytes.clone_from(&changed.$bytes));
+                Ok(())
+            }
+
+            #[doc = concat!("The value of `", stringify!($bytes), "`; see [`Options::", stringify!($bytes_with), "`].")]
+            #[must_use]
+            pub fn $bytes(&self) -> Vec<u8> {
+                self.reactor().hub.sockets[self.key()].options.$bytes.clone()
+            }
+        )*
+    };
 }
 
 impl<C: Home> Socket<C> {
-    options! {
-        /// Messages queued for one peer at most (`ZMQ_SNDHWM`); 0: no limit by count.
-        set_sndhwm, sndhwm: u32;
-        /// Messages received from one peer and not yet taken at most (`ZMQ_RCVHWM`); 0: no limit by count.
-        set_rcvhwm, rcvhwm: u32;
-        /// How long unsent messages are kept after the socket was closed (`ZMQ_LINGER`); `None`: for ever.
-        set_linger, linger: Option<Duration>;
-        /// How long `recv` waits (`ZMQ_RCVTIMEO`); `None`: for ever.
-        set_rcvtimeo, rcvtimeo: Option<Duration>;
-        /// How long `send` waits (`ZMQ_SNDTIMEO`); `None`: for ever.
-        set_sndtimeo, sndtimeo: Option<Duration>;
-        /// Pause before a connection is tried again (`ZMQ_RECONNECT_IVL`).
-        set_reconnect_ivl, reconnect_ivl: Duration;
-        /// What the pause doubles up to (`ZMQ_RECONNECT_IVL_MAX`); zero: it does not grow.
-        set_reconnect_ivl_max, reconnect_ivl_max: Duration;
-        /// How often a PING is sent (`ZMQ_HEARTBEAT_IVL`); `None`: never.
-        set_heartbeat_ivl, heartbeat_ivl: Option<Duration>;
-        /// Silence after a PING before the peer counts as gone (`ZMQ_HEARTBEAT_TIMEOUT`).
-        set_heartbeat_timeout, heartbeat_timeout: Option<Duration>;
-        /// How long a peer may take for the handshake (`ZMQ_HANDSHAKE_IVL`); `None`: no limit.
-        set_handshake_ivl, handshake_ivl: Option<Duration>;
-        /// Largest frame body accepted, in bytes (`ZMQ_MAXMSGSIZE`); `None`: any.
-        set_maxmsgsize, maxmsgsize: Option<u64>;
-        /// Connections the system completes ahead of their acceptance (`ZMQ_BACKLOG`).
-        set_backlog, backlog: u32;
-        /// Bind wildcards to IPv6 (`ZMQ_IPV6`).
-        set_ipv6, ipv6: bool;
-        /// `SO_SNDBUF` in bytes (`ZMQ_SNDBUF`); `None`: the system's.
-        set_sndbuf, sndbuf: Option<usize>;
-        /// `SO_RCVBUF` in bytes (`ZMQ_RCVBUF`); `None`: the system's.
-        set_rcvbuf, rcvbuf: Option<usize>;
-        /// REQ may send again before the reply came (`ZMQ_REQ_RELAXED`).
-        set_req_relaxed, req_relaxed: bool;
-        /// REQ numbers its requests and drops replies to others (`ZMQ_REQ_CORRELATE`).
-        set_req_correlate, req_correlate: bool;
-    }
+    option_table!(settings);
 
-    /// The id this socket announces to its peers (`ZMQ_ROUTING_ID`).
+    /// Sets an option by its number in libzmq; see [`Options::set_raw`].
     ///
     /// # Errors
-    /// [`OptionError`] when it is longer than 255 bytes or begins with a zero byte.
-    pub fn set_routing_id(&self, id: impl AsRef<[u8]>) -> Result<(), OptionError> {
+    /// As [`Options::set_raw`].
+    pub fn set_raw(&self, number: i32, value: &[u8]) -> Result<(), OptionError> {
         let mut options = self.options();
-        options.set_routing_id(id.as_ref())?;
-        self.replace_options(&options);
+        options.set_raw(number, value)?;
+        self.set_options(options);
         Ok(())
     }
 
-    /// How long the peer may hear nothing from us, told with each PING (`ZMQ_HEARTBEAT_TTL`).
+    /// Reads an option by its number in libzmq; see [`Options::get_raw`].
     ///
     /// # Errors
-    /// [`OptionError`] beyond 6,553.5 s.
-    pub fn set_heartbeat_ttl(&self, ttl: Option<Duration>) -> Result<(), OptionError> {
-        let mut options = self.options();
-        options.set_heartbeat_ttl(ttl)?;
-        self.replace_options(&options);
-        Ok(())
+    /// As [`Options::get_raw`].
+    pub fn get_raw(&self, number: i32, value: &mut [u8]) -> Result<usize, OptionError> {
+        self.reactor().hub.sockets[self.key()].options.get_raw(number, value)
     }
 
     /// All options at once.
@@ -88,18 +100,17 @@ impl<C: Home> Socket<C> {
         self.reactor().hub.sockets[self.key()].options.clone()
     }
 
-    /// Replaces all options; like single ones they apply to connections made afterwards.
-    ///
-    /// # Errors
-    /// [`Error::Option`] for a value out of its bounds.
+    /// Replaces all options. A change of one applies as that option says.
     #[expect(clippy::needless_pass_by_value, reason = "each share keeps its own")]
-    pub fn set_options(&self, options: Options) -> Result<(), Error> {
-        options.validate()?;
-        self.replace_options(&options);
-        Ok(())
+    pub fn set_options(&self, options: Options) {
+        self.change_options(|mine| mine.clone_from(&options));
     }
 
-    fn replace_options(&self, options: &Options) {
-        self.each(|reactor, key| reactor.hub.sockets[key].options = options.clone());
+    fn change_options(&self, mut change: impl FnMut(&mut Options)) {
+        self.each(|reactor, key| {
+            change(&mut reactor.hub.sockets[key].options);
+            let Reactor { shard, hub, .. } = reactor;
+            hub.apply_options(shard, key);
+        });
     }
 }

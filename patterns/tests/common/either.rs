@@ -126,7 +126,7 @@ delegate! {
     fn stats() -> SocketStats;
     fn peers() -> Vec<PeerStats>;
     fn options() -> Options;
-    fn set_options(options: Options) -> Result<(), Error>;
+    fn set_options(options: Options);
     fn set_sndhwm(messages: u32);
     fn set_rcvhwm(messages: u32);
     fn set_linger(time: Option<Duration>);

@@ -390,8 +390,8 @@ async fn gives_up_sending<R: Runtime>(
     let (pull, push) = (open(&here, SocketType::Pull), open(&there, SocketType::Push));
     pull.set_rcvhwm(1);
     push.set_sndhwm(1);
-    pull.set_rcvbuf(Some(4096));
-    push.set_sndbuf(Some(4096));
+    pull.set_rcvbuf(Some(4096)).expect("within bounds");
+    push.set_sndbuf(Some(4096)).expect("within bounds");
     push.connect(&bind(&pull)).expect("connect");
     let large = |number: usize| [numbered(number), vec![3; 16 << 10]].concat();
     let receiving = runtime.spawn(async move {

@@ -509,26 +509,35 @@ impl Sock {
         Ok(sent.is_none().then_some(message))
     }
 
-    /// Once begun, this goes on until the last part is sent.
+    /// The first frame is refused or the message goes out, unless it is dropped on purpose half-way.
     async fn send_in_parts(
         &self,
         stage: &Stage,
         caller: Caller,
         message: Message,
     ) -> Result<Option<Message>, Error> {
-        let mut frames = message.into_frames();
-        let mut last = Some(Message::from_frames(frames.pop()).expect("one frame"));
-        for frame in frames {
-            each!(self, socket => socket.send_more(frame))?;
-        }
-        while let Some(part) = last.take() {
-            last = self.try_send(part)?;
-            match caller {
-                _ if last.is_none() => {}
-                Caller::Task => stage.pause().await,
-                Caller::Body => stage.world().run_for(stage.moment_ns()),
+        let mut frames = message.clone().into_frames();
+        let last = Message::from_frames(frames.pop()).expect("one frame");
+        let is_dropped = stage.below(8) == 0;
+        let count = frames.len();
+        for (number, frame) in frames.into_iter().enumerate() {
+            let kept = each!(self, socket => socket.try_send_more(frame));
+            if none_yet(kept)?.is_none() {
+                assert_eq!(number, 0, "a message was refused after its first frame");
+                return Ok(Some(message));
+            }
+            if stage.below(4) == 0 {
+                match caller {
+                    Caller::Task => stage.pause().await,
+                    Caller::Body => stage.world().run_for(stage.moment_ns()),
+                }
             }
         }
+        if is_dropped {
+            assert_eq!(each!(self, socket => socket.drop_partial()), count);
+            return Ok(Some(message));
+        }
+        assert!(self.try_send(last)?.is_none(), "the last frame was refused");
         Ok(None)
     }
 }

@@ -239,7 +239,7 @@ impl Hub {
         state.peers.remove(peer.slot);
         state.stats.add(&peer.stats);
         if peer.is_dirty {
-            self.dirty.retain(|&dirty| dirty != key);
+            self.flushing.dirty.retain(|&dirty| dirty != key);
         }
         self.waiting.touch(state);
         self.peers.remove(key);

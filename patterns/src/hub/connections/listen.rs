@@ -124,7 +124,7 @@ impl Hub {
                 self.set_owner_at(id.index(), Owner::Nobody);
                 shard.close_listener(*id);
             }
-            ListenerKind::Inproc { name, .. } => self.inproc.unbind(name),
+            ListenerKind::Inproc { name, .. } => self.pipes.inproc.unbind(name),
         }
         let state = &mut self.sockets[listener.socket];
         state.emit(&mut self.waiting, &listener.endpoint, EventKind::Closed);

@@ -18,6 +18,12 @@ pub(crate) struct Lane {
     room: Room,
 }
 
+impl Default for Lane {
+    fn default() -> Self {
+        Self::CLOSED
+    }
+}
+
 impl Lane {
     pub(crate) const CLOSED: Self =
         Self { socket: NONE, peer: PeerKey(u32::MAX), room: Room::NONE };
@@ -32,7 +38,7 @@ impl Hub {
     /// Something else is about to be done than to send in the lane.
     #[inline(always)]
     pub(crate) fn close_lane(&mut self) {
-        self.lane.socket = NONE;
+        self.flushing.lane.socket = NONE;
     }
 
     /// Opens the lane behind a message that went another way, if it waits in a block for the end of a batch scope.
@@ -41,16 +47,16 @@ impl Hub {
         let is_plain = state.sends_plainly && state.sending.active_len() == 1;
         let Some(key) = state.turn().filter(|_| is_plain) else { return };
         let peer = &self.peers[key];
-        if self.burst.is_none() && peer.is_dirty && peer.link.is_none() {
+        if self.flushing.burst.is_none() && peer.is_dirty && peer.link.is_none() {
             let room = peer.outbox.room(&Bounds::of(&state.options, false));
-            self.lane = room.map_or(Lane::CLOSED, |room| Lane::open(socket, key, room));
+            self.flushing.lane = room.map_or(Lane::CLOSED, |room| Lane::open(socket, key, room));
         }
     }
 
     /// Sends a short message if the lane is this socket's and has room for it. Returns whether it did.
     #[inline(always)]
     pub(crate) fn send_in_lane(&mut self, socket: SocketKey, body: &[u8]) -> bool {
-        let Lane { socket: owner, peer, room } = &self.lane;
+        let Lane { socket: owner, peer, room } = &self.flushing.lane;
         if *owner != socket {
             return false;
         }
@@ -73,7 +79,7 @@ impl Hub {
         len: usize,
         fill: F,
     ) -> Result<(), F> {
-        let Lane { socket: owner, peer, room } = &self.lane;
+        let Lane { socket: owner, peer, room } = &self.flushing.lane;
         if *owner != socket {
             return Err(fill);
         }

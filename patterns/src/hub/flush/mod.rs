@@ -9,7 +9,10 @@ mod forward;
 pub(crate) mod lane;
 pub(crate) mod outbox;
 
-use self::outbox::{LOAD_BYTES, Outbox};
+use self::{
+    lane::Lane,
+    outbox::{LOAD_BYTES, Outbox},
+};
 use super::{Hub, PeerKey, Timer, peer::Phase, send::regain_credit};
 
 /// While a send is in flight, a burst turns the shard once per this many messages.
@@ -35,6 +38,22 @@ pub(crate) struct Burst {
     /// What comes before this time follows it closely.
     close_ns: u64,
     timer: Option<TimerId>,
+}
+
+/// What is queued, and when it goes out.
+#[derive(Debug, Default)]
+pub(crate) struct Flushing {
+    /// Peers with queued bytes, while a batch scope or a burst is open.
+    pub(crate) dirty: Vec<PeerKey>,
+    /// Open batch scopes.
+    pub(crate) batches: u32,
+    /// A send is in flight and more is queued: the next turn may find it completed.
+    pub(crate) wants_turn: bool,
+    /// Something was submitted that the kernel does not have yet.
+    pub(crate) wants_flush: bool,
+    /// How sends of several threads are gathered; `None` on a shard of one thread, whose user opens batch scopes.
+    pub(crate) burst: Option<Burst>,
+    pub(crate) lane: Lane,
 }
 
 impl Burst {
@@ -69,7 +88,7 @@ impl Hub {
     /// What did not wait for others has been sent, or is on its way.
     #[inline]
     pub(crate) fn note_sent(&mut self, shard: &Shard, batching: bool) {
-        if let Some(burst) = self.burst.as_mut().filter(|_| !batching) {
+        if let Some(burst) = self.flushing.burst.as_mut().filter(|_| !batching) {
             let now_ns = shard.now_ns();
             let took_ns = now_ns - burst.began_ns;
             burst.close_ns = burst.close_ns.max(now_ns + took_ns / 4);
@@ -82,10 +101,10 @@ impl Hub {
     pub(crate) fn ring_or_wait(&mut self, shard: &mut Shard, key: PeerKey) {
         let peer = &mut self.peers[key];
         let Some(link) = &mut peer.link else { return };
-        if self.batches > 0 && peer.is_dirty && !link.is_overdue() {
+        if self.flushing.batches > 0 && peer.is_dirty && !link.is_overdue() {
             return;
         }
-        if self.batches > 0 || link.is_local {
+        if self.flushing.batches > 0 || link.is_local {
             return self.ring_in_scope(shard, key);
         }
         link.ring();
@@ -94,8 +113,8 @@ impl Hub {
     #[inline(never)]
     fn ring_in_scope(&mut self, shard: &mut Shard, key: PeerKey) {
         let peer = &mut self.peers[key];
-        if self.batches > 0 && !std::mem::replace(&mut peer.is_dirty, true) {
-            self.dirty.push(key);
+        if self.flushing.batches > 0 && !std::mem::replace(&mut peer.is_dirty, true) {
+            self.flushing.dirty.push(key);
         }
         self.ring(shard, key);
     }
@@ -106,26 +125,27 @@ impl Hub {
         if peer.link.is_some() {
             return self.ring(shard, key);
         }
-        let in_scope = batching && self.burst.is_none();
+        let in_scope = batching && self.flushing.burst.is_none();
         let is_enough = self.has_enough(&peer.outbox);
         let peer = &mut self.peers[key];
         if batching && (in_scope || !is_enough) && !peer.is_dirty {
             peer.is_dirty = true;
-            self.dirty.push(key);
+            self.flushing.dirty.push(key);
         }
         if batching && !is_enough {
             return;
         }
         if peer.outbox.is_in_flight() {
             // In a burst, looking at the completion queue once in a while is enough.
-            self.wants_turn |= !batching || peer.outbox.messages().is_multiple_of(TURN_MESSAGES);
+            self.flushing.wants_turn |=
+                !batching || peer.outbox.messages().is_multiple_of(TURN_MESSAGES);
         } else {
             if in_scope {
                 peer.flush_full_blocks_now(shard);
             } else {
                 peer.flush_now(shard);
             }
-            self.wants_flush |= peer.outbox.is_in_flight();
+            self.flushing.wants_flush |= peer.outbox.is_in_flight();
             let socket = peer.socket;
             let state = &mut self.sockets[socket];
             if regain_credit(state, peer) {
@@ -142,7 +162,7 @@ impl Hub {
     /// the kernel may take it while the next one fills.
     #[inline]
     fn has_enough(&self, outbox: &Outbox) -> bool {
-        match self.burst {
+        match self.flushing.burst {
             None => outbox.has_full_block(),
             Some(_) => outbox.has_load(),
         }
@@ -150,33 +170,33 @@ impl Hub {
 
     /// Whether so many bytes are worth a call of their own, however many others may follow.
     pub(crate) fn is_load(&self, bytes: usize) -> bool {
-        self.burst.is_some() && bytes >= LOAD_BYTES
+        self.flushing.burst.is_some() && bytes >= LOAD_BYTES
     }
 
     /// Whether what is queued now waits for more: inside a batch scope, or in a burst of a shared shard.
     #[inline]
     pub(crate) fn is_batching(&mut self, shard: &mut Shard) -> bool {
-        match &mut self.burst {
-            None => self.batches > 0,
+        match &mut self.flushing.burst {
+            None => self.flushing.batches > 0,
             Some(burst) => burst.timer.is_some() || burst.begins(shard),
         }
     }
 
     /// The shard is used by several threads: sends find out by themselves when to go together.
     pub(crate) fn share(&mut self) {
-        self.burst = Some(Burst::default());
+        self.flushing.burst = Some(Burst::default());
     }
 
     /// A slice of a burst is over: what queued up goes out, and another slice follows if there was something.
     pub(crate) fn slice_burst(&mut self, shard: &mut Shard) {
-        if self.dirty.is_empty() {
-            self.burst.as_mut().into_iter().for_each(|burst| burst.timer = None);
+        if self.flushing.dirty.is_empty() {
+            self.flushing.burst.as_mut().into_iter().for_each(|burst| burst.timer = None);
             return;
         }
         let started_ns = shard.now_ns();
         self.flush_dirty(shard);
         let now_ns = shard.now_ns();
-        if let Some(burst) = &mut self.burst {
+        if let Some(burst) = &mut self.flushing.burst {
             let slice_ns = (now_ns - started_ns).clamp(BURST_SLICE_NS, BURST_SLICE_MAX_NS);
             burst.timer = Some(shard.arm_timer(now_ns + slice_ns, Timer::Burst.token()));
         }
@@ -184,17 +204,17 @@ impl Hub {
 
     /// Whether queued messages wait for others to go with.
     pub(crate) fn has_dirty(&self) -> bool {
-        !self.dirty.is_empty()
+        !self.flushing.dirty.is_empty()
     }
 
     pub(crate) fn open_batch(&mut self) {
-        self.batches += 1;
+        self.flushing.batches += 1;
     }
 
     /// Ends a batch scope; the outermost submits everything.
     pub(crate) fn close_batch(&mut self, shard: &mut Shard) {
-        self.batches -= 1;
-        if self.batches == 0 {
+        self.flushing.batches -= 1;
+        if self.flushing.batches == 0 {
             self.flush_dirty(shard);
         }
     }
@@ -202,8 +222,8 @@ impl Hub {
     /// Submits what batch scopes have queued so far.
     pub(crate) fn flush_dirty(&mut self, shard: &mut Shard) {
         // One connection is served soonest by a call of its own, several by one submission for all.
-        let is_single = self.dirty.len() == 1;
-        while let Some(key) = self.dirty.pop() {
+        let is_single = self.flushing.dirty.len() == 1;
+        while let Some(key) = self.flushing.dirty.pop() {
             let peer = &mut self.peers[key];
             peer.is_dirty = false;
             if is_single {
@@ -217,7 +237,7 @@ impl Hub {
                     continue;
                 }
                 peer.flush(shard);
-                self.wants_flush = true;
+                self.flushing.wants_flush = true;
             }
         }
     }

@@ -22,10 +22,10 @@ use super::{
     peer::{Peer, Phase},
     spread::Place,
 };
-use crate::inproc::link::{Link, Queues};
+use crate::inproc::link::{Link, Queues, Resting};
 use crate::{
     error::Error,
-    inproc::{Acceptance, Arrival, Bound, Introduction},
+    inproc::{Acceptance, Arrival, Bound, Inproc, Introduction},
     monitor::{DisconnectReason, EventKind, HandshakeFault},
     options::Options,
     socket_type::SocketType,
@@ -96,6 +96,43 @@ impl std::fmt::Debug for Mail {
     }
 }
 
+/// The links of a hub, and how it is told of them.
+#[derive(Debug)]
+pub(crate) struct Pipes {
+    pub(crate) inproc: Inproc,
+    mail: Option<Mail>,
+    /// Peers whose link has ended, to be seen to in the next turn.
+    ended: Vec<PeerKey>,
+    /// Peers whose bell was rung and not answered.
+    unanswered: Vec<PeerKey>,
+    /// Serial number of the last token, so that an old token is not taken for a newer one.
+    serial: u32,
+    /// How many links there were.
+    links: u64,
+    /// Memory of outgoing queues that is not in use.
+    resting: Resting,
+    /// There are links, or there may be at any time.
+    expects_links: bool,
+    /// How often something was taken out of links.
+    pub(crate) refills: u64,
+}
+
+impl Pipes {
+    pub(crate) fn new(inproc: Inproc) -> Self {
+        Self {
+            inproc,
+            mail: None,
+            ended: Vec::new(),
+            unanswered: Vec::new(),
+            serial: 0,
+            links: 0,
+            resting: Resting::new(),
+            expects_links: false,
+            refills: 0,
+        }
+    }
+}
+
 /// A connecting end that waits for the bound one to accept it.
 pub(crate) struct Offer {
     queues: Option<Queues>,
@@ -123,7 +160,7 @@ impl std::fmt::Debug for Offer {
 
 impl Hub {
     fn mail(&mut self, shard: &Shard) -> &mut Mail {
-        self.mail.get_or_insert_with(|| {
+        self.pipes.mail.get_or_insert_with(|| {
             let (postbox, mailbox) = mailbox(shard.waker());
             // Somebody may be in the middle of a wait that began before there was a mailbox.
             let is_armed = shard.is_parked() && mailbox.arm();
@@ -132,8 +169,8 @@ impl Hub {
     }
 
     fn next_serial(&mut self) -> u32 {
-        self.serial = self.serial.wrapping_add(1);
-        self.serial & SERIAL_MASK
+        self.pipes.serial = self.pipes.serial.wrapping_add(1);
+        self.pipes.serial & SERIAL_MASK
     }
 
     fn introduce(&self, socket: SocketKey) -> Introduction {
@@ -144,13 +181,14 @@ impl Hub {
     /// Whether something waits for [`Hub::handle_mail`].
     #[inline]
     pub(crate) fn has_mail(&self) -> bool {
-        !self.ended.is_empty() || self.mail.as_ref().is_some_and(|mail| !mail.mailbox.is_empty())
+        !self.pipes.ended.is_empty()
+            || self.pipes.mail.as_ref().is_some_and(|mail| !mail.mailbox.is_empty())
     }
 
     /// Whether messages may come from other threads.
     #[inline]
     pub(crate) fn has_links(&self) -> bool {
-        self.expects_links
+        self.pipes.expects_links
     }
 
     /// How the other parts reach a socket that is to be one of several.
@@ -161,10 +199,10 @@ impl Hub {
 
     /// Before a sleep: from now on mail wakes the shard. `false`: there is some already.
     pub(crate) fn arm_mail(&mut self) -> bool {
-        if !self.ended.is_empty() || !self.answer_all() {
+        if !self.pipes.ended.is_empty() || !self.answer_all() {
             return false;
         }
-        let Some(mail) = &mut self.mail else { return true };
+        let Some(mail) = &mut self.pipes.mail else { return true };
         mail.is_armed = mail.mailbox.arm();
         mail.is_armed
     }
@@ -173,7 +211,7 @@ impl Hub {
     /// already, and its socket was told.
     fn answer_all(&mut self) -> bool {
         let mut is_quiet = true;
-        while let Some(key) = self.unanswered.pop() {
+        while let Some(key) = self.pipes.unanswered.pop() {
             let Some(peer) = self.peers.get_mut(key) else { continue };
             let Some(link) = peer.link.as_mut().filter(|link| link.is_polled) else { continue };
             link.is_polled = false;
@@ -191,13 +229,13 @@ impl Hub {
     /// Looks at the pipes whose bells were left unanswered.
     #[inline]
     pub(crate) fn poll_links(&mut self, shard: &mut Shard) {
-        if !self.unanswered.is_empty() {
-            let keys = std::mem::take(&mut self.unanswered);
+        if !self.pipes.unanswered.is_empty() {
+            let keys = std::mem::take(&mut self.pipes.unanswered);
             for &key in &keys {
                 self.look_at_link(shard, key);
             }
-            let more = std::mem::replace(&mut self.unanswered, keys);
-            self.unanswered.extend(more);
+            let more = std::mem::replace(&mut self.pipes.unanswered, keys);
+            self.pipes.unanswered.extend(more);
         }
     }
 
@@ -209,25 +247,25 @@ impl Hub {
         if shard.is_parked() {
             self.answer_all();
         }
-        if let Some(mail) = &mut self.mail {
+        if let Some(mail) = &mut self.pipes.mail {
             mail.settle(shard);
         }
         handled
     }
 
     fn handle_letters(&mut self, shard: &mut Shard) -> usize {
-        let mut handled = self.ended.len();
-        for key in std::mem::take(&mut self.ended) {
+        let mut handled = self.pipes.ended.len();
+        for key in std::mem::take(&mut self.pipes.ended) {
             self.closed(shard, key);
         }
-        let Some(mail) = &mut self.mail else { return handled };
+        let Some(mail) = &mut self.pipes.mail else { return handled };
         let mut letters = std::mem::take(&mut mail.scratch);
         mail.mailbox.drain(&mut letters);
         handled += letters.len();
         for token in letters.drain(..) {
             self.rung(shard, token);
         }
-        if let Some(mail) = &mut self.mail {
+        if let Some(mail) = &mut self.pipes.mail {
             mail.scratch = letters;
         }
         handled
@@ -262,9 +300,9 @@ impl Hub {
         let Some(link) = peer.link.as_mut().filter(|link| link.token() == token) else { return };
         let takes_messages = self.sockets[peer.socket].takes_messages();
         let polls = takes_messages && !link.is_local && !shard.is_parked();
-        if polls && (link.is_polled || self.unanswered.len() < POLLED_MAX) {
+        if polls && (link.is_polled || self.pipes.unanswered.len() < POLLED_MAX) {
             if !std::mem::replace(&mut link.is_polled, true) {
-                self.unanswered.push(key);
+                self.pipes.unanswered.push(key);
             }
         } else {
             link.is_polled = false;
@@ -315,7 +353,7 @@ impl Hub {
         let peer = &mut self.peers[key];
         let state = &mut self.sockets[peer.socket];
         let Some(mut link) = peer.link.take() else { return };
-        self.refills += 1;
+        self.pipes.refills += 1;
         let clock = shard.clock();
         let (inbound, mut delivery) = peer.receiving(state, &mut shard.arena, clock);
         let before = inbound.messages();
@@ -339,12 +377,12 @@ impl Hub {
         name: &Arc<str>,
         endpoint: Arc<str>,
     ) -> Result<ListenerKey, Error> {
-        self.expects_links = true;
+        self.pipes.expects_links = true;
         let introduction = self.introduce(socket);
         let key = self.listeners.vacant_key();
         let token = token(Kind::Listener, self.next_serial(), key.0);
         let postbox = self.mail(shard).postbox.clone();
-        let bound = self.inproc.bind(name, introduction, postbox, token);
+        let bound = self.pipes.inproc.bind(name, introduction, postbox, token);
         let bound = bound.ok_or_else(|| Error::AddressInUse(endpoint.to_string()))?;
         let kind = ListenerKind::Inproc { name: name.clone(), bound, token };
         Ok(self.add_listener(Listener { kind, socket, endpoint }))
@@ -368,8 +406,14 @@ impl Hub {
             let here = Arc::new(Notice::new(postbox, here));
             let room = bound.introduction.room_towards(&introduction);
             let is_local = self.is_ours(&notice);
-            let link =
-                Link::new(queues, &self.resting, here.clone(), notice.clone(), room, is_local);
+            let link = Link::new(
+                queues,
+                &self.pipes.resting,
+                here.clone(),
+                notice.clone(),
+                room,
+                is_local,
+            );
             // From here on the other end knows whom to ring. What it posts waits until this peer is there, and one in
             // the same hub is told by the peer itself.
             let _ = acceptance.set(here);
@@ -380,16 +424,16 @@ impl Hub {
     }
 
     fn is_ours(&self, notice: &Notice) -> bool {
-        self.mail.as_ref().is_some_and(|mail| notice.posts_to(&mail.mailbox))
+        self.pipes.mail.as_ref().is_some_and(|mail| notice.posts_to(&mail.mailbox))
     }
 
     /// Offers a pipe to whoever is bound to the name, or waits for somebody to be.
     pub(crate) fn connect_inproc(&mut self, shard: &mut Shard, key: ConnectorKey, name: &Arc<str>) {
-        self.expects_links = true;
+        self.pipes.expects_links = true;
         let token = token(Kind::Connector, self.next_serial(), key.0);
         let postbox = self.mail(shard).postbox.clone();
         let socket = self.connectors[key].socket;
-        let Some(bound) = self.inproc.find(name, &postbox, token) else {
+        let Some(bound) = self.pipes.inproc.find(name, &postbox, token) else {
             self.connectors[key].stage = Stage::Unbound(token);
             return;
         };
@@ -430,7 +474,7 @@ impl Hub {
         let (socket, endpoint) = (*socket, endpoint.clone());
         let room = self.introduce(socket).room_towards(&bound.introduction);
         let is_local = self.is_ours(&there);
-        let link = Link::new(queues, &self.resting, here, there, room, is_local);
+        let link = Link::new(queues, &self.pipes.resting, here, there, room, is_local);
         let peer = &bound.introduction;
         self.start_link(shard, socket, Opened::Connected(key), endpoint, link, peer);
     }
@@ -446,9 +490,9 @@ impl Hub {
     ) {
         let state = &mut self.sockets[socket];
         state.has_links = true;
-        self.links += 1;
+        self.pipes.links += 1;
         // Connections count from the other end of the numbers.
-        let connection = u64::MAX - self.links;
+        let connection = u64::MAX - self.pipes.links;
         let token = link.token();
         let mut peer =
             Peer::over_link(socket, opened.connector(), endpoint, link, connection, &state.options);
@@ -463,16 +507,16 @@ impl Hub {
     /// A peer without a connection ends with this turn.
     pub(crate) fn end_link(&mut self, key: PeerKey) {
         self.peers[key].link = None;
-        self.ended.push(key);
+        self.pipes.ended.push(key);
     }
 
     /// A connecting end gives up.
     pub(crate) fn withdraw(&mut self, key: ConnectorKey) {
         let connector = &self.connectors[key];
-        if let (Stage::Unbound(token), Some(mail)) = (&connector.stage, &self.mail)
+        if let (Stage::Unbound(token), Some(mail)) = (&connector.stage, &self.pipes.mail)
             && let Some(name) = connector.target.inproc_name()
         {
-            self.inproc.forget(name, *token, |postbox| postbox.leads_to(&mail.mailbox));
+            self.pipes.inproc.forget(name, *token, |postbox| postbox.leads_to(&mail.mailbox));
         }
     }
 }
@@ -504,7 +548,7 @@ impl Drop for Hub {
     fn drop(&mut self) {
         for listener in self.listeners.values() {
             if let ListenerKind::Inproc { name, .. } = &listener.kind {
-                self.inproc.unbind(name);
+                self.pipes.inproc.unbind(name);
             }
         }
         for key in self.connectors.keys() {

@@ -290,7 +290,7 @@ impl Hub {
 
     pub(crate) fn await_claimed(&mut self, shard: &mut Shard, conn: ConnId) {
         shard.await_readable(conn);
-        self.wants_flush = true;
+        self.flushing.wants_flush = true;
     }
 
     /// A claimed body is whole: the message may be, too.
@@ -405,7 +405,7 @@ impl Hub {
             self.arm_anew(shard, claim.peer);
         } else {
             self.arm(shard, claim.peer);
-            self.wants_flush = true;
+            self.flushing.wants_flush = true;
         }
     }
 }

@@ -42,7 +42,7 @@ impl Hub {
         let Some(peer) = self.peers.get_mut(key) else { return false };
         let is_sent = match &mut peer.link {
             Some(link) => {
-                let scope = (self.batches > 0).then_some(peer.is_dirty);
+                let scope = (self.flushing.batches > 0).then_some(peer.is_dirty);
                 let is_sent = link.send_plain(body, scope);
                 // Handed over is as good as sent.
                 peer.stats.messages_out += u64::from(is_sent);
@@ -50,13 +50,13 @@ impl Hub {
             }
             None => {
                 // A dirty peer is flushed when the batch scope ends.
-                let below = Bounds::of(&state.options, self.burst.is_some());
+                let below = Bounds::of(&state.options, self.flushing.burst.is_some());
                 let room = peer.outbox.room(&below).filter(|_| peer.is_dirty);
                 let Some(room) = room.filter(|room| peer.outbox.join_within(body, room)) else {
                     return false;
                 };
-                if self.burst.is_none() && state.sending.active_len() == 1 {
-                    self.lane = Lane::open(socket, key, room);
+                if self.flushing.burst.is_none() && state.sending.active_len() == 1 {
+                    self.flushing.lane = Lane::open(socket, key, room);
                 }
                 true
             }
@@ -155,11 +155,11 @@ impl Hub {
         if state.facts.spread != Spread::Everywhere {
             return state.peers.keys().any(is_link);
         }
-        let mut matched = std::mem::take(&mut self.matched);
+        let mut matched = std::mem::take(&mut self.scratch.matched);
         let state = &mut self.sockets[socket];
         state.room.matches(topic, &mut matched);
         let has_link = matched.drain(..).filter_map(|slot| state.peers.get(slot)).any(is_link);
-        self.matched = matched;
+        self.scratch.matched = matched;
         has_link
     }
 
@@ -326,8 +326,8 @@ impl Hub {
 
     fn publish(&mut self, shard: &mut Shard, socket: SocketKey, content: &Content<'_>) {
         let state = &mut self.sockets[socket];
-        let below = Bounds::of(&state.options, self.burst.is_some());
-        let mut matched = std::mem::take(&mut self.matched);
+        let below = Bounds::of(&state.options, self.flushing.burst.is_some());
+        let mut matched = std::mem::take(&mut self.scratch.matched);
         state.room.matches(content.topic(), &mut matched);
         let single = content.single_body();
         let SocketState { peers: roster, options, .. } = state;
@@ -362,7 +362,7 @@ impl Hub {
             self.note_sent(shard, batching);
         }
         matched.clear();
-        self.matched = matched;
+        self.scratch.matched = matched;
     }
 
     /// Sends a large body from where it lies, the caller's memory even, if nothing is queued in front of it and nothing
@@ -420,10 +420,26 @@ impl Hub {
         } else {
             content.append_to(peer, shard, plain_head);
             peer.send_rest(shard, sent);
-            self.wants_flush = true;
+            self.flushing.wants_flush = true;
         }
         self.note_sent(shard, batching);
         true
+    }
+
+    /// The options have changed: a peer may have room that had none, or the other way round, and other calls may be
+    /// possible.
+    pub(crate) fn apply_options(&mut self, shard: &mut Shard, socket: SocketKey) {
+        let state = &mut self.sockets[socket];
+        for key in state.peers.to_keys() {
+            let peer = &mut self.peers[key];
+            if !regain_credit(state, peer) && peer.is_full(&state.options) {
+                state.sending.deactivate(peer.slot);
+            }
+        }
+        self.waiting.touch(state);
+        if !state.pending.is_empty() {
+            self.drain_pending(shard, socket);
+        }
     }
 
     /// Gives waiting messages to the peers that have room, in order. A message that the kernel takes at once makes room
@@ -436,9 +452,9 @@ impl Hub {
 
     /// One round over the peers with room. Returns whether another one may get further.
     fn drain_round(&mut self, shard: &mut Shard, socket: SocketKey) -> bool {
-        let batching = self.batches > 0;
+        let batching = self.flushing.batches > 0;
         let Some(state) = self.sockets.get_mut(socket) else { return false };
-        let mut touched = std::mem::take(&mut self.touched);
+        let mut touched = std::mem::take(&mut self.scratch.touched);
         while !state.pending.is_empty()
             && let Some(key) = state.sending.current_tag().map(PeerKey)
         {
@@ -464,7 +480,7 @@ impl Hub {
             self.queue_or_flush(shard, key, batching);
         }
         touched.clear();
-        self.touched = touched;
+        self.scratch.touched = touched;
         if has_moved && self.sockets[socket].pending.is_empty() {
             self.tell_lingering(socket);
         }

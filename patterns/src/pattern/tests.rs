@@ -1,1 +1,0 @@
-//! Each room by itself, against the words of its RFC.
