@@ -65,6 +65,9 @@ pub enum Error {
     /// The peer was lost inside of a message that was being taken as it arrived: the rest does not come.
     #[error("the peer was lost inside of the message")]
     PeerLost,
+    /// The socket records no events: [`Socket::monitor`](crate::Socket::monitor) comes first.
+    #[error("the socket records no events")]
+    NotMonitored,
     /// The context was terminated (libzmq's `ETERM`).
     #[error("the context was terminated")]
     Terminated,

@@ -49,7 +49,8 @@ mod socket_type;
 pub mod wire;
 
 pub use background::{
-    Context, Messages, Outgoing, PollItem, RecvFuture, RecvIntoFuture, SendFuture, poll,
+    Context, EventFuture, Messages, Outgoing, PollItem, RecvFuture, RecvIntoFuture, SendFuture,
+    poll,
 };
 pub use config::{Config, Driver, Scheduling, Wait};
 pub use endpoint::{Endpoint, EndpointError, Host};

@@ -1,10 +1,6 @@
 //! Sockets: one implementation for every kind of context.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{fmt, time::Duration};
 
 use zring_engine::Clock;
 
@@ -13,9 +9,8 @@ use crate::{
     endpoint::Endpoint,
     error::{Error, Refusal},
     hub::SocketKey,
-    lock::lock,
     message::Message,
-    monitor::{Event, EventQueue, PeerStats, SocketStats},
+    monitor::{PeerStats, SocketStats},
     pattern::Subscription,
     reactor::Reactor,
     shares::{Share, Shares},
@@ -23,6 +18,7 @@ use crate::{
 };
 
 mod into;
+mod monitoring;
 mod send;
 mod settings;
 mod spread;
@@ -434,20 +430,6 @@ impl<C: Home> Socket<C> {
             Err(Refusal::WouldBlock) => Err(Error::TooFew { there: sum()?, wanted }),
             reached => Ok(reached?),
         }
-    }
-
-    /// Starts to record events, up to `capacity` not yet taken; more are counted as lost
-    /// ([`SocketStats::events_lost`]). 0 stops.
-    pub fn monitor(&self, capacity: usize) {
-        let events = (capacity > 0).then(|| Arc::new(Mutex::new(EventQueue::new(capacity))));
-        self.each(|reactor, key| reactor.hub.sockets[key].events.clone_from(&events));
-    }
-
-    /// The oldest event not yet taken. Never waits.
-    #[must_use]
-    pub fn next_event(&self) -> Option<Event> {
-        let events = self.reactor().hub.sockets[self.key()].events.clone()?;
-        lock(&events).pop()
     }
 
     /// Counters over all connections, ended ones included.

@@ -494,8 +494,8 @@ fn a_file_counts_for_the_limits_of_its_pipe() {
         let file = file_of(12, 24 << 20);
         let push = open(&ctx, SocketType::Push);
         let mut options = push.options();
-        options.set_pipe_bytes_max(1 << 20).expect("within bounds");
-        push.set_options(options);
+        options.pipe_bytes_max = 1 << 20;
+        push.set_options(options).expect("options");
         push.set_linger(Some(Duration::ZERO));
         let endpoint = bind_tcp(&push);
         let mut raw = slow_peer(&ctx, &push, &endpoint);

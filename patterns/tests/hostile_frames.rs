@@ -41,7 +41,7 @@ impl Victim {
         let mut limits = bound.options();
         limits.max_subscriptions_per_peer = SUBSCRIPTIONS_MAX;
         limits.max_subscription_bytes_per_peer = SUBSCRIPTION_BYTES_MAX;
-        bound.set_options(limits);
+        bound.set_options(limits).expect("limits within their bounds");
         bound.monitor(4096);
         let endpoint = bind_tcp(&bound);
         let honest =

@@ -26,8 +26,8 @@ fn slow_peer(ctx: &Context, sndbuf: Option<usize>) -> (Socket, Raw) {
     push.set_heartbeat_timeout(Some(TIMEOUT));
     if let Some(bytes) = sndbuf {
         let mut options = push.options();
-        options.set_sndbuf(Some(bytes)).expect("within bounds");
-        push.set_options(options);
+        options.sndbuf = Some(bytes);
+        push.set_options(options).expect("options");
     }
     push.monitor(1000);
     let endpoint = bind_tcp(&push);

@@ -2,12 +2,15 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
 
-use common::events::{Seen, await_event, messages, peers, waiting};
+use common::events::{Lives, Seen, await_event, messages, peers, waiting};
 use common::raw::listen;
 use common::{Way, bind_tcp, in_ways, open, turn_for, turn_until};
-use zring::SocketType;
+use zring::{Error, EventKind, SocketType};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -102,5 +105,106 @@ fn messages_are_counted_by_socket_and_by_peer() {
         received.sort_unstable();
         assert_eq!(received, [5, 10, 20]);
         assert_eq!(peers(&pushing[1]), [(0, 10, 0)]);
+    });
+}
+
+/// Whatever ends connections, in the handshake or behind it: each that was opened ends once.
+#[test]
+fn each_connection_ends_once() {
+    in_ways(Way::all(), LIMIT, |way| {
+        let ctx = way.context();
+        let pull = open(&ctx, SocketType::Pull);
+        pull.monitor(1000);
+        pull.set_handshake_ivl(Some(Duration::from_millis(50)));
+        let endpoint = bind_tcp(&pull);
+        let mut lives = Lives::default();
+        // Strangers that say nothing, that say something else, and peers of a type that does not fit.
+        let address = endpoint.trim_start_matches("tcp://").to_owned();
+        let silent = std::net::TcpStream::connect(&address).expect("connect");
+        let mut loud = std::net::TcpStream::connect(&address).expect("connect");
+        std::io::Write::write_all(&mut loud, b"GET / HTTP/1.1\r\n\r\n").expect("write");
+        let unfit = open(&ctx, SocketType::Rep);
+        unfit.connect(&endpoint).expect("connect");
+        turn_until(&ctx, "the strangers are refused", || {
+            lives.follow(&pull);
+            lives.ended >= 3
+        });
+        unfit.close();
+        drop((silent, loud));
+        for number in 0..5 {
+            let push = open(&ctx, SocketType::Push);
+            push.monitor(100);
+            push.connect(&endpoint).expect("connect");
+            push.send("x").expect("send");
+            pull.recv().expect("a message");
+            let mut pushed = Lives::default();
+            pushed.follow(&push);
+            assert_eq!((pushed.opened, pushed.ended), (1, 0));
+            if number % 2 == 0 {
+                push.disconnect(&endpoint).expect("disconnect");
+                turn_until(&ctx, "its own end", || {
+                    pushed.follow(&push);
+                    pushed.ended == 1
+                });
+            }
+            push.close();
+        }
+        turn_until(&ctx, "all connections have ended", || {
+            lives.follow(&pull);
+            lives.opened == lives.ended && lives.opened >= 8
+        });
+    });
+}
+
+#[test]
+fn an_event_names_the_peer_and_the_time() {
+    in_ways(Way::all(), LIMIT, |way| {
+        let ctx = way.context();
+        let before = SystemTime::now();
+        let (pull, push) = (open(&ctx, SocketType::Pull), open(&ctx, SocketType::Push));
+        pull.monitor(100);
+        push.monitor(100);
+        let endpoint = bind_tcp(&pull);
+        push.connect(&endpoint).expect("connect");
+        let connected = await_event(&ctx, &push, Seen::Connected);
+        let peer = connected.peer.expect("a connection has a peer");
+        assert_eq!(format!("tcp://{peer}"), endpoint);
+        let accepted = await_event(&ctx, &pull, Seen::Accepted);
+        let EventKind::Accepted { peer } = &accepted.kind else { unreachable!() };
+        assert_eq!(accepted.peer.as_ref(), Some(peer));
+        assert_eq!(*accepted.endpoint, *endpoint);
+        let done = await_event(&ctx, &pull, Seen::HandshakeDone);
+        assert_eq!((done.connection, &done.peer), (accepted.connection, &accepted.peer));
+        assert!(before <= accepted.time && accepted.time <= done.time, "{accepted} {done}");
+        let addresses: Vec<_> = pull.peers().into_iter().map(|peer| peer.address).collect();
+        assert_eq!(addresses.as_slice(), std::slice::from_ref(peer));
+    });
+}
+
+/// A call that waits for an event is woken by it, and by nothing else.
+#[test]
+fn an_event_wakes_who_waits_for_it() {
+    in_ways(Way::all(), LIMIT, |way| {
+        let ctx = way.context();
+        let pull = open(&ctx, SocketType::Pull);
+        assert!(matches!(pull.recv_event(None), Err(Error::NotMonitored)));
+        pull.monitor(100);
+        let endpoint = bind_tcp(&pull);
+        let listening = pull.recv_event(Some(Duration::ZERO)).expect("it is there");
+        assert_eq!(listening.kind, EventKind::Listening);
+        let start = Instant::now();
+        let nothing = pull.recv_event(Some(Duration::from_millis(30)));
+        assert!(matches!(nothing, Err(Error::WouldBlock)), "{nothing:?}");
+        assert!(start.elapsed() >= Duration::from_millis(30));
+        let address = endpoint.trim_start_matches("tcp://").to_owned();
+        let stranger = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            std::net::TcpStream::connect(address).expect("connect")
+        });
+        let event = pull.recv_event(Some(LIMIT)).expect("an event");
+        assert!(matches!(event.kind, EventKind::Accepted { .. }), "{event}");
+        drop(stranger.join().expect("no panic"));
+        let event = pull.recv_event(Some(LIMIT)).expect("an event");
+        assert!(matches!(event.kind, EventKind::HandshakeFailed { .. }), "{event}");
     });
 }

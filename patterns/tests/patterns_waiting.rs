@@ -202,7 +202,7 @@ fn a_bound_socket_tells_what_a_lost_peer_has_left() {
             push.set_linger(linger);
             let mut options = push.options();
             (options.sndbuf, options.sndhwm) = (Some(4096), 10);
-            push.set_options(options);
+            push.set_options(options).expect("options");
             let pull = open(&ctx, SocketType::Pull);
             pull.set_rcvhwm(1);
             pull.connect(&bind_tcp(&push)).expect("connect");

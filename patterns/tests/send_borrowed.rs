@@ -92,8 +92,8 @@ fn requests_and_replies_are_framed_as_ever() {
             let ctx = way.context();
             let (rep, req) = pair(&ctx, SocketType::Rep, SocketType::Req);
             let mut options = req.options();
-            options.set_req_correlate(is_correlated);
-            req.set_options(options);
+            options.req_correlate = is_correlated;
+            req.set_options(options).expect("options");
             let (mut asked, mut answered) = (vec![0; 6 << 20], vec![0; 6 << 20]);
             for number in 0..SIZES.len() {
                 send_from(&mut asked, &req, number);

@@ -156,14 +156,10 @@ fn peers_take_turns() {
 fn queued(way: Way, is_in_place: bool, hwm: u32, bytes: u64, len: usize) -> u64 {
     let ctx = way.context();
     let push = open(&ctx, SocketType::Push);
-    let options = push
-        .options()
-        .with_sndhwm(hwm)
-        .with_linger(Some(Duration::ZERO))
-        .with_sndtimeo(Some(Duration::from_millis(5)))
-        .with_pipe_bytes_max(bytes)
-        .and_then(|options| options.with_sndbuf(Some(64 << 10)));
-    push.set_options(options.expect("within bounds"));
+    let mut options = push.options();
+    (options.sndhwm, options.pipe_bytes_max, options.sndbuf) = (hwm, bytes, Some(64 << 10));
+    (options.linger, options.sndtimeo) = (Some(Duration::ZERO), Some(Duration::from_millis(5)));
+    push.set_options(options).expect("options");
     let (_, _raw) = narrow_worker(&ctx, &push);
     let _batch = ctx.batch();
     let (mut sent, mut refusals) = (0, 0);

@@ -296,12 +296,12 @@ fn writes_in_place<C: Kind>(case: &Case) -> bool {
 /// What all sockets are told.
 pub(super) fn options(case: &Case) -> Options {
     let mut options = Options::default();
-    options.set_sndhwm(queue_messages(case.size_bytes));
-    options.set_rcvhwm(queue_messages(case.size_bytes));
-    options.set_sndtimeo(Some(STALL));
-    options.set_rcvtimeo(Some(STALL));
-    options.set_linger(Some(STALL));
-    options.set_backlog(zring_crowd::backlog(case));
+    options.sndhwm = queue_messages(case.size_bytes);
+    options.rcvhwm = queue_messages(case.size_bytes);
+    options.sndtimeo = Some(STALL);
+    options.rcvtimeo = Some(STALL);
+    options.linger = Some(STALL);
+    options.backlog = zring_crowd::backlog(case);
     options
 }
 

@@ -31,7 +31,7 @@ pub(super) fn connect_beside<C: Kind>(
 
 /// How many connections a listener takes in one go.
 pub(super) fn backlog(case: &Case) -> u32 {
-    case.connections.max(case.peers).max(Options::default().backlog())
+    case.connections.max(case.peers).max(Options::default().backlog)
 }
 
 /// A bound PULL socket, and a PUSH socket that connects to it again and again.
@@ -45,8 +45,8 @@ pub(super) struct Silent<C: Kind> {
 impl<C: Kind> Silent<C> {
     pub(super) fn new(case: &Case) -> Result<Self> {
         let mut options = Options::default();
-        options.set_linger(Some(STALL));
-        options.set_backlog(backlog(case));
+        options.linger = Some(STALL);
+        options.backlog = backlog(case);
         let pull_context = C::open(case, case.core_b())?;
         let pull = pull_context.open_socket(SocketType::Pull, options.clone())?;
         pull.bind(&case.bind).map_err(Failure::library)?;

@@ -134,8 +134,9 @@ impl Context {
     /// A socket with these options.
     ///
     /// # Errors
-    /// As [`Context::socket`].
+    /// As [`Context::socket`], or [`Error::Option`] for a value out of its bounds.
     pub fn socket_with(&self, socket_type: SocketType, options: Options) -> Result<Socket, Error> {
+        options.validate()?;
         let first = {
             let mut opened = lock(&self.inner.opened);
             *opened += 1;
@@ -160,6 +161,7 @@ impl Context {
         socket_type: SocketType,
         options: Options,
     ) -> Result<Socket, Error> {
+        options.validate()?;
         if shard >= self.inner.shards.len() {
             return Err(zring_engine::Error::Config("shard").into());
         }

@@ -7,7 +7,8 @@ use crate::{error::Error, socket::Socket};
 impl Socket {
     /// A descriptor for other event loops (epoll, poll, an async runtime): it polls readable while something may have
     /// changed since a call on the socket last answered [`Error::WouldBlock`]. After it was readable, receive (or send)
-    /// with `try_*` until that would block; only then wait for it again. It may be readable in vain.
+    /// with `try_*` until that would block, and then, if the socket is monitored, take events until there are none; only
+    /// then wait for it again. It may be readable in vain.
     ///
     /// # Errors
     /// [`Error::Io`]: the operating system refuses an eventfd, or is not Linux (`Unsupported`); the futures of the

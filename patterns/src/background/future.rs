@@ -15,6 +15,7 @@ use crate::{
     error::{Error, Refusal, SendError},
     frame::FrameBuf,
     message::{Message, Sendable},
+    monitor::Event,
     reactor::Reactor,
     socket::{Claimant, Listing, Received, Socket, attempt_recv, attempt_send},
 };
@@ -105,6 +106,21 @@ impl Future for RecvFuture<'_> {
 
     fn poll(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Self::Output> {
         self.wait.poll_recv(task).map_err(Error::from)
+    }
+}
+
+/// Resolves to the next event; see [`Socket::recv_event_async`].
+#[must_use = "a future does nothing until it is awaited"]
+pub struct EventFuture<'a> {
+    wait: Wait<'a>,
+}
+
+impl Future for EventFuture<'_> {
+    type Output = Result<Event, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Self::Output> {
+        let socket = self.wait.socket;
+        self.wait.poll(task, |reactor| socket.attempt_event(reactor)).map_err(Error::from)
     }
 }
 
@@ -310,6 +326,15 @@ impl Socket {
         RecvIntoFuture { wait, buffer, progress: (0, 0), claimant }
     }
 
+    /// Takes the next event, as a future for any async runtime: as [`Socket::recv_event`], without limit. Dropping it
+    /// before it is done loses nothing.
+    ///
+    /// # Errors
+    /// As [`Socket::recv_event`].
+    pub fn recv_event_async(&self) -> EventFuture<'_> {
+        EventFuture { wait: Wait::new(self) }
+    }
+
     /// Sends one message, as a future for any async runtime. It waits without limit (`sndtimeo` is for blocking
     /// calls). Dropped before it is done, it has sent nothing; [`SendFuture::into_payload`] has the payload.
     ///
@@ -340,4 +365,4 @@ macro_rules! opaque {
     )*};
 }
 
-opaque!(RecvFuture, RecvIntoFuture, SendFuture[P], Messages, Outgoing[P]);
+opaque!(RecvFuture, EventFuture, RecvIntoFuture, SendFuture[P], Messages, Outgoing[P]);

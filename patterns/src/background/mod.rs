@@ -8,5 +8,5 @@ mod poll;
 mod simulated;
 
 pub use context::Context;
-pub use future::{Messages, Outgoing, RecvFuture, RecvIntoFuture, SendFuture};
+pub use future::{EventFuture, Messages, Outgoing, RecvFuture, RecvIntoFuture, SendFuture};
 pub use poll::{PollItem, poll};

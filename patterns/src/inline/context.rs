@@ -74,8 +74,9 @@ impl Context {
     /// A socket with these options.
     ///
     /// # Errors
-    /// As [`Context::socket`].
+    /// As [`Context::socket`], or [`Error::Option`] for a value out of its bounds.
     pub fn socket_with(&self, socket_type: SocketType, options: Options) -> Result<Socket, Error> {
+        options.validate()?;
         let key = self.reactor.borrow_mut().hub.open_socket(socket_type, options)?;
         Ok(Socket::new(self.clone(), (), key))
     }

@@ -188,8 +188,9 @@ macro_rules! define {
     ) => {
         /// Everything that can be set on a socket. `Default` has libzmq's defaults, and bounds where libzmq has none.
         ///
-        /// Options are valid at any time: a setter refuses a value that is out of bounds. Each says when a change
-        /// applies to a socket that is in use; without a word it applies to connections made afterwards.
+        /// A setter refuses a value that is out of bounds; fields that were assigned to are checked when a socket gets the
+        /// options ([`Options::validate`]). [`Options::list`] says of each option when a change applies to a socket that
+        /// is in use.
         ///
         /// ```
         /// use std::time::Duration;
@@ -209,7 +210,10 @@ macro_rules! define {
         /// ```
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub struct Options {
-            $(pub(crate) $name: $kind,)*
+            $(
+                $(#[doc = $doc])*
+                pub $name: $kind,
+            )*
             $(pub(crate) $bytes: Vec<u8>,)*
         }
 
@@ -262,6 +266,16 @@ macro_rules! define {
                     &self.$bytes
                 }
             )*
+
+            /// Checks the values of all fields.
+            ///
+            /// # Errors
+            /// [`OptionError`] for the first option that is out of its bounds.
+            pub fn validate(&self) -> Result<(), OptionError> {
+                $($(checks::$check(stringify!($name), &self.$name)?;)?)*
+                $(checks::$bytes_check(stringify!($bytes), &self.$bytes)?;)*
+                Ok(())
+            }
 
             /// Sets an option by its number in libzmq, as `zmq_setsockopt` does: an `int` or `int64_t` in the machine's
             /// byte order, or bytes.

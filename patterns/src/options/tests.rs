@@ -21,8 +21,8 @@ fn the_defaults_are_libzmqs() {
 #[test]
 fn routing_ids_are_checked() {
     let mut options = Options::default();
-    options.set_routing_id(&[b'x'; 255]).unwrap();
-    let too_long = options.set_routing_id(&[b'x'; 256]);
+    options.set_routing_id([b'x'; 255]).unwrap();
+    let too_long = options.set_routing_id([b'x'; 256]);
     assert_eq!(too_long, Err(OptionError::RoutingIdTooLong { bytes: 256 }));
     assert_eq!(options.set_routing_id(b"\0x"), Err(OptionError::RoutingIdLeadingZero));
     assert_eq!(options.routing_id(), &[b'x'; 255]);
@@ -73,6 +73,25 @@ fn ranges_are_checked_by_name() {
     assert_eq!(fault(options().with_tcp_keepalive_intvl(long)), "tcp_keepalive_intvl");
     assert_eq!(fault(options().with_sndbuf(Some(0))), "sndbuf");
     assert_eq!(fault(options().with_rcvbuf(Some(usize::MAX))), "rcvbuf");
+}
+
+/// Fields may be assigned to without a check: it comes before a socket gets them.
+#[test]
+fn fields_are_checked_before_use() {
+    let mut options = Options { sndbuf: Some(0), ..Options::default() };
+    assert!(matches!(options.validate(), Err(OptionError::OutOfRange { option: "sndbuf", .. })));
+    options.sndbuf = None;
+    options.heartbeat_ttl = Some(Duration::MAX);
+    assert_eq!(options.validate(), Err(OptionError::HeartbeatTtlTooLong(Duration::MAX)));
+    options.heartbeat_ttl = None;
+    assert_eq!(options.validate(), Ok(()));
+    let context = crate::inline::Context::new().unwrap();
+    let socket = context.socket(SocketType::Push).unwrap();
+    let wrong = Options { pipe_bytes_max: 0, ..Options::default() };
+    let refused = context.socket_with(SocketType::Push, wrong.clone());
+    assert!(matches!(refused, Err(crate::Error::Option(_))));
+    assert!(matches!(socket.set_options(wrong), Err(crate::Error::Option(_))));
+    assert_eq!(socket.options(), Options::default());
 }
 
 #[test]

@@ -63,7 +63,7 @@ mod tests {
     #[test]
     fn waits_for_its_peer() {
         let (mut pair, options) = (Pair::new(), Options::default());
-        assert!(Pair::FACTS.rotates);
+        const { assert!(Pair::FACTS.rotates) };
         assert_eq!(pair.begin(&options), Ok(Reserve::Turn));
         assert_eq!(pair.lost(A), Fate::Requeue);
     }

@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(rep.begin(&options).map(drop), RECEIVE_FIRST);
         rep.take(Some(A), Vec::new());
         assert_eq!(rep.begin(&options), Ok(Reserve::Nothing));
-        assert!(!Rep::FACTS.rotates);
+        const { assert!(!Rep::FACTS.rotates) };
     }
 
     /// RFC 28: the envelope and the delimiter are removed and kept, and stand in front of the reply.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Home, Socket};
 use crate::{
+    error::Error,
     options::{OptionError, Options},
     reactor::Reactor,
 };
@@ -82,7 +83,7 @@ impl<C: Home> Socket<C> {
     pub fn set_raw(&self, number: i32, value: &[u8]) -> Result<(), OptionError> {
         let mut options = self.options();
         options.set_raw(number, value)?;
-        self.set_options(options);
+        self.change_options(|mine| mine.clone_from(&options));
         Ok(())
     }
 
@@ -101,9 +102,14 @@ impl<C: Home> Socket<C> {
     }
 
     /// Replaces all options. A change of one applies as that option says.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for a value out of its bounds, and then nothing is changed.
     #[expect(clippy::needless_pass_by_value, reason = "each share keeps its own")]
-    pub fn set_options(&self, options: Options) {
+    pub fn set_options(&self, options: Options) -> Result<(), Error> {
+        options.validate()?;
         self.change_options(|mine| mine.clone_from(&options));
+        Ok(())
     }
 
     fn change_options(&self, mut change: impl FnMut(&mut Options)) {

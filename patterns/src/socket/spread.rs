@@ -38,7 +38,7 @@ impl Listing {
         let mut numbers = self.numbers.drain(..);
         if numbers.len() > 0 {
             socket.each(|reactor, key| {
-                numbers.by_ref().take(1).for_each(|it| reactor.hub.delist(key, it))
+                numbers.by_ref().take(1).for_each(|it| reactor.hub.delist(key, it));
             });
         }
     }

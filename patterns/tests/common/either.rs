@@ -101,6 +101,8 @@ delegate! {
     fn send_with(len: usize, fill: impl FnOnce(&mut [u8])) -> Result<(), SendError<Message>>;
     fn try_send<P: Sendable>(payload: P) -> Result<(), SendError<P>>;
     fn send_more(frame: impl Into<Frame>) -> Result<(), Error>;
+    fn try_send_more(frame: impl Into<Frame>) -> Result<(), Error>;
+    fn drop_partial() -> usize;
     fn send_multipart(
         frames: impl IntoIterator<Item = impl Into<Frame>>
     ) -> Result<(), Error>;
@@ -126,7 +128,8 @@ delegate! {
     fn stats() -> SocketStats;
     fn peers() -> Vec<PeerStats>;
     fn options() -> Options;
-    fn set_options(options: Options);
+    fn set_options(options: Options) -> Result<(), Error>;
+    fn recv_event(timeout: Option<Duration>) -> Result<Event, Error>;
     fn set_sndhwm(messages: u32);
     fn set_rcvhwm(messages: u32);
     fn set_linger(time: Option<Duration>);

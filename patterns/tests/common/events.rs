@@ -1,5 +1,6 @@
 //! The one place that knows the shape of monitor events and counters.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,50 @@ pub(crate) enum Seen {
     Disconnected,
     Retried,
     Other,
+}
+
+/// The connections of a socket, as its events tell of them: each is opened, may become ready, and ends once.
+#[derive(Debug, Default)]
+pub(crate) struct Lives {
+    up: BTreeMap<u64, bool>,
+    over: BTreeSet<u64>,
+    pub(crate) opened: usize,
+    pub(crate) ended: usize,
+}
+
+impl Lives {
+    /// Takes the events that wait.
+    pub(crate) fn follow(&mut self, socket: &Socket) {
+        while let Some(event) = socket.next_event() {
+            self.note(&event);
+        }
+    }
+
+    /// # Panics
+    /// If the event does not follow from those before it.
+    pub(crate) fn note(&mut self, event: &Event) {
+        let Some(connection) = event.connection else { return };
+        assert!(!self.over.contains(&connection), "after the end: {event}");
+        let end = |up: Option<bool>, was_ready: bool| {
+            assert_eq!(up, Some(was_ready), "an end that does not fit: {event}");
+        };
+        match event.kind {
+            EventKind::Accepted { .. } | EventKind::Connected => {
+                assert_eq!(self.up.insert(connection, false), None, "opened twice: {event}");
+                self.opened += 1;
+                return;
+            }
+            EventKind::HandshakeDone { .. } => {
+                assert_eq!(self.up.insert(connection, true), Some(false), "not opened: {event}");
+                return;
+            }
+            EventKind::HandshakeFailed { .. } => end(self.up.remove(&connection), false),
+            EventKind::Disconnected { .. } => end(self.up.remove(&connection), true),
+            _ => return,
+        }
+        self.over.insert(connection);
+        self.ended += 1;
+    }
 }
 
 /// Which event this is.

@@ -14,7 +14,7 @@ pub(crate) fn close_unsent(stage: &Stage) {
     let world = stage.world();
     let linger_ns = stage.below(2) * stage.below(10 * MS);
     let mut options = stage.options();
-    options.set_linger(Some(Duration::from_nanos(linger_ns)));
+    options.linger = Some(Duration::from_nanos(linger_ns));
     let push = stage.shared(SocketType::Push, options);
     push.connect("tcp://127.0.0.1:1");
     let mut waiting = 0;

@@ -48,8 +48,8 @@ struct Mode {
 impl Mode {
     fn options(self, stage: &Stage) -> Options {
         let mut options = stage.options();
-        options.set_req_relaxed(self.relaxed);
-        options.set_req_correlate(self.correlate);
+        options.req_relaxed = self.relaxed;
+        options.req_correlate = self.correlate;
         options
     }
 }

@@ -169,17 +169,17 @@ impl Stage {
     pub(crate) fn options(&self) -> Options {
         let hwm = || [1, 2, 3, 10, 1000, 0][self.below(6) as usize];
         let mut options = Options::default();
-        options.set_sndhwm(hwm());
-        options.set_rcvhwm(hwm());
-        options.set_reconnect_ivl(Duration::from_micros(200 + self.below(30_000)));
-        options.set_reconnect_ivl_max(Duration::from_millis(self.below(2) * self.below(100)));
-        options.set_backlog(1 + self.below(10) as u32);
+        options.sndhwm = hwm();
+        options.rcvhwm = hwm();
+        options.reconnect_ivl = Duration::from_micros(200 + self.below(30_000));
+        options.reconnect_ivl_max = Duration::from_millis(self.below(2) * self.below(100));
+        options.backlog = 1 + self.below(10) as u32;
         if self.below(4) == 0 {
-            options.set_pipe_bytes_max(1 + self.below(10_000)).expect("within bounds");
+            options.pipe_bytes_max = 1 + self.below(10_000);
         }
         if !self.0.is_lossless && self.below(3) == 0 {
-            options.set_heartbeat_ivl(Some(Duration::from_millis(5 + self.below(100))));
-            options.set_heartbeat_timeout(Some(Duration::from_millis(20 + self.below(200))));
+            options.heartbeat_ivl = Some(Duration::from_millis(5 + self.below(100)));
+            options.heartbeat_timeout = Some(Duration::from_millis(20 + self.below(200)));
         }
         options
     }
