@@ -5,7 +5,7 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use zring::route::{ActiveRing, LocalSubscriptions, PipeId, SubscriptionTrie};
+use zring::route::{ActiveRing, LocalSubscriptions, PipeId, Slot, SubscriptionTrie};
 use zring::wire::{Decoder, Step, encode_frame};
 
 /// Frames in a buffer, as one receive brings them.
@@ -57,7 +57,7 @@ fn route(c: &mut Criterion) {
     let mut group = c.benchmark_group("route");
     for pipes in [1, 8, 1000] {
         let mut ring = ActiveRing::new();
-        for pipe in (0..pipes).map(PipeId) {
+        for pipe in (0..pipes).map(Slot) {
             ring.attach(pipe, pipe.0);
             ring.activate(pipe);
         }

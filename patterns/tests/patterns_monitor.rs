@@ -71,11 +71,14 @@ fn a_full_monitor_drops_events_and_nothing_else() {
         let pull = open(&ctx, SocketType::Pull);
         pull.monitor(2);
         let endpoint = bind_tcp(&pull);
+        // They stay until the events are counted: an end would be another event.
+        let mut pushing = Vec::new();
         for text in ["one", "two", "three"] {
             let push = open(&ctx, SocketType::Push);
             push.connect(&endpoint).expect("connect");
             push.send(text).expect("send");
             assert_eq!(pull.recv_bytes().expect("a message"), text.as_bytes());
+            pushing.push(push);
         }
         assert_eq!(waiting(&pull).len(), 2);
     });

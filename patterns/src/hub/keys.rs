@@ -8,6 +8,8 @@ use std::{
 
 use slab::Slab;
 
+use crate::route::PipeId;
+
 /// A key of a [`Table`].
 pub(crate) trait Key: Copy {
     fn new(index: usize) -> Self;
@@ -43,6 +45,21 @@ keys! {
     pub(crate) ListenerKey;
     /// A connector of a hub: an endpoint that a socket connects to.
     pub(crate) ConnectorKey;
+}
+
+impl PeerKey {
+    /// How rooms and routes name the peer.
+    #[inline(always)]
+    pub(crate) fn pipe(self) -> PipeId {
+        PipeId(self.0)
+    }
+}
+
+impl From<PipeId> for PeerKey {
+    #[inline(always)]
+    fn from(PipeId(key): PipeId) -> Self {
+        Self(key)
+    }
 }
 
 /// A slab whose entries are found by a key of their own type. Keys of removed entries are used again.

@@ -302,7 +302,7 @@ impl Hub {
         shard.release(chunk);
         let socket = &mut self.sockets[peer.socket];
         let clock = shard.clock();
-        let (inbound, mut delivery) = peer.receiving(socket, &mut shard.arena, clock);
+        let (inbound, mut delivery) = peer.receiving(key, socket, &mut shard.arena, clock);
         let handled = inbound.handle_bytes(rest, &mut delivery);
         let answered = delivery.answered;
         self.after_decode(shard, key, handled, answered);
@@ -321,7 +321,7 @@ impl Hub {
         }
         let socket = &mut self.sockets[peer.socket];
         let clock = shard.clock();
-        let (inbound, mut delivery) = peer.receiving(socket, &mut shard.arena, clock);
+        let (inbound, mut delivery) = peer.receiving(key, socket, &mut shard.arena, clock);
         let (outcome, decoded) = decode(inbound, &mut delivery);
         let answered = delivery.answered;
         self.after_decode(shard, key, decoded, answered);
@@ -418,7 +418,7 @@ impl Handler for Hub {
         let socket = &mut self.sockets[peer.socket];
         let clock = shard.clock();
         let (pool, arena) = shard.memory();
-        let (inbound, mut delivery) = peer.receiving(socket, arena, clock);
+        let (inbound, mut delivery) = peer.receiving(key, socket, arena, clock);
         let handled = inbound.handle_chunk(pool, chunk, &mut delivery);
         let answered = delivery.answered;
         self.after_decode(shard, key, handled, answered);

@@ -9,7 +9,7 @@ use crate::inproc::link::{Freight, Link};
 use crate::{
     monitor::{DisconnectReason, HandshakeFault, PeerStats},
     options::Options,
-    route::PipeId,
+    route::Slot,
     wire::{Handshake, Heartbeat, PeerInfo},
 };
 
@@ -44,7 +44,7 @@ pub(crate) struct Peer {
     /// The socket it belongs to.
     pub(crate) socket: SocketKey,
     /// Its slot among the peers of that socket.
-    pub(crate) slot: PipeId,
+    pub(crate) slot: Slot,
     /// The connection to it, unless it is within the process.
     pub(crate) conn: Option<ConnId>,
     /// The link to it, if it is within the process.
@@ -90,7 +90,7 @@ impl Peer {
         );
         Self {
             socket,
-            slot: PipeId(u32::MAX),
+            slot: Slot(u32::MAX),
             conn: None,
             link: None,
             connector,

@@ -17,14 +17,14 @@ use super::{
     waiting::Waiting,
 };
 use crate::{
-    error::Error,
+    error::{Error, Refusal},
     frame::Frame,
     lock::lock,
     message::Message,
     monitor::{Event, EventKind, EventQueue, PeerStats, SocketStats},
     options::Options,
     pattern::{Any, Facts, Misuse, Sends, Takes},
-    route::{FairQueue, LoadBalance, PipeId},
+    route::{FairQueue, LoadBalance, Slot},
     socket_type::SocketType,
 };
 
@@ -77,20 +77,15 @@ pub(crate) struct Roster {
 }
 
 impl Roster {
-    pub(crate) fn add(&mut self, key: PeerKey) -> PipeId {
-        PipeId(self.slots.insert(key) as u32)
+    pub(crate) fn add(&mut self, key: PeerKey) -> Slot {
+        Slot(self.slots.insert(key) as u32)
     }
 
-    pub(crate) fn remove(&mut self, slot: PipeId) {
+    pub(crate) fn remove(&mut self, slot: Slot) {
         self.slots.remove(slot.0 as usize);
         if self.slots.capacity() > 16.max(4 * self.slots.len()) {
             self.slots.shrink_to_fit();
         }
-    }
-
-    #[inline]
-    pub(crate) fn get(&self, slot: PipeId) -> Option<PeerKey> {
-        self.slots.get(slot.0 as usize).copied()
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = PeerKey> {
@@ -225,17 +220,24 @@ impl SocketState {
         }
     }
 
-    /// Whether a message could be sent now, as far as the type and its state say; [`Error::WouldBlock`] without room.
-    pub(crate) fn check_send(&self) -> Result<(), Error> {
-        self.room.can_send(&self.options).map_err(|misuse| self.misuse(misuse))?;
-        let has_room = !self.facts.rotates
-            || self.partial.reserved != Reserved::Nothing
-            || self.turn().is_some()
-            || self.may_wait();
-        if has_room { Ok(()) } else { Err(Error::WouldBlock) }
+    /// Whether a message could be sent now: the type and its state allow it, and there is room.
+    #[inline]
+    pub(crate) fn check_send(&self) -> Result<(), Refusal> {
+        if let Err(misuse) = self.room.can_send(&self.options) {
+            return Err(self.misuse(misuse).into());
+        }
+        let has_room = !self.facts.rotates || self.turn().is_some() || self.may_keep();
+        if has_room { Ok(()) } else { Err(Refusal::WouldBlock) }
     }
 
-    pub(crate) fn misuse(&self, misuse: Misuse) -> Error {
+    /// Whether the message has a place without a peer that has room.
+    #[cold]
+    fn may_keep(&self) -> bool {
+        self.partial.reserved != Reserved::Nothing || self.may_wait()
+    }
+
+    #[cold]
+    pub(crate) fn misuse(&self, misuse: &Misuse) -> Error {
         misuse.of(self.facts.socket_type)
     }
 
@@ -295,10 +297,10 @@ impl SocketState {
 
     /// The rest of a message that is being received frame by frame.
     pub(crate) fn take_rest(&mut self) -> Option<Message> {
-        let rest = std::mem::take(&mut self.reading.rest);
-        if rest.is_empty() {
+        if self.reading.rest.is_empty() {
             return None;
         }
+        let rest = std::mem::take(&mut self.reading.rest);
         self.note_reading();
         Message::from_frames(rest)
     }

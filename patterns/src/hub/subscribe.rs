@@ -5,7 +5,7 @@ use zring_engine::Shard;
 use super::{Hub, PeerKey, SocketKey};
 use crate::{
     error::Error,
-    pattern::Subscription,
+    pattern::{SUBSCRIPTION_BYTES_MAX, Subscription},
     wire::{encode_cancel, encode_subscribe},
 };
 
@@ -25,6 +25,10 @@ impl Hub {
         socket: SocketKey,
         change: Subscription<'_>,
     ) -> Result<(), Error> {
+        let (bytes, max) = (change.prefix().len(), SUBSCRIPTION_BYTES_MAX);
+        if bytes > max && matches!(change, Subscription::Subscribe(_)) {
+            return Err(Error::SubscriptionTooLong { bytes, max });
+        }
         let state = &mut self.sockets[socket];
         let is_news = state.room.subscribe(change).map_err(|misuse| state.misuse(misuse))?;
         if is_news {

@@ -1,6 +1,6 @@
 //! What a socket type is: one room for each type, behind one table of operations.
 //!
-//! A room is a small state machine. The hub gives it values (slots of peers, frames, options) and carries out the
+//! A room is a small state machine. The hub gives it values (numbers of peers, frames, options) and carries out the
 //! [`Plan`] or the [`Verdict`] that comes back. A room does no I/O, reads no clock, and knows neither connections nor
 //! queues: those, credit and flushing are the hub's. So each room is tested without a socket, and a new type is a file
 //! of its own, a line in the list of [`Any`] and nothing else.
@@ -28,7 +28,11 @@ mod subscriber;
 mod testing;
 
 use crate::{
-    error::Error, frame::Frame, monitor::DisconnectReason, options::Options, route::PipeId,
+    error::Error,
+    frame::Frame,
+    monitor::DisconnectReason,
+    options::Options,
+    route::{LocalSubscriptions, PipeId},
     socket_type::SocketType,
 };
 
@@ -68,7 +72,7 @@ pub(crate) enum Takes {
     Never,
     /// Every message is the user's as it stands; [`Receiving::arrive`] decides nothing.
     Freely,
-    /// Every message is the user's whose first frame passes [`Receiving::filter`].
+    /// Every message is the user's whose first frame passes [`Receiving::wanted`].
     Matching,
     /// [`Receiving::arrive`] decides.
     Decides,
@@ -87,37 +91,33 @@ pub(crate) enum Spread {
     Answering,
 }
 
-/// A call that the socket's type or state does not allow.
+/// A call that the socket's type or state does not allow. Rooms return references to constants, which take a register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Misuse {
     /// Sockets of this type do not do this.
     Unsupported(&'static str),
     /// Another call has to come first.
     OutOfTurn(&'static str),
-    /// The prefix has so many bytes, more than a subscription may have.
-    SubscriptionTooLong(usize),
 }
 
 impl Misuse {
+    /// The error of a call on a socket of this type.
     pub(crate) fn of(self, socket_type: SocketType) -> Error {
         match self {
             Self::Unsupported(operation) => Error::Unsupported { socket_type, operation },
             Self::OutOfTurn(turn) => Error::State { socket_type, turn },
-            Self::SubscriptionTooLong(bytes) => {
-                Error::SubscriptionTooLong { bytes, max: SUBSCRIPTION_BYTES_MAX }
-            }
         }
     }
 }
 
-pub(crate) const NO_SUBSCRIBERS: Misuse = Misuse::Unsupported("have subscribers");
+pub(crate) const NO_SUBSCRIBERS: &Misuse = &Misuse::Unsupported("have subscribers");
 
 /// The type does not subscribe.
-pub(crate) fn cannot(change: Subscription<'_>) -> Misuse {
-    Misuse::Unsupported(match change {
-        Subscription::Subscribe(_) => "subscribe",
-        Subscription::Cancel(_) => "unsubscribe",
-    })
+pub(crate) fn cannot(change: Subscription<'_>) -> &'static Misuse {
+    match change {
+        Subscription::Subscribe(_) => &Misuse::Unsupported("subscribe"),
+        Subscription::Cancel(_) => &Misuse::Unsupported("unsubscribe"),
+    }
 }
 
 /// What is reserved with the first frame of several, so that the last one is not refused.
@@ -129,25 +129,33 @@ pub(crate) enum Reserve {
     Turn,
 }
 
-/// Frames that stand in front of a message on its way.
+/// What stands in front of a message on its way: a frame with a number, frames, an empty frame; in this order, as far
+/// as they are there.
 #[derive(Debug, Default)]
 pub(crate) struct Head {
-    /// In front of `frames`; apart from them since it costs no allocation.
-    pub(crate) first: Option<Frame>,
+    /// A frame of four bytes, the number in network order.
+    pub(crate) number: Option<u32>,
     pub(crate) frames: Vec<Frame>,
     /// An empty frame stands behind them.
     pub(crate) is_delimited: bool,
 }
 
 impl Head {
-    /// The frames in front of the delimiter.
-    pub(crate) fn frames(&self) -> impl Iterator<Item = &Frame> {
-        self.first.iter().chain(&self.frames)
+    /// The frame with the number.
+    pub(crate) fn numbered(&self) -> Option<Frame> {
+        self.number.map(|number| Frame::from(&number.to_be_bytes()))
+    }
+
+    /// All frames.
+    pub(crate) fn to_frames(&self) -> Vec<Frame> {
+        let delimiter = self.is_delimited.then(Frame::new);
+        self.numbered().into_iter().chain(self.frames.iter().cloned()).chain(delimiter).collect()
     }
 
     /// Whether there is at most the delimiter.
+    #[inline]
     pub(crate) fn is_plain(&self) -> bool {
-        self.first.is_none() && self.frames.is_empty()
+        self.number.is_none() && self.frames.is_empty()
     }
 }
 
@@ -188,7 +196,7 @@ pub(crate) enum Verdict {
     /// The message is dropped, and counted.
     Drop(Dropped),
     /// The connection is ended.
-    End(DisconnectReason),
+    End(Box<DisconnectReason>),
 }
 
 /// Why a message that arrived is dropped.
@@ -236,10 +244,18 @@ pub(crate) enum Subscription<'a> {
     Cancel(&'a [u8]),
 }
 
+impl<'a> Subscription<'a> {
+    pub(crate) fn prefix(self) -> &'a [u8] {
+        match self {
+            Self::Subscribe(prefix) | Self::Cancel(prefix) => prefix,
+        }
+    }
+}
+
 /// What a room is made of. A room writes each part itself, or says in a word that it has none of it
 /// ([`never_sends`], [`takes_freely`] and so on): a part or an operation that is forgotten does not compile.
 ///
-/// A peer is named by its slot within the socket, which is used again after [`Peers::forget`].
+/// A peer is named by a number, which is used again after [`Peers::forget`].
 pub(crate) trait Pattern: Sending + Receiving + Peers + Subscribing {
     const FACTS: Facts;
 
@@ -250,11 +266,11 @@ pub(crate) trait Pattern: Sending + Receiving + Peers + Subscribing {
 /// How messages are sent.
 pub(crate) trait Sending {
     /// Whether the state allows to send. Whether there is room is not asked here.
-    fn can_send(&self, options: &Options) -> Result<(), Misuse>;
+    fn can_send(&self, options: &Options) -> Result<(), &'static Misuse>;
 
     /// The first frame of several is about to be kept: what has to be reserved so that the last one can be sent. Here
     /// a message in frames is refused, or not at all.
-    fn begin(&self, options: &Options) -> Result<Reserve, Misuse>;
+    fn begin(&self, options: &Options) -> Result<Reserve, &'static Misuse>;
 
     /// Where a message goes. The hub has asked [`Sending::can_send`] and, if the type rotates, found room.
     fn route(&mut self, options: &Options) -> Plan;
@@ -275,10 +291,10 @@ pub(crate) trait Sending {
 /// How messages are received.
 pub(crate) trait Receiving {
     /// Whether the state allows to receive. Whether there is a message is not asked here.
-    fn can_receive(&self) -> Result<(), Misuse>;
+    fn can_receive(&self) -> Result<(), &'static Misuse>;
 
-    /// Whether a message with this topic is the user's ([`Takes::Matching`]).
-    fn filter(&self, topic: &[u8]) -> bool;
+    /// The topics of messages that are the user's ([`Takes::Matching`]); `None`: other things decide.
+    fn wanted(&self) -> Option<&LocalSubscriptions>;
 
     /// How many frames are in front of the user's in a message that is under way.
     fn ahead(&self, from: PipeId, begun: Begun<'_>, options: &Options) -> Ahead;
@@ -299,20 +315,20 @@ pub(crate) trait Peers {
     /// A peer's connection ends: nothing can be sent to it any more. Messages that it sent may still arrive.
     fn detach(&mut self, peer: PipeId);
 
-    /// Nothing of a detached peer is left. Its slot may become another's.
+    /// Nothing of a detached peer is left. Its number may become another's.
     fn forget(&mut self, peer: PipeId);
 }
 
 /// Who wants to receive what.
 pub(crate) trait Subscribing {
     /// The user changes subscriptions. Returns whether the publishers are to be told.
-    fn subscribe(&mut self, change: Subscription<'_>) -> Result<bool, Misuse>;
+    fn subscribe(&mut self, change: Subscription<'_>) -> Result<bool, &'static Misuse>;
 
     /// A subscription command arrived.
     fn command(&mut self, from: PipeId, command: Subscription<'_>, options: &Options) -> Verdict;
 
     /// How many peers a message with this topic would go to.
-    fn subscribers(&mut self, topic: &[u8]) -> Result<usize, Misuse>;
+    fn subscribers(&mut self, topic: &[u8]) -> Result<usize, &'static Misuse>;
 
     /// How many subscriptions a peer holds.
     fn subscriptions(&self, peer: PipeId) -> usize;
@@ -346,14 +362,14 @@ macro_rules! rooms {
             }
 
             #[inline]
-            pub(crate) fn can_send(&self, options: &Options) -> Result<(), Misuse> {
+            pub(crate) fn can_send(&self, options: &Options) -> Result<(), &'static Misuse> {
                 match self {
                     $(Self::$name(room) => room.can_send(options),)*
                 }
             }
 
             #[inline]
-            pub(crate) fn begin(&self, options: &Options) -> Result<Reserve, Misuse> {
+            pub(crate) fn begin(&self, options: &Options) -> Result<Reserve, &'static Misuse> {
                 match self {
                     $(Self::$name(room) => room.begin(options),)*
                 }
@@ -388,16 +404,16 @@ macro_rules! rooms {
             }
 
             #[inline]
-            pub(crate) fn can_receive(&self) -> Result<(), Misuse> {
+            pub(crate) fn can_receive(&self) -> Result<(), &'static Misuse> {
                 match self {
                     $(Self::$name(room) => room.can_receive(),)*
                 }
             }
 
             #[inline]
-            pub(crate) fn filter(&self, topic: &[u8]) -> bool {
+            pub(crate) fn wanted(&self) -> Option<&LocalSubscriptions> {
                 match self {
-                    $(Self::$name(room) => room.filter(topic),)*
+                    $(Self::$name(room) => room.wanted(),)*
                 }
             }
 
@@ -451,14 +467,14 @@ macro_rules! rooms {
             }
 
             #[inline]
-            pub(crate) fn subscribe(&mut self, change: Subscription<'_>) -> Result<bool, Misuse> {
+            pub(crate) fn subscribe(&mut self, change: Subscription<'_>) -> Result<bool, &'static Misuse> {
                 match self {
                     $(Self::$name(room) => room.subscribe(change),)*
                 }
             }
 
             #[inline]
-            pub(crate) fn subscribers(&mut self, topic: &[u8]) -> Result<usize, Misuse> {
+            pub(crate) fn subscribers(&mut self, topic: &[u8]) -> Result<usize, &'static Misuse> {
                 match self {
                     $(Self::$name(room) => room.subscribers(topic),)*
                 }

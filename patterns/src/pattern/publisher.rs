@@ -9,7 +9,7 @@ use crate::{
     frame::Frame,
     monitor::DisconnectReason,
     options::Options,
-    route::{PipeId, SubscriptionTrie},
+    route::{LocalSubscriptions, PipeId, SubscriptionTrie},
     socket_type::SocketType,
     wire::Command,
 };
@@ -37,11 +37,11 @@ impl Pattern for Publisher {
 }
 
 impl Sending for Publisher {
-    fn can_send(&self, _: &Options) -> Result<(), Misuse> {
+    fn can_send(&self, _: &Options) -> Result<(), &'static Misuse> {
         Ok(())
     }
 
-    fn begin(&self, _: &Options) -> Result<Reserve, Misuse> {
+    fn begin(&self, _: &Options) -> Result<Reserve, &'static Misuse> {
         Ok(Reserve::Nothing)
     }
 
@@ -64,12 +64,12 @@ impl Sending for Publisher {
 }
 
 impl Receiving for Publisher {
-    fn can_receive(&self) -> Result<(), Misuse> {
-        Err(Misuse::Unsupported("receive"))
+    fn can_receive(&self) -> Result<(), &'static Misuse> {
+        Err(&Misuse::Unsupported("receive"))
     }
 
-    fn filter(&self, _: &[u8]) -> bool {
-        false
+    fn wanted(&self) -> Option<&LocalSubscriptions> {
+        None
     }
 
     fn ahead(&self, _: PipeId, _: Begun<'_>, _: &Options) -> Ahead {
@@ -110,7 +110,7 @@ impl Peers for Publisher {
 }
 
 impl Subscribing for Publisher {
-    fn subscribe(&mut self, change: Subscription<'_>) -> Result<bool, Misuse> {
+    fn subscribe(&mut self, change: Subscription<'_>) -> Result<bool, &'static Misuse> {
         Err(cannot(change))
     }
 
@@ -120,12 +120,14 @@ impl Subscribing for Publisher {
                 let usage = self.subscriptions.usage(from);
                 let max = options.max_subscriptions_per_peer;
                 if usage.count as u64 >= u64::from(max) {
-                    return Verdict::End(DisconnectReason::TooManySubscriptions { max });
+                    return Verdict::End(DisconnectReason::TooManySubscriptions { max }.into());
                 }
                 let bytes_max = options.max_subscription_bytes_per_peer;
                 let bytes = usage.bytes as u64 + prefix.len() as u64;
                 if prefix.len() > SUBSCRIPTION_BYTES_MAX || bytes > bytes_max {
-                    return Verdict::End(DisconnectReason::TooManySubscriptionBytes { bytes_max });
+                    return Verdict::End(
+                        DisconnectReason::TooManySubscriptionBytes { bytes_max }.into(),
+                    );
                 }
                 self.subscriptions.subscribe(prefix, from);
             }
@@ -136,7 +138,7 @@ impl Subscribing for Publisher {
         Verdict::Done
     }
 
-    fn subscribers(&mut self, topic: &[u8]) -> Result<usize, Misuse> {
+    fn subscribers(&mut self, topic: &[u8]) -> Result<usize, &'static Misuse> {
         Ok(self.subscriptions.count_for(topic))
     }
 
@@ -165,7 +167,7 @@ mod tests {
     #[test]
     fn only_sends_at_any_time() {
         let (mut publisher, options) = (Publisher::new(), Options::default());
-        assert_eq!(publisher.can_receive(), Err(Misuse::Unsupported("receive")));
+        assert_eq!(publisher.can_receive(), Err(&Misuse::Unsupported("receive")));
         assert_eq!(publisher.can_send(&options), Ok(()));
         assert_eq!(publisher.begin(&options), Ok(Reserve::Nothing));
         assert!(matches!(publisher.route(&options), Plan::Each));
@@ -232,10 +234,11 @@ mod tests {
             |prefix| publisher.command(A, Subscription::Subscribe(prefix), &options);
         assert_eq!(subscribe(b"abc"), Verdict::Done);
         let bytes_max = 5;
-        let too_long = Verdict::End(DisconnectReason::TooManySubscriptionBytes { bytes_max });
+        let too_long =
+            Verdict::End(DisconnectReason::TooManySubscriptionBytes { bytes_max }.into());
         assert_eq!(subscribe(b"def"), too_long);
         assert_eq!(subscribe(b"de"), Verdict::Done);
-        let too_many = Verdict::End(DisconnectReason::TooManySubscriptions { max: 2 });
+        let too_many = Verdict::End(DisconnectReason::TooManySubscriptions { max: 2 }.into());
         assert_eq!(subscribe(b""), too_many);
     }
 }

@@ -43,8 +43,8 @@ mod tests {
     #[test]
     fn only_receives() {
         let (mut pull, options) = (Pull::new(), Options::default());
-        assert_eq!(pull.can_send(&options), Err(Misuse::Unsupported("send")));
-        assert_eq!(pull.begin(&options), Err(Misuse::Unsupported("send")));
+        assert_eq!(pull.can_send(&options), Err(&Misuse::Unsupported("send")));
+        assert_eq!(pull.begin(&options), Err(&Misuse::Unsupported("send")));
         assert!(matches!(pull.route(&options), Plan::Lost));
         assert_eq!(pull.lost(A), Fate::Drop);
         const { assert!(!Pull::FACTS.rotates) };

@@ -4,7 +4,12 @@ use super::{
     Ahead, Arrived, Begun, Dropped, Facts, Fate, Head, Misuse, Pattern, Peers, Plan, Receiving,
     Reserve, Sending, Sends, Spread, Subscription, Takes, Verdict,
 };
-use crate::{frame::Frame, options::Options, route::PipeId, socket_type::SocketType};
+use crate::{
+    frame::Frame,
+    options::Options,
+    route::{LocalSubscriptions, PipeId},
+    socket_type::SocketType,
+};
 
 /// `Idle ─take▶ Serving ─route▶ Idle`.
 #[derive(Debug, Default)]
@@ -32,14 +37,14 @@ impl Pattern for Rep {
 }
 
 impl Sending for Rep {
-    fn can_send(&self, _: &Options) -> Result<(), Misuse> {
+    fn can_send(&self, _: &Options) -> Result<(), &'static Misuse> {
         match self {
-            Self::Idle => Err(Misuse::OutOfTurn("receive a request before sending a reply")),
+            Self::Idle => Err(&Misuse::OutOfTurn("receive a request before sending a reply")),
             Self::Serving { .. } => Ok(()),
         }
     }
 
-    fn begin(&self, options: &Options) -> Result<Reserve, Misuse> {
+    fn begin(&self, options: &Options) -> Result<Reserve, &'static Misuse> {
         self.can_send(options).map(|()| Reserve::Nothing)
     }
 
@@ -47,7 +52,7 @@ impl Sending for Rep {
     fn route(&mut self, _: &Options) -> Plan {
         match std::mem::take(self) {
             Self::Serving { peer: Some(peer), envelope } => {
-                Plan::To { peer, head: Head { first: None, frames: envelope, is_delimited: true } }
+                Plan::To { peer, head: Head { number: None, frames: envelope, is_delimited: true } }
             }
             Self::Serving { peer: None, .. } | Self::Idle => Plan::Lost,
         }
@@ -65,17 +70,17 @@ impl Sending for Rep {
 }
 
 impl Receiving for Rep {
-    fn can_receive(&self) -> Result<(), Misuse> {
+    fn can_receive(&self) -> Result<(), &'static Misuse> {
         match self {
             Self::Idle => Ok(()),
             Self::Serving { .. } => {
-                Err(Misuse::OutOfTurn("send the reply before the next request"))
+                Err(&Misuse::OutOfTurn("send the reply before the next request"))
             }
         }
     }
 
-    fn filter(&self, _: &[u8]) -> bool {
-        true
+    fn wanted(&self) -> Option<&LocalSubscriptions> {
+        None
     }
 
     fn ahead(&self, _: PipeId, begun: Begun<'_>, _: &Options) -> Ahead {
@@ -122,10 +127,10 @@ mod tests {
     use super::*;
     use crate::pattern::testing::{A, B, arrived, begun, frames};
 
-    const RECEIVE_FIRST: Result<(), Misuse> =
-        Err(Misuse::OutOfTurn("receive a request before sending a reply"));
-    const SEND_FIRST: Result<(), Misuse> =
-        Err(Misuse::OutOfTurn("send the reply before the next request"));
+    const RECEIVE_FIRST: Result<(), &'static Misuse> =
+        Err(&Misuse::OutOfTurn("receive a request before sending a reply"));
+    const SEND_FIRST: Result<(), &'static Misuse> =
+        Err(&Misuse::OutOfTurn("send the reply before the next request"));
 
     /// RFC 28, "The REP Socket Type": receives and then sends exactly one message at a time.
     #[test]
@@ -159,7 +164,7 @@ mod tests {
         rep.take(Some(A), request[..2].to_vec());
         let Plan::To { peer, head } = rep.route(&options) else { panic!("to the requester") };
         assert_eq!((peer, head.is_delimited), (A, true));
-        let way: Vec<&[u8]> = head.frames().map(Frame::bytes).collect();
+        let way: Vec<&[u8]> = head.frames.iter().map(Frame::bytes).collect();
         assert_eq!(way, [&b"far"[..], b"near"]);
     }
 

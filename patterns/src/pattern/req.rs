@@ -4,7 +4,12 @@ use super::{
     Ahead, Arrived, Begun, Dropped, Facts, Fate, Head, Misuse, Pattern, Peers, Plan, Receiving,
     Reserve, Sending, Sends, Spread, Subscription, Takes, Verdict,
 };
-use crate::{frame::Frame, options::Options, route::PipeId, socket_type::SocketType};
+use crate::{
+    frame::Frame,
+    options::Options,
+    route::{LocalSubscriptions, PipeId},
+    socket_type::SocketType,
+};
 
 /// Where the socket stands, and the number of the last request.
 #[derive(Debug)]
@@ -51,14 +56,14 @@ impl Req {
 }
 
 impl Sending for Req {
-    fn can_send(&self, options: &Options) -> Result<(), Misuse> {
+    fn can_send(&self, options: &Options) -> Result<(), &'static Misuse> {
         if self.state == State::Idle || options.req_relaxed {
             return Ok(());
         }
-        Err(Misuse::OutOfTurn("receive the reply before the next request"))
+        Err(&Misuse::OutOfTurn("receive the reply before the next request"))
     }
 
-    fn begin(&self, options: &Options) -> Result<Reserve, Misuse> {
+    fn begin(&self, options: &Options) -> Result<Reserve, &'static Misuse> {
         self.can_send(options).map(|()| Reserve::Turn)
     }
 
@@ -69,8 +74,8 @@ impl Sending for Req {
         self.id = self.id.wrapping_add(1);
         self.state = State::Waiting { asked: None };
         self.is_numbered = options.req_correlate;
-        let first = self.is_numbered.then(|| Frame::from(&self.id.to_be_bytes()));
-        Plan::InTurn { head: Head { first, frames: Vec::new(), is_delimited: true }, supersedes }
+        let number = self.is_numbered.then_some(self.id);
+        Plan::InTurn { head: Head { number, frames: Vec::new(), is_delimited: true }, supersedes }
     }
 
     fn given(&mut self, peer: PipeId) {
@@ -100,15 +105,15 @@ impl Sending for Req {
 }
 
 impl Receiving for Req {
-    fn can_receive(&self) -> Result<(), Misuse> {
+    fn can_receive(&self) -> Result<(), &'static Misuse> {
         match self.state {
-            State::Idle => Err(Misuse::OutOfTurn("send a request before receiving a reply")),
+            State::Idle => Err(&Misuse::OutOfTurn("send a request before receiving a reply")),
             State::Waiting { .. } | State::Replied => Ok(()),
         }
     }
 
-    fn filter(&self, _: &[u8]) -> bool {
-        true
+    fn wanted(&self) -> Option<&LocalSubscriptions> {
+        None
     }
 
     fn ahead(&self, from: PipeId, begun: Begun<'_>, _: &Options) -> Ahead {
@@ -163,10 +168,10 @@ mod tests {
     use super::*;
     use crate::pattern::testing::{A, B, arrived, begun, frames, options};
 
-    const SEND_FIRST: Result<(), Misuse> =
-        Err(Misuse::OutOfTurn("send a request before receiving a reply"));
-    const RECEIVE_FIRST: Result<(), Misuse> =
-        Err(Misuse::OutOfTurn("receive the reply before the next request"));
+    const SEND_FIRST: Result<(), &'static Misuse> =
+        Err(&Misuse::OutOfTurn("send a request before receiving a reply"));
+    const RECEIVE_FIRST: Result<(), &'static Misuse> =
+        Err(&Misuse::OutOfTurn("receive the reply before the next request"));
 
     fn head(req: &mut Req, options: &Options) -> (Head, bool) {
         match req.route(options) {
@@ -279,7 +284,7 @@ mod tests {
         let (first, _) = head(&mut req, &options);
         let (second, _) = head(&mut req, &options);
         req.given(A);
-        let reply = |head: Head| [head.first.unwrap(), Frame::new(), Frame::from("x")];
+        let reply = |head: Head| [head.numbered().unwrap(), Frame::new(), Frame::from("x")];
         let late = req.arrive(A, arrived(&reply(first)), &options);
         assert_eq!(late, Verdict::Drop(Dropped::Unwanted));
         let newer = reply(second);
@@ -299,7 +304,7 @@ mod tests {
         req.take(Some(A), Vec::new());
         let (head, _) = head(&mut req, &numbered);
         req.given(A);
-        let reply = [head.first.unwrap(), Frame::new(), Frame::from("x")];
+        let reply = [head.numbered().unwrap(), Frame::new(), Frame::from("x")];
         let verdict = req.arrive(A, arrived(&reply), &plain);
         assert_eq!(verdict, Verdict::Deliver { hidden: 2, kept: 0 });
     }

@@ -4,11 +4,11 @@
 macro_rules! never_sends {
     ($room:ty) => {
         impl $crate::pattern::Sending for $room {
-            fn can_send(&self, _: &Options) -> Result<(), Misuse> {
-                Err(Misuse::Unsupported("send"))
+            fn can_send(&self, _: &Options) -> Result<(), &'static Misuse> {
+                Err(&Misuse::Unsupported("send"))
             }
 
-            fn begin(&self, options: &Options) -> Result<Reserve, Misuse> {
+            fn begin(&self, options: &Options) -> Result<Reserve, &'static Misuse> {
                 self.can_send(options).map(|()| Reserve::Nothing)
             }
 
@@ -33,11 +33,11 @@ macro_rules! never_sends {
 macro_rules! sends_by_turn {
     ($room:ty) => {
         impl $crate::pattern::Sending for $room {
-            fn can_send(&self, _: &Options) -> Result<(), Misuse> {
+            fn can_send(&self, _: &Options) -> Result<(), &'static Misuse> {
                 Ok(())
             }
 
-            fn begin(&self, _: &Options) -> Result<Reserve, Misuse> {
+            fn begin(&self, _: &Options) -> Result<Reserve, &'static Misuse> {
                 Ok(Reserve::Turn)
             }
 
@@ -62,12 +62,12 @@ macro_rules! sends_by_turn {
 macro_rules! never_receives {
     ($room:ty) => {
         impl $crate::pattern::Receiving for $room {
-            fn can_receive(&self) -> Result<(), Misuse> {
-                Err(Misuse::Unsupported("receive"))
+            fn can_receive(&self) -> Result<(), &'static Misuse> {
+                Err(&Misuse::Unsupported("receive"))
             }
 
-            fn filter(&self, _: &[u8]) -> bool {
-                false
+            fn wanted(&self) -> Option<&$crate::route::LocalSubscriptions> {
+                None
             }
 
             fn ahead(&self, _: PipeId, _: Begun<'_>, _: &Options) -> Ahead {
@@ -87,12 +87,12 @@ macro_rules! never_receives {
 macro_rules! takes_freely {
     ($room:ty) => {
         impl $crate::pattern::Receiving for $room {
-            fn can_receive(&self) -> Result<(), Misuse> {
+            fn can_receive(&self) -> Result<(), &'static Misuse> {
                 Ok(())
             }
 
-            fn filter(&self, _: &[u8]) -> bool {
-                true
+            fn wanted(&self) -> Option<&$crate::route::LocalSubscriptions> {
+                None
             }
 
             fn ahead(&self, _: PipeId, _: Begun<'_>, _: &Options) -> Ahead {
@@ -125,7 +125,7 @@ macro_rules! knows_no_peers {
 macro_rules! never_subscribes {
     ($room:ty) => {
         impl $crate::pattern::Subscribing for $room {
-            fn subscribe(&mut self, change: Subscription<'_>) -> Result<bool, Misuse> {
+            fn subscribe(&mut self, change: Subscription<'_>) -> Result<bool, &'static Misuse> {
                 Err($crate::pattern::cannot(change))
             }
 
@@ -133,7 +133,7 @@ macro_rules! never_subscribes {
                 Verdict::Done
             }
 
-            fn subscribers(&mut self, _: &[u8]) -> Result<usize, Misuse> {
+            fn subscribers(&mut self, _: &[u8]) -> Result<usize, &'static Misuse> {
                 Err($crate::pattern::NO_SUBSCRIBERS)
             }
 

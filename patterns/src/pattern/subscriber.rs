@@ -2,8 +2,7 @@
 
 use super::{
     Ahead, Arrived, Begun, Dropped, Facts, Fate, Misuse, NO_SUBSCRIBERS, Pattern, Peers, Plan,
-    Receiving, Reserve, SUBSCRIPTION_BYTES_MAX, Sends, Spread, Subscribing, Subscription, Takes,
-    Verdict,
+    Receiving, Reserve, Sends, Spread, Subscribing, Subscription, Takes, Verdict,
 };
 use crate::{
     frame::Frame,
@@ -37,21 +36,21 @@ impl Pattern for Subscriber {
 never_sends!(Subscriber);
 
 impl Receiving for Subscriber {
-    fn can_receive(&self) -> Result<(), Misuse> {
+    fn can_receive(&self) -> Result<(), &'static Misuse> {
         Ok(())
     }
 
     /// A publisher may not have seen a cancellation yet, or filter nothing.
     #[inline]
-    fn filter(&self, topic: &[u8]) -> bool {
-        self.subscriptions.matches(topic)
+    fn wanted(&self) -> Option<&LocalSubscriptions> {
+        Some(&self.subscriptions)
     }
 
     fn ahead(&self, _: PipeId, begun: Begun<'_>, _: &Options) -> Ahead {
         match begun.frames.first() {
-            Some(topic) if self.filter(topic.bytes()) => Ahead::Known(0),
+            Some(topic) if self.subscriptions.matches(topic.bytes()) => Ahead::Known(0),
             Some(_) => Ahead::Unknown,
-            None if self.filter(begun.body) => Ahead::Known(0),
+            None if self.subscriptions.matches(begun.body) => Ahead::Known(0),
             None => Ahead::Likely(0),
         }
     }
@@ -61,7 +60,7 @@ impl Receiving for Subscriber {
             Arrived::Body(body) => body,
             Arrived::Frames(frames) => frames.first().map_or(&[][..], Frame::bytes),
         };
-        match self.filter(topic) {
+        match self.subscriptions.matches(topic) {
             true => Verdict::Deliver { hidden: 0, kept: 0 },
             false => Verdict::Drop(Dropped::Unwanted),
         }
@@ -85,11 +84,8 @@ impl Peers for Subscriber {
 
 impl Subscribing for Subscriber {
     /// Publishers hear of the first subscription of a prefix and of the last cancellation.
-    fn subscribe(&mut self, change: Subscription<'_>) -> Result<bool, Misuse> {
+    fn subscribe(&mut self, change: Subscription<'_>) -> Result<bool, &'static Misuse> {
         match change {
-            Subscription::Subscribe(prefix) if prefix.len() > SUBSCRIPTION_BYTES_MAX => {
-                Err(Misuse::SubscriptionTooLong(prefix.len()))
-            }
             Subscription::Subscribe(prefix) => Ok(self.subscriptions.subscribe(prefix)),
             Subscription::Cancel(prefix) => {
                 Ok(self.subscriptions.unsubscribe(prefix) == Some(true))
@@ -101,7 +97,7 @@ impl Subscribing for Subscriber {
         Verdict::Done
     }
 
-    fn subscribers(&mut self, _: &[u8]) -> Result<usize, Misuse> {
+    fn subscribers(&mut self, _: &[u8]) -> Result<usize, &'static Misuse> {
         Err(NO_SUBSCRIBERS)
     }
 
@@ -131,7 +127,7 @@ mod tests {
     #[test]
     fn only_receives() {
         let (subscriber, options) = (Subscriber::new(), Options::default());
-        assert_eq!(subscriber.can_send(&options), Err(Misuse::Unsupported("send")));
+        assert_eq!(subscriber.can_send(&options), Err(&Misuse::Unsupported("send")));
         assert_eq!(subscriber.can_receive(), Ok(()));
     }
 
@@ -146,7 +142,7 @@ mod tests {
         assert_eq!(subscriber.arrive(A, arrived(&frames(&["ab", ""])), &options), whole);
         assert_eq!(subscriber.arrive(A, arrived(&frames(&["", "ab"])), &options), unwanted);
         let nothing = Subscriber::new();
-        assert!(!nothing.filter(b""), "without a subscription nothing is received");
+        assert!(!nothing.subscriptions.matches(b""), "without a subscription nothing is received");
     }
 
     /// Publishers hear of the first subscription of a prefix and of the last cancellation.
@@ -157,9 +153,6 @@ mod tests {
         assert_eq!(subscriber.subscribe(Subscription::Cancel(b"a")), Ok(false));
         assert_eq!(subscriber.subscribe(Subscription::Cancel(b"a")), Ok(true));
         assert_eq!(subscriber.subscribe(Subscription::Cancel(b"a")), Ok(false));
-        let long = vec![0; SUBSCRIPTION_BYTES_MAX + 1];
-        let too_long = Misuse::SubscriptionTooLong(long.len());
-        assert_eq!(subscriber.subscribe(Subscription::Subscribe(&long)), Err(too_long));
     }
 
     #[test]

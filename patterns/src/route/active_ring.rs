@@ -1,6 +1,6 @@
 //! Round robin over those pipes that are ready for it.
 
-use super::PipeId;
+use super::Slot;
 
 /// No pipe. Never a pipe's key: the table would be too large.
 const NONE: u32 = u32::MAX;
@@ -57,8 +57,8 @@ impl ActiveRing {
     /// The pipe whose turn it is, or `None` when no pipe is active.
     #[inline]
     #[must_use]
-    pub fn current(&self) -> Option<PipeId> {
-        (self.current != NONE).then_some(PipeId(self.current))
+    pub fn current(&self) -> Option<Slot> {
+        (self.current != NONE).then_some(Slot(self.current))
     }
 
     /// The tag of the pipe whose turn it is, or `None` when no pipe is active.
@@ -86,7 +86,7 @@ impl ActiveRing {
     }
 
     /// Adds an inactive pipe with a tag. Returns `false`, and changes nothing, when it is there already.
-    pub fn attach(&mut self, pipe: PipeId, tag: u32) -> bool {
+    pub fn attach(&mut self, pipe: Slot, tag: u32) -> bool {
         debug_assert!(pipe.0 != NONE && tag != NONE);
         let index = pipe.0 as usize;
         if index >= self.links.len() {
@@ -101,7 +101,7 @@ impl ActiveRing {
     }
 
     /// Removes a pipe. Returns `false` when it is not there.
-    pub fn detach(&mut self, pipe: PipeId) -> bool {
+    pub fn detach(&mut self, pipe: Slot) -> bool {
         if !self.is_attached(pipe) {
             return false;
         }
@@ -124,7 +124,7 @@ impl ActiveRing {
 
     /// Lets an attached pipe take part, last in turn. Returns whether it was inactive.
     #[inline]
-    pub fn activate(&mut self, pipe: PipeId) -> bool {
+    pub fn activate(&mut self, pipe: Slot) -> bool {
         if !self.is_attached(pipe) || self.is_active(pipe) {
             return false;
         }
@@ -145,7 +145,7 @@ impl ActiveRing {
 
     /// Takes a pipe out of the turn; if it was current, the next one is. Returns whether it was active.
     #[inline]
-    pub fn deactivate(&mut self, pipe: PipeId) -> bool {
+    pub fn deactivate(&mut self, pipe: Slot) -> bool {
         if !self.is_active(pipe) {
             return false;
         }
@@ -163,14 +163,14 @@ impl ActiveRing {
     /// Whether the pipe is attached.
     #[inline]
     #[must_use]
-    pub fn is_attached(&self, pipe: PipeId) -> bool {
+    pub fn is_attached(&self, pipe: Slot) -> bool {
         self.links.get(pipe.0 as usize).is_some_and(|link| link.attached)
     }
 
     /// Whether the pipe is attached and active.
     #[inline]
     #[must_use]
-    pub fn is_active(&self, pipe: PipeId) -> bool {
+    pub fn is_active(&self, pipe: Slot) -> bool {
         self.links.get(pipe.0 as usize).is_some_and(|link| link.next != NONE)
     }
 
@@ -203,8 +203,8 @@ mod tests {
     fn ring(active: impl IntoIterator<Item = u32>) -> ActiveRing {
         let mut ring = ActiveRing::new();
         for pipe in active {
-            assert!(ring.attach(PipeId(pipe), 100 + pipe));
-            assert!(ring.activate(PipeId(pipe)));
+            assert!(ring.attach(Slot(pipe), 100 + pipe));
+            assert!(ring.activate(Slot(pipe)));
         }
         ring
     }
@@ -223,13 +223,13 @@ mod tests {
         let mut ring = ActiveRing::new();
         assert_eq!(ring.current(), None);
         ring.advance();
-        assert!(ring.attach(PipeId(3), 100 + 3));
-        assert!(!ring.attach(PipeId(3), 100 + 3));
+        assert!(ring.attach(Slot(3), 100 + 3));
+        assert!(!ring.attach(Slot(3), 100 + 3));
         assert_eq!(ring.current(), None);
-        assert!(!ring.activate(PipeId(2)));
-        assert!(!ring.activate(PipeId(9)));
-        assert!(!ring.deactivate(PipeId(9)));
-        assert!(!ring.detach(PipeId(9)));
+        assert!(!ring.activate(Slot(2)));
+        assert!(!ring.activate(Slot(9)));
+        assert!(!ring.deactivate(Slot(9)));
+        assert!(!ring.detach(Slot(9)));
         assert_eq!((ring.attached_len(), ring.active_len()), (1, 0));
     }
 
@@ -237,11 +237,11 @@ mod tests {
     fn turns_go_round() {
         let mut ring = ring([4, 0, 2]);
         assert_eq!(turns(&mut ring, 7), [4, 0, 2, 4, 0, 2, 4]);
-        assert!(ring.detach(PipeId(2)));
+        assert!(ring.detach(Slot(2)));
         assert_eq!(turns(&mut ring, 3), [0, 4, 0]);
-        assert!(ring.detach(PipeId(4)));
+        assert!(ring.detach(Slot(4)));
         assert_eq!(turns(&mut ring, 2), [0, 0]);
-        assert!(ring.detach(PipeId(0)));
+        assert!(ring.detach(Slot(0)));
         assert_eq!(ring.current(), None);
     }
 
@@ -249,10 +249,10 @@ mod tests {
     fn one_pipe_may_come_and_go() {
         let mut ring = ring([7]);
         for _ in 0..3 {
-            assert_eq!(ring.current(), Some(PipeId(7)));
-            assert!(ring.deactivate(PipeId(7)));
+            assert_eq!(ring.current(), Some(Slot(7)));
+            assert!(ring.deactivate(Slot(7)));
             assert_eq!(ring.current(), None);
-            assert!(ring.activate(PipeId(7)));
+            assert!(ring.activate(Slot(7)));
         }
     }
 
@@ -273,11 +273,11 @@ mod tests {
     fn memory_follows_the_largest_attached_pipe() {
         let mut ring = ring(0..1000);
         for pipe in (1..1000).rev() {
-            assert!(ring.detach(PipeId(pipe)));
+            assert!(ring.detach(Slot(pipe)));
         }
         assert!(ring.links.capacity() <= 2 * ROOM_MIN, "{}", ring.links.capacity());
         assert_eq!(turns(&mut ring, 2), [0, 0]);
-        assert!(ring.attach(PipeId(999), 5) && ring.activate(PipeId(999)));
+        assert!(ring.attach(Slot(999), 5) && ring.activate(Slot(999)));
         assert_eq!(turns(&mut ring, 2), [0, 999]);
     }
 
@@ -337,10 +337,10 @@ mod tests {
 
     fn apply(ring: &mut ActiveRing, op: Op) -> bool {
         match op {
-            Op::Attach(pipe) => ring.attach(PipeId(pipe), 100 + pipe),
-            Op::Detach(pipe) => ring.detach(PipeId(pipe)),
-            Op::Activate(pipe) => ring.activate(PipeId(pipe)),
-            Op::Deactivate(pipe) => ring.deactivate(PipeId(pipe)),
+            Op::Attach(pipe) => ring.attach(Slot(pipe), 100 + pipe),
+            Op::Detach(pipe) => ring.detach(Slot(pipe)),
+            Op::Activate(pipe) => ring.activate(Slot(pipe)),
+            Op::Deactivate(pipe) => ring.deactivate(Slot(pipe)),
             Op::Advance => {
                 ring.advance();
                 true
@@ -355,14 +355,14 @@ mod tests {
             let mut model = Model::default();
             for op in ops {
                 prop_assert_eq!(apply(&mut ring, op), model.apply(op), "{:?}", op);
-                let front = model.active.front().copied().map(PipeId);
+                let front = model.active.front().copied().map(Slot);
                 prop_assert_eq!(ring.current(), front);
                 prop_assert_eq!(ring.current_tag(), front.map(|pipe| 100 + pipe.0));
                 prop_assert_eq!(ring.active_len(), model.active.len());
                 prop_assert_eq!(ring.attached_len(), model.attached.len());
                 for pipe in 0..6 {
-                    prop_assert_eq!(ring.is_attached(PipeId(pipe)), model.attached.contains(&pipe));
-                    prop_assert_eq!(ring.is_active(PipeId(pipe)), model.active.contains(&pipe));
+                    prop_assert_eq!(ring.is_attached(Slot(pipe)), model.attached.contains(&pipe));
+                    prop_assert_eq!(ring.is_active(Slot(pipe)), model.active.contains(&pipe));
                 }
             }
         }

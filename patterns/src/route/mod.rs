@@ -18,9 +18,13 @@ pub type FairQueue = ActiveRing;
 /// Chooses the pipe to send to: a pipe is active while it has credit.
 pub type LoadBalance = ActiveRing;
 
-/// One peer of one socket, by its slot among the peers of that socket.
+/// One peer, by the number that its owner knows it by. Numbers may be large, and are used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PipeId(pub u32);
+
+/// A place among the peers of one socket.
 ///
 /// Slots are expected to be small and reused, as the keys of a slab: [`ActiveRing`] keeps a few bytes for each up to the
 /// largest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PipeId(pub u32);
+pub struct Slot(pub u32);

@@ -150,7 +150,7 @@ impl Hub {
         ));
         state.stats.file_faults += u64::from(matches!(why, DisconnectReason::File(_)));
         state.sending.detach(peer.slot);
-        state.room.detach(peer.slot);
+        state.room.detach(key.pipe());
         peer.stats.subscriptions = 0;
         self.waiting.touch(state);
         peer.phase = Phase::Closing(Ending::Ready(why));
@@ -186,10 +186,10 @@ impl Hub {
         if broke_off && unsent > 0 {
             // The first one is the message that the file is part of: nobody can be sent it.
             recovered.unsent.remove(0);
-            state.room.spoiled(Some(peer.slot));
+            state.room.spoiled(Some(key.pipe()));
         }
         let rest = recovered.unsent.len() as u64;
-        let is_requeued = was_ready && rest > 0 && state.requeue(peer.slot, recovered.unsent);
+        let is_requeued = was_ready && rest > 0 && state.requeue(key.pipe(), recovered.unsent);
         let requeued = if is_requeued { rest } else { 0 };
         let counts = was_ready && state.facts.sends != Sends::Never;
         let dropped = if counts { unsent - requeued } else { 0 };
@@ -235,7 +235,7 @@ impl Hub {
         peer.inbound.discard_undecoded(shard.memory().0);
         state.receiving.detach(peer.slot);
         state.reading.held.retain(|&held| held != key);
-        state.room.forget(peer.slot);
+        state.room.forget(key.pipe());
         state.peers.remove(peer.slot);
         state.stats.add(&peer.stats);
         if peer.is_dirty {

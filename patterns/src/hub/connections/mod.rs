@@ -157,7 +157,7 @@ impl Hub {
             state.sending.activate(slot);
         }
         let mut encoded = Vec::new();
-        state.room.attach(slot, &mut |command| {
+        state.room.attach(key.pipe(), &mut |command| {
             encoded.clear();
             encode(&mut encoded, command, peer.minor);
             peer.append_command(shard, &encoded);

@@ -355,7 +355,7 @@ impl Hub {
         let Some(mut link) = peer.link.take() else { return };
         self.pipes.refills += 1;
         let clock = shard.clock();
-        let (inbound, mut delivery) = peer.receiving(state, &mut shard.arena, clock);
+        let (inbound, mut delivery) = peer.receiving(key, state, &mut shard.arena, clock);
         let before = inbound.messages();
         let refilled = inbound.handle_parcels(&mut link, &mut delivery);
         let taken = inbound.messages() - before;

@@ -36,9 +36,9 @@ pub(crate) enum Pull {
 impl SocketState {
     /// How many frames in front of a message under way are not the user's; `None`: the message is not for the user, or
     /// not yet known to be.
-    pub(crate) fn ahead(&self, peer: &Peer) -> Ahead {
+    pub(crate) fn ahead(&self, key: PeerKey, peer: &Peer) -> Ahead {
         let begun = Begun { frames: peer.inbound.parts(), body: peer.inbound.held_beginning() };
-        self.room.ahead(peer.slot, begun, &self.options)
+        self.room.ahead(key.pipe(), begun, &self.options)
     }
 }
 
@@ -198,7 +198,7 @@ impl Hub {
             if peer.inbound.held_bytes().is_none() || peer.inbound.is_streaming() {
                 continue;
             }
-            let Some((at, hidden)) = place(state, peer, frames) else {
+            let Some((at, hidden)) = place(state, key, peer, frames) else {
                 self.release_one(shard, socket, key);
                 continue;
             };
@@ -227,7 +227,7 @@ impl Hub {
             return false;
         }
         state.reading.held.retain(|&key| key != claim.peer);
-        let Some((at, _)) = place(state, peer, frames) else {
+        let Some((at, _)) = place(state, claim.peer, peer, frames) else {
             self.release_one(shard, socket, claim.peer);
             return false;
         };
@@ -411,11 +411,16 @@ impl Hub {
 }
 
 /// Which frame a held body is of, if it has a place there, and how many are in front of the user's first.
-fn place(state: &SocketState, peer: &Peer, frames: &[FrameBuf<'_>]) -> Option<(usize, usize)> {
+fn place(
+    state: &SocketState,
+    key: PeerKey,
+    peer: &Peer,
+    frames: &[FrameBuf<'_>],
+) -> Option<(usize, usize)> {
     let inbound = &peer.inbound;
     let is_last = !inbound.held_has_more();
     let is_topic = state.takes == Takes::Matching && inbound.parts().is_empty();
-    let hidden = match state.ahead(peer) {
+    let hidden = match state.ahead(key, peer) {
         // The topic of a longer message is compared when the message is whole, and has to be there then.
         _ if is_topic && !is_last => return None,
         Ahead::Known(hidden) => hidden,

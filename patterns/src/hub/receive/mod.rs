@@ -13,7 +13,7 @@ use super::{
     socket::SocketState,
 };
 use crate::{
-    error::{Error, Refusal},
+    error::Refusal,
     frame::Frame,
     message::Message,
     monitor::{DisconnectReason, PeerStats},
@@ -24,7 +24,7 @@ use crate::{
 
 /// Decoded frames of one peer meet the room of its socket here.
 pub(crate) struct Delivery<'a> {
-    slot: PipeId,
+    pipe: PipeId,
     socket: &'a mut SocketState,
     arena: &'a mut ArenaPool,
     outbox: &'a mut Outbox,
@@ -41,15 +41,16 @@ impl Peer {
     /// Splits a peer into its inbound half and what takes delivery.
     pub(crate) fn receiving<'a>(
         &'a mut self,
+        key: PeerKey,
         socket: &'a mut SocketState,
         arena: &'a mut ArenaPool,
         clock: Clock,
     ) -> (&'a mut Inbound, Delivery<'a>) {
-        let Self { inbound, outbox, stats, heartbeat, slot, .. } = self;
+        let Self { inbound, outbox, stats, heartbeat, .. } = self;
         let takes_all = socket.takes == Takes::Freely;
-        let (slot, answered) = (*slot, false);
+        let (pipe, answered) = (key.pipe(), false);
         let delivery =
-            Delivery { slot, socket, arena, outbox, stats, heartbeat, clock, takes_all, answered };
+            Delivery { pipe, socket, arena, outbox, stats, heartbeat, clock, takes_all, answered };
         (inbound, delivery)
     }
 }
@@ -67,21 +68,20 @@ impl Delivery<'_> {
         self.stats.messages_malformed += u64::from(why == Dropped::Malformed);
     }
 
-    /// What becomes of a message, by the facts or by the room.
-    #[inline]
+    /// What becomes of a message that the room decides on.
     fn judge(&mut self, message: Arrived<'_>) -> Verdict {
-        match self.socket.takes {
-            Takes::Freely => Verdict::Deliver { hidden: 0, kept: 0 },
-            Takes::Matching | Takes::Decides | Takes::Never => {
-                let verdict = self.socket.room.arrive(self.slot, message, &self.socket.options);
-                self.note_subscriptions();
-                verdict
-            }
-        }
+        let verdict = self.socket.room.arrive(self.pipe, message, &self.socket.options);
+        self.note_subscriptions();
+        verdict
     }
 
-    #[inline(never)]
     fn judge_single(&mut self, body: &[u8]) -> Result<bool, DisconnectReason> {
+        if let Some(wanted) = self.socket.room.wanted() {
+            let passes = wanted.matches(body);
+            self.count_in(body.len());
+            self.stats.messages_dropped += u64::from(!passes);
+            return Ok(passes);
+        }
         if self.socket.takes_messages() {
             self.count_in(body.len());
         }
@@ -89,16 +89,16 @@ impl Delivery<'_> {
             Verdict::Deliver { .. } => return Ok(true),
             Verdict::Done => {}
             Verdict::Drop(why) => self.count_dropped(why),
-            Verdict::End(reason) => return Err(reason),
+            Verdict::End(reason) => return Err(*reason),
         }
         Ok(false)
     }
 
     fn subscription(&mut self, command: Subscription<'_>) -> Result<(), DisconnectReason> {
-        let verdict = self.socket.room.command(self.slot, command, &self.socket.options);
+        let verdict = self.socket.room.command(self.pipe, command, &self.socket.options);
         self.note_subscriptions();
         match verdict {
-            Verdict::End(reason) => Err(reason),
+            Verdict::End(reason) => Err(*reason),
             _ => Ok(()),
         }
     }
@@ -106,7 +106,7 @@ impl Delivery<'_> {
     /// Only publishers' peers hold subscriptions.
     fn note_subscriptions(&mut self) {
         if !self.socket.takes_messages() {
-            self.stats.subscriptions = self.socket.room.subscriptions(self.slot) as u64;
+            self.stats.subscriptions = self.socket.room.subscriptions(self.pipe) as u64;
         }
     }
 }
@@ -151,6 +151,9 @@ impl Sink for Delivery<'_> {
         if self.socket.takes_messages() {
             self.count_in(frames.iter().map(Frame::len).sum());
         }
+        if self.takes_all {
+            return Ok(Message::from_frames(frames.drain(..)));
+        }
         match self.judge(Arrived::Frames(frames)) {
             Verdict::Deliver { hidden, kept } => {
                 let message = Message::from_frames(frames.drain(hidden..));
@@ -164,15 +167,19 @@ impl Sink for Delivery<'_> {
                 self.count_dropped(why);
                 Ok(None)
             }
-            Verdict::End(reason) => Err(reason),
+            Verdict::End(reason) => Err(*reason),
         }
     }
 }
 
 impl SocketState {
     /// Whether the socket's state allows to receive at all.
-    pub(crate) fn check_receive(&self) -> Result<(), Error> {
-        self.room.can_receive().map_err(|misuse| self.misuse(misuse))
+    #[inline]
+    pub(crate) fn check_receive(&self) -> Result<(), Refusal> {
+        match self.room.can_receive() {
+            Ok(()) => Ok(()),
+            Err(misuse) => Err(self.misuse(misuse).into()),
+        }
     }
 }
 
@@ -187,8 +194,8 @@ impl Hub {
             (Some(message), _) => message,
             (None, Takes::Freely) => inbound.take_plain(&shard.memory().0, stats, |_| true)?,
             (None, _) => {
-                let room = &state.room;
-                inbound.take_plain(&shard.memory().0, stats, |topic| room.filter(topic))?
+                let wanted = state.room.wanted()?;
+                inbound.take_plain(&shard.memory().0, stats, |topic| wanted.matches(topic))?
             }
         };
         state.receiving.advance();
@@ -263,7 +270,7 @@ impl Hub {
         let state = &mut self.sockets[socket];
         if state.facts.has_state {
             let peer = &self.peers[key];
-            state.room.take(peer.is_ready().then_some(peer.slot), message.take_envelope());
+            state.room.take(peer.is_ready().then_some(key.pipe()), message.take_envelope());
             // Another call is possible now than before.
             self.waiting.touch(state);
         }
@@ -305,7 +312,7 @@ impl Hub {
             let state = &mut self.sockets[socket];
             let clock = shard.clock();
             let (pool, arena) = shard.memory();
-            let (inbound, mut delivery) = peer.receiving(state, arena, clock);
+            let (inbound, mut delivery) = peer.receiving(key, state, arena, clock);
             let refilled = inbound.refill(pool, &mut delivery);
             let answered = delivery.answered;
             if let Err(reason) = refilled {

@@ -46,12 +46,12 @@ pub(crate) enum Next {
 impl SocketState {
     /// How many frames of a peer's message under way are in front of the user's, if the message is known to be for the
     /// user and one of the user's frames has begun.
-    fn streamable(&self, peer: &Peer) -> Option<usize> {
+    fn streamable(&self, key: PeerKey, peer: &Peer) -> Option<usize> {
         let inbound = &peer.inbound;
         if inbound.is_streamed() || inbound.claim_number() != 0 || !inbound.is_inside_message() {
             return None;
         }
-        let Ahead::Known(hidden) = self.ahead(peer) else { return None };
+        let Ahead::Known(hidden) = self.ahead(key, peer) else { return None };
         (inbound.parts().len() > hidden || inbound.held_bytes().is_some()).then_some(hidden)
     }
 }
@@ -96,7 +96,7 @@ impl Hub {
         let state = &self.sockets[socket];
         let mut found = state.peers.keys().filter_map(|key| {
             let peer = self.peers.get(key).filter(|peer| peer.is_ready())?;
-            Some((key, state.streamable(peer)?))
+            Some((key, state.streamable(key, peer)?))
         });
         if let Some(found) = found.next() {
             return Some(found);

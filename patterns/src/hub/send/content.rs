@@ -57,10 +57,7 @@ impl Content<'_> {
         };
         match head {
             None => message,
-            Some(Head { first, frames, is_delimited }) => {
-                let delimiter = is_delimited.then(Frame::new);
-                message.behind(first.into_iter().chain(frames).chain(delimiter).collect())
-            }
+            Some(head) => message.behind(head.to_frames()),
         }
     }
 
@@ -109,9 +106,7 @@ impl Content<'_> {
                         loaded.message.as_ref().expect("read before it was routed to a link")
                     }
                 };
-                let delimiter = is_delimited.then(Frame::new);
-                let frames = head.into_iter().flat_map(Head::frames).cloned();
-                link.push_message(frames.chain(delimiter).collect(), message);
+                link.push_message(head.map_or_else(Vec::new, Head::to_frames), message);
                 message.len()
             }
         };
@@ -122,7 +117,7 @@ impl Content<'_> {
 }
 
 fn append_head(peer: &mut Peer, shard: &mut Shard, head: &Head) {
-    for frame in head.frames() {
+    for frame in head.numbered().iter().chain(&head.frames) {
         peer.outbox.append_frame(&mut shard.arena, true, frame);
         peer.stats.bytes_out += frame.len() as u64;
     }

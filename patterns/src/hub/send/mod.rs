@@ -158,7 +158,7 @@ impl Hub {
         let mut matched = std::mem::take(&mut self.scratch.matched);
         let state = &mut self.sockets[socket];
         state.room.matches(topic, &mut matched);
-        let has_link = matched.drain(..).filter_map(|slot| state.peers.get(slot)).any(is_link);
+        let has_link = matched.drain(..).map(PeerKey::from).any(is_link);
         self.scratch.matched = matched;
         has_link
     }
@@ -223,10 +223,7 @@ impl Hub {
                 }
                 self.send_in_turn(shard, socket, content, head, reserved);
             }
-            Plan::To { peer, head } => match state.peers.get(peer) {
-                Some(key) => self.send_to(shard, key, content, &head),
-                None => state.stats.messages_dropped += 1,
-            },
+            Plan::To { peer, head } => self.send_to(shard, peer.into(), content, &head),
             Plan::Each => self.publish(shard, socket, content),
             Plan::Lost => state.stats.messages_dropped += 1,
         }
@@ -250,13 +247,13 @@ impl Hub {
         if let Some(key) = self.reserved_peer(reserved) {
             let peer = &mut self.peers[key];
             peer.is_reserved = false;
-            self.sockets[socket].room.given(peer.slot);
+            self.sockets[socket].room.given(key.pipe());
             return self.enqueue(shard, key, content, &head);
         }
         let state = &mut self.sockets[socket];
         match state.turn() {
             Some(key) => {
-                state.room.given(self.peers[key].slot);
+                state.room.given(key.pipe());
                 self.hand_to(shard, key, content, Some(&head));
             }
             None => state.pending.push_back(content.to_message(Some(head))),
@@ -330,11 +327,10 @@ impl Hub {
         let mut matched = std::mem::take(&mut self.scratch.matched);
         state.room.matches(content.topic(), &mut matched);
         let single = content.single_body();
-        let SocketState { peers: roster, options, .. } = state;
+        let options = &state.options;
         // A subscriber for whom the message waits with others needs nothing else.
-        matched.retain(|&slot| {
-            let Some(key) = roster.get(slot) else { return false };
-            let peer = &mut self.peers[key];
+        matched.retain(|&pipe| {
+            let peer = &mut self.peers[pipe.into()];
             if peer.is_dirty
                 && peer.link.is_none()
                 && let Some(body) = single
@@ -354,10 +350,8 @@ impl Hub {
         });
         if !matched.is_empty() {
             let batching = self.is_batching(shard);
-            for &slot in &matched {
-                if let Some(key) = self.sockets[socket].peers.get(slot) {
-                    self.queue_or_flush(shard, key, batching);
-                }
+            for &pipe in &matched {
+                self.queue_or_flush(shard, pipe.into(), batching);
             }
             self.note_sent(shard, batching);
         }
@@ -460,7 +454,7 @@ impl Hub {
         {
             let Some(message) = state.pending.pop_front() else { break };
             let peer = &mut self.peers[key];
-            state.room.given(peer.slot);
+            state.room.given(key.pipe());
             let needs_bytes = peer.link.is_some() && message.has_files();
             let Ok(message) = (if needs_bytes { message.read() } else { Ok(message) }) else {
                 state.drop_unreadable();
