@@ -288,7 +288,7 @@ impl Shard {
         }
     }
 
-    /// As [`Shard::try_send`], for a body and its header.
+    /// As [`Shard::try_send`], for a body and the bytes in front of it.
     ///
     /// # Panics
     /// If a send is in flight already.
