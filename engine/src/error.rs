@@ -11,7 +11,7 @@ pub enum Error {
     Uring {
         /// The refused step.
         step: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         cause: io::Error,
     },
     /// A step of setting up the readiness driver was refused.
@@ -19,7 +19,7 @@ pub enum Error {
     Ready {
         /// The refused step.
         step: &'static str,
-        /// What the system said.
+        /// The system's error.
         cause: io::Error,
     },
     /// The environment names a driver that does not exist.
@@ -44,7 +44,7 @@ pub enum Error {
         bytes: usize,
         /// How many bytes the process may lock; `None`: any number.
         limit_bytes: Option<u64>,
-        /// What the kernel said.
+        /// The kernel's error.
         cause: io::Error,
     },
     /// The configuration is out of its bounds.
@@ -69,7 +69,7 @@ pub enum PoolMemoryError {
         needed_bytes: u64,
         /// How many bytes the process may lock; `None`: any number.
         limit_bytes: Option<u64>,
-        /// What the system said.
+        /// The system's error.
         cause: io::Error,
     },
     /// Explicit huge pages are not available.
@@ -83,7 +83,7 @@ pub enum PoolMemoryError {
         needed_pages: u64,
         /// How many such pages are free; `None`: the kernel does not have such pages.
         free_pages: Option<u64>,
-        /// What the system said.
+        /// The system's error.
         cause: io::Error,
     },
     /// The kernel did not put the memory on transparent huge pages.
@@ -99,7 +99,7 @@ pub enum PoolMemoryError {
         huge_bytes: u64,
         /// The kernel's setting: `always`, `madvise` or `never`.
         setting: String,
-        /// What the system said, if it refused.
+        /// The system's error, if it refused.
         cause: Option<io::Error>,
     },
     /// There is no memory to map.

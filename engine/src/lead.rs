@@ -388,7 +388,7 @@ enum Next {
     End,
 }
 
-/// What a Runner remembers from one round to the next.
+/// The state that a Runner keeps from one round to the next.
 #[derive(Debug, Default)]
 struct Past {
     /// [`State::leads`] and [`Turn::activity`] at the last round.

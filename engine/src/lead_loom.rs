@@ -118,7 +118,7 @@ struct Engine {
     waiters: Vec<(u64, usize, Waker)>,
     number: u64,
     woken: Woken,
-    /// Woken by every arrival, though nobody waits.
+    /// Woken by every arrival, without being a waiter.
     witness: Option<Waker>,
     parked: u32,
     parked_until_ns: u64,

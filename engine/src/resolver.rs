@@ -37,7 +37,7 @@ pub enum ResolveError {
     Lookup {
         /// The name asked for.
         host: String,
-        /// What the system said.
+        /// The system's error message.
         message: String,
     },
     /// The name exists and has no address.
@@ -52,7 +52,7 @@ pub enum ResolveError {
     /// The resolver's thread could not be started.
     #[error("cannot start the resolver thread: {message}")]
     Thread {
-        /// What the system said.
+        /// The system's error message.
         message: String,
     },
 }

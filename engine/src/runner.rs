@@ -78,7 +78,7 @@ impl Runner {
         Ok((Self { thread }, lead))
     }
 
-    /// Waits for the thread to end. The thread drops its engine if nobody else holds it.
+    /// Waits for the thread to end. The thread drops its engine if no other thread holds it.
     pub fn join(self) {
         // A panic of the thread has been reported on stderr, and the engine is closed all the same.
         let _ = self.thread.join();

@@ -1,4 +1,4 @@
-//! What a handler may ask of its connections.
+//! The operations that a handler may start on its connections.
 
 use std::{io, net::SocketAddr};
 

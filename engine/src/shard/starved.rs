@@ -112,7 +112,7 @@ impl Shard {
         if conn.restarted_in != Some(self.stats.turns) {
             return self.queue_up(id);
         }
-        // It was this receive's turn, and it still is.
+        // The receive keeps its turn.
         conn.receive = Receive::Starved { stopping: false };
         conn.is_queued = true;
         let Starved { queue, refused, .. } = &mut self.starved;

@@ -72,20 +72,20 @@ const START_NS: u64 = 1_000_000_000;
 /// The outcome of a turner's call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turned {
-    /// It did something; there may be more to do.
+    /// The turner did something; there may be more to do.
     Worked,
-    /// It found nothing to do. Call it when one of the shards it turns has work, or at this time.
+    /// The turner found nothing to do. Call it when one of the shards it turns has work, or at this time.
     Idle {
         /// On the world's clock, in nanoseconds.
         next_deadline_ns: Option<u64>,
     },
     /// As `Idle`, after the turner has prepared a wait ([`crate::Shard::park`]): wakes that came during the call are
-    /// for others who wait for the same shard.
+    /// for other threads that wait for the same shard.
     Parked {
         /// On the world's clock, in nanoseconds.
         next_deadline_ns: Option<u64>,
     },
-    /// It has ended: it is never called again.
+    /// The turner has ended. It is never called again.
     Gone,
 }
 

@@ -436,7 +436,7 @@ impl Driver for Ready {
             if let Some(&Reverse((at, _))) = self.retries.peek() {
                 self.alarm_at(at);
             }
-            // Work from before was announced to nobody.
+            // Work from before did not show on the descriptor.
             self.looker.notify();
         }
         poller::descriptor(&self.looker.poller)

@@ -419,7 +419,7 @@ impl Driver for Sim {
     fn event_fd(&mut self) -> io::Result<BorrowedFd<'_>> {
         if self.bell.shown.get().is_none() {
             let event_fd = EventFd::new()?;
-            // Completions from before have signalled nobody.
+            // Completions from before did not signal the new descriptor.
             event_fd.signal()?;
             let _ = self.bell.shown.set(Arc::new(event_fd));
         }

@@ -66,7 +66,7 @@ impl Uring {
         if !more {
             self.slots.remove(op);
         }
-        // SAFETY: a successful accept hands over a fresh descriptor that nobody else owns.
+        // SAFETY: a successful accept hands over a fresh descriptor without another owner.
         let result = outcome(entry.result()).map(|fd| unsafe { OwnedFd::from_raw_fd(fd as RawFd) });
         Completion::Accepted { token, result, more }
     }

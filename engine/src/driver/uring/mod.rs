@@ -466,7 +466,7 @@ impl Driver for Uring {
             return self.ended.push_back(completion);
         }
         let Some(slot) = self.slots.find(op) else { return };
-        // A held send has ended for everybody but the kernel, which ends it when it can.
+        // Only the kernel still has a held send, and ends it when it can.
         if matches!(slot.kind, Kind::Held { .. }) {
             return;
         }
@@ -647,7 +647,7 @@ impl Driver for Uring {
         if self.waker.shown.get().is_none() {
             let event_fd = EventFd::new()?;
             self.ring.submitter().register_eventfd(event_fd.as_fd().as_raw_fd())?;
-            // Completions from before the registration have signalled nobody.
+            // Completions from before the registration did not signal it.
             event_fd.signal()?;
             let _ = self.waker.shown.set(event_fd);
             // Only an armed receive makes the descriptor readable.
