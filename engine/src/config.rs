@@ -90,7 +90,8 @@ impl PoolMemory {
 pub struct Config {
     /// The driver of the shard.
     pub driver: DriverChoice,
-    /// Several threads use the shard, one at a time: leases are counted so that any of them may give one back.
+    /// Several threads use the shard, one at a time. The receive pool then has no owner thread, and counts all returned
+    /// leases atomically.
     pub shared: bool,
     /// How a call waits.
     pub wait: WaitStrategy,
