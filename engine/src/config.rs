@@ -2,77 +2,79 @@
 
 use crate::buf::PoolConfig;
 
-/// What a call that has to wait does meanwhile.
+/// How a call waits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum WaitStrategy {
-    /// Looks at shared memory without a pause: the lowest latency, one core at 100 %.
+    /// Polls shared memory without a pause: the lowest latency, one core at 100 %.
     Spin,
     /// Sleeps in the kernel until something happens.
     #[default]
     Park,
 }
 
-/// Which driver a shard is to run on.
+/// The driver of a shard.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DriverChoice {
-    /// What `ZRING_DRIVER` in the environment says (`uring` or `ready`); else io_uring where the kernel has it and
-    /// allows it, and readiness where not.
+    /// The driver that the environment variable `ZRING_DRIVER` names (`uring` or `ready`). If it is unset: io_uring
+    /// where the kernel has it and allows it, else readiness.
     #[default]
     Auto,
-    /// As `Auto`, but readiness where the environment says nothing.
+    /// As `Auto`, but readiness if the variable is unset.
     PreferReady,
-    /// io_uring or an error: [`Error::NoDriver`](crate::Error::NoDriver) where it is not Linux.
+    /// io_uring or an error: [`Error::NoDriver`](crate::Error::NoDriver) on systems other than Linux.
     Uring,
     /// Readiness (epoll, kqueue, on Windows AFD): works everywhere, costs more system calls, and any thread may turn the
     /// shard.
     Ready,
-    /// The simulated driver of the world that runs on this thread; `Auto` and `PreferReady` choose it there as well.
+    /// The simulated driver of the world that runs on this thread. Inside a world, `Auto` and `PreferReady` choose it,
+    /// too.
     #[cfg(feature = "sim")]
     Sim,
 }
 
-/// Whether something has to be, or only should.
+/// Whether a property of the memory is required or only preferred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
-    /// Where it is not to be had, one line in the log says why, and the next best is taken.
+    /// If the property is not available, one line in the log says why, and the pool gets the next best.
     Preferred,
-    /// Where it is not to be had, opening fails and names the limit that forbids it.
+    /// If the property is not available, opening fails and names the limit that forbids it.
     Required,
 }
 
-/// The pages that a receive pool is to lie on.
+/// The pages under a receive pool.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum HugePages {
     /// The system's ordinary pages.
     #[default]
     No,
-    /// Pages of 2 MiB that the kernel puts together at once (`madvise(MADV_HUGEPAGE)`); next best: ordinary ones.
+    /// Pages of 2 MiB that the kernel puts together at once (`madvise(MADV_HUGEPAGE)`); next best: ordinary pages.
     Transparent(Need),
     /// Pages of 2 MiB that the administrator has set aside (`vm.nr_hugepages`, `MAP_HUGETLB`); next best: transparent
-    /// ones.
+    /// huge pages.
     Explicit(Need),
 }
 
-/// What the memory of the receive pool is to be like. By default it is whatever the allocator gives.
+/// The memory that the receive pool asks for. By default the pool takes what the allocator gives.
 ///
-/// A page that is first touched, or was swapped out, when a message arrives makes that message late. One shard's pool
-/// has 4 MiB unless configured otherwise. Huge pages, and a locked pool, are put in place when the pool is made,
-/// whatever `prefault` says; they round its size up to a multiple of 2 MiB. Linux only.
+/// A message is late if its arrival faults in a page: one that was never touched before, or one that was swapped out.
+/// The pool of one shard has 4 MiB unless configured otherwise. Huge pages, and the pages of a locked pool, are faulted
+/// in when the pool is made, whatever `prefault` says. Huge pages round the pool's size up to a multiple of 2 MiB.
+/// Linux only.
 ///
-/// What came of it: [`ShardStats::pool_backing`](crate::ShardStats::pool_backing).
+/// [`ShardStats::pool_backing`](crate::ShardStats::pool_backing) tells what the pool really got.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PoolMemory {
-    /// All pages are put in place when the pool is made, rather than left to the allocator, which may do so or not.
+    /// Fault in all pages when the pool is made. Otherwise the allocator decides when that happens.
     pub prefault: bool,
-    /// The pool is never swapped out: `mlock(2)`, within `RLIMIT_MEMLOCK`. Explicit huge pages never are.
+    /// Never swap the pool out: `mlock(2)`, within `RLIMIT_MEMLOCK`. Explicit huge pages are never swapped out anyway.
     pub lock: Option<Need>,
-    /// The pages it lies on.
+    /// The pages under the pool.
     pub huge_pages: HugePages,
 }
 
 impl PoolMemory {
-    /// Whether there is anything that opening fails without.
+    /// Whether opening fails if a property is not available.
     #[must_use]
     pub fn is_required(&self) -> bool {
         let huge = match self.huge_pages {
@@ -86,11 +88,12 @@ impl PoolMemory {
 /// Configuration of one shard. Every queue and pool of the engine has its bound here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Which driver to run on.
+    /// The driver of the shard.
     pub driver: DriverChoice,
-    /// Several threads use the shard, one at a time: leases are counted for that.
+    /// Several threads use the shard, one at a time. The receive pool then has no owner thread, and counts all returned
+    /// leases atomically.
     pub shared: bool,
-    /// What a waiting call does.
+    /// How a call waits.
     pub wait: WaitStrategy,
     /// Entries of io_uring's submission queue; the kernel rounds up to a power of two.
     pub submissions: u32,
@@ -98,22 +101,22 @@ pub struct Config {
     pub completions: u32,
     /// Completions handled in one turn at most.
     pub completions_per_turn: usize,
-    /// The receive pool where buffers are consumed piece by piece; the readiness driver's, too.
+    /// The receive pool if buffers are consumed piece by piece: io_uring since Linux 6.12, and the readiness driver.
     pub pool: PoolConfig,
-    /// The receive pool where each receive takes a whole buffer: io_uring before Linux 6.12.
+    /// The receive pool if each receive takes a whole buffer: io_uring before Linux 6.12.
     pub pool_whole: PoolConfig,
-    /// What the memory of the receive pool is to be like.
+    /// The memory that the receive pool asks for.
     pub pool_memory: PoolMemory,
-    /// Bytes in one block of the send arena, which is what a batch scope sends at a time. The default, 65,472, fits one
+    /// Bytes in one block of the send arena. A batch scope sends one block at a time. The default, 65,472, fits one
     /// segment of Linux's loopback interface (65,483).
     pub arena_block_bytes: usize,
     /// Blocks of the send arena kept for reuse.
     pub arena_blocks_max: usize,
-    /// Sends with so many bytes by reference may ask to go without a copy in the kernel (io_uring; 64 KiB is a good bound).
-    /// [`usize::MAX`], the default: none.
+    /// A send with at least this many bytes by reference may ask the kernel not to copy them (io_uring; 64 KiB is a
+    /// good bound). [`usize::MAX`], the default, turns that off.
     pub zero_copy_bytes_min: usize,
-    /// io_uring features to hide from the probe (comma-separated); `None` asks the environment's
-    /// `ZRING_URING_MASK`.
+    /// io_uring features to hide from the probe (comma-separated). `None`: the environment variable `ZRING_URING_MASK`
+    /// names them.
     pub uring_mask: Option<String>,
 }
 

@@ -68,9 +68,9 @@ pub(crate) struct Conn {
     pub(crate) setup: Option<OpId>,
     pub(crate) closing: bool,
     pub(crate) listener: bool,
-    /// It stands among those that wait for a buffer.
+    /// The connection is in the shard's queue of starved receives.
     pub(crate) is_queued: bool,
-    /// In which turn its receive started again after it had waited, if it did.
+    /// The turn in which its receive was started again after it had waited for a buffer.
     pub(crate) restarted_in: Option<u64>,
 }
 
@@ -93,7 +93,7 @@ impl Conn {
         sys::raw(&self.fd)
     }
 
-    /// Whether a send may start; asking while one is in flight is a mistake.
+    /// Whether a send may start. Panics if another one is in flight.
     pub(crate) fn accepts_sends(&self, id: ConnId) -> bool {
         let is_open = self.generation == id.generation && !self.closing;
         assert!(!is_open || self.send.is_none(), "one send at a time");

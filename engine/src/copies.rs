@@ -1,9 +1,8 @@
 //! Counters of the copies that message bodies go through in user space.
 //!
-//! With the feature `count-copies` every place that copies bytes of a body says so ([`note`]) and anybody may read the
-//! totals (`snapshot`); without it [`note`] is empty and nothing is kept. Not counted are headers, commands and
-//! handshakes, what the kernel copies, and moves: a frame with a short body takes it along when it moves, as any value
-//! of 88 bytes does.
+//! With the feature `count-copies`, every place that copies bytes of a body calls [`note`], and `snapshot` returns the
+//! totals. Without the feature [`note`] is empty. Headers, commands, handshakes, copies by the kernel and moves are not
+//! counted: a frame with a short body moves it along like any value of 88 bytes.
 
 /// A place where bytes of bodies are copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -12,7 +11,7 @@ pub enum Site {
     /// From the caller's memory into a frame or a block of its own: frames made of borrowed bytes, large borrowed
     /// bodies that are sent.
     Frame,
-    /// Into a block, by whoever gives no other place.
+    /// Into a block, where the caller names no other site.
     Block,
     /// A short body that is cloned with its frame.
     Clone,
@@ -26,27 +25,27 @@ pub enum Site {
     Requeue,
     /// Out of the receive pool into the frame: a body that is not worth a lease, or any while leases are refused.
     Pool,
-    /// What came of a body in the pool while the rest of it was still to come, into a block of its own.
+    /// The part of a body that has arrived in the pool, into a block of its own, while the rest is still to come.
     Assembly,
-    /// What such a block held when it had to grow. The allocator may have spared it.
+    /// The contents of such a block when it grows. The allocator may have avoided the copy.
     Growth,
-    /// Out of bytes that do not lie in the pool: what spilled behind a large body, or what [`Site::Undecoded`] kept.
+    /// Out of memory other than the pool: bytes that spilled behind a large body, or that [`Site::Undecoded`] kept.
     Spill,
-    /// Bytes that were not decoded yet, with their headers: a starved pool needs the buffer, or they came with the end
-    /// of a handshake.
+    /// Bytes that were not decoded yet, with their headers: a starved pool needs their buffer back, or they arrived
+    /// with the end of a handshake.
     Undecoded,
     /// A short body out of a slot of a queue into its frame.
     Parcel,
-    /// Into the memory of a caller that receives into it.
+    /// Into the memory of a caller that receives into memory of its own.
     Into,
-    /// Back out of that memory, because the caller gave up.
+    /// Back out of that memory because the caller gave up.
     Unclaim,
     /// Into a vector that the caller asked for.
     Taken,
 }
 
 impl Site {
-    /// All of them.
+    /// All sites.
     pub const ALL: [Self; 16] = [
         Self::Frame,
         Self::Block,
@@ -67,7 +66,7 @@ impl Site {
     ];
 }
 
-/// So many bytes of a body were copied there.
+/// Counts copied bytes of a body. This build counts nothing.
 #[cfg(not(all(feature = "count-copies", not(loom))))]
 #[inline(always)]
 pub fn note(_site: Site, _bytes: usize) {}
@@ -82,7 +81,7 @@ mod counting {
 
     static BYTES: [AtomicU64; Site::ALL.len()] = [const { AtomicU64::new(0) }; Site::ALL.len()];
 
-    /// So many bytes of a body were copied there.
+    /// Counts `bytes` of a body that were copied at `site`.
     #[inline]
     pub fn note(site: Site, bytes: usize) {
         BYTES[site as usize].fetch_add(bytes as u64, Ordering::Relaxed);
@@ -93,21 +92,21 @@ mod counting {
     pub struct Counts([u64; Site::ALL.len()]);
 
     impl Counts {
-        /// Bytes copied at that place.
+        /// Bytes copied at one site.
         #[must_use]
         pub fn at(&self, site: Site) -> u64 {
             self.0[site as usize]
         }
 
-        /// What was added since `earlier` was taken.
+        /// The bytes added since `earlier` was taken.
         #[must_use]
         pub fn since(&self, earlier: &Self) -> Self {
             Self(std::array::from_fn(|at| self.0[at] - earlier.0[at]))
         }
     }
 
-    /// The totals of the process since it began. Each is exact; copies that other threads make meanwhile may be in some
-    /// of them and not yet in others.
+    /// The totals of the process since it began. Each total is exact. A copy that another thread makes meanwhile may be
+    /// in some totals and not yet in others.
     #[must_use]
     pub fn snapshot() -> Counts {
         Counts(std::array::from_fn(|at| BYTES[at].load(Ordering::Relaxed)))
@@ -125,7 +124,7 @@ mod counting {
             let before = snapshot();
             note(Site::Taken, 3);
             note(Site::Taken, 4);
-            // Nothing in the engine takes or gives up a body.
+            // No code of the engine uses these two sites.
             assert_eq!(snapshot().since(&before).at(Site::Taken), 7);
             assert_eq!(snapshot().since(&before).at(Site::Unclaim), 0);
         }

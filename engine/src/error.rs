@@ -1,8 +1,8 @@
-//! What can go wrong when a shard is opened or turned.
+//! Errors of opening and turning a shard.
 
 use std::{fmt, io};
 
-/// An environment fault of the engine.
+/// A fault of the engine's environment.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -11,7 +11,7 @@ pub enum Error {
     Uring {
         /// The refused step.
         step: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         cause: io::Error,
     },
     /// A step of setting up the readiness driver was refused.
@@ -19,18 +19,18 @@ pub enum Error {
     Ready {
         /// The refused step.
         step: &'static str,
-        /// What the system said.
+        /// The system's error.
         cause: io::Error,
     },
     /// The environment names a driver that does not exist.
     #[error("unknown driver in ZRING_DRIVER: {0:?} (known: uring, ready)")]
     UnknownDriver(String),
-    /// The feature mask names something that no probe knows.
+    /// The feature mask names an unknown io_uring feature.
     #[error(
         "unknown io_uring feature in the mask: {0:?} (known: inc, multishot, zc, fixed, ringfd)"
     )]
     UnknownFeature(String),
-    /// Memory to receive into cannot be had as required.
+    /// Memory to receive into is not available with the required properties.
     #[error("memory to receive into cannot be had as required: {0}")]
     PoolMemory(#[from] PoolMemoryError),
     /// Memory cannot be registered with io_uring.
@@ -39,11 +39,12 @@ pub enum Error {
         Limit(limit_bytes)
     )]
     Register {
-        /// How many bytes; what else the process has locked or registered counts, too.
+        /// The bytes to be registered. Memory that the process has already locked or registered counts towards the
+        /// limit, too.
         bytes: usize,
         /// How many bytes the process may lock; `None`: any number.
         limit_bytes: Option<u64>,
-        /// What the kernel said.
+        /// The kernel's error.
         cause: io::Error,
     },
     /// The configuration is out of its bounds.
@@ -54,24 +55,24 @@ pub enum Error {
     NoDriver,
 }
 
-/// What a receive pool was to get ([`PoolMemory`](crate::PoolMemory)) and cannot have.
+/// A required property of receive memory ([`PoolMemory`](crate::PoolMemory)) that is not available.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PoolMemoryError {
-    /// It cannot be locked.
+    /// The memory cannot be locked.
     #[error(
         "{needed_bytes} bytes cannot be locked: {cause}; the limit RLIMIT_MEMLOCK (`ulimit -l`) is {}",
         Limit(limit_bytes)
     )]
     Lock {
-        /// How many bytes one pool needs; what else the process has locked counts, too.
+        /// The bytes that one pool needs. Memory that the process has already locked counts towards the limit, too.
         needed_bytes: u64,
-        /// How many the process may lock; `None`: any number.
+        /// How many bytes the process may lock; `None`: any number.
         limit_bytes: Option<u64>,
-        /// What the system said.
+        /// The system's error.
         cause: io::Error,
     },
-    /// Explicit huge pages are not to be had.
+    /// Explicit huge pages are not available.
     #[error(
         "{needed_pages} explicit huge pages of 2 MiB are not to be had: {cause}; {} free \
          (/proc/sys/vm/nr_hugepages sets how many there are)",
@@ -80,9 +81,9 @@ pub enum PoolMemoryError {
     ExplicitHugePages {
         /// How many pages of 2 MiB one pool needs.
         needed_pages: u64,
-        /// How many are free; `None`: the kernel does not have such pages.
+        /// How many such pages are free; `None`: the kernel does not have such pages.
         free_pages: Option<u64>,
-        /// What the system said.
+        /// The system's error.
         cause: io::Error,
     },
     /// The kernel did not put the memory on transparent huge pages.
@@ -94,22 +95,22 @@ pub enum PoolMemoryError {
     TransparentHugePages {
         /// How many bytes one pool needs.
         needed_bytes: u64,
-        /// How many of them lie on huge pages.
+        /// How many of these bytes lie on huge pages.
         huge_bytes: u64,
         /// The kernel's setting: `always`, `madvise` or `never`.
         setting: String,
-        /// What the system said, if it refused.
+        /// The system's error, if it refused.
         cause: Option<io::Error>,
     },
     /// There is no memory to map.
     #[error("no memory: {0}")]
     Map(io::Error),
-    /// Only Linux does any of it.
+    /// Only Linux can prefault, lock or enlarge the pages.
     #[error("this system does not prefault, lock or enlarge its pages")]
     Unsupported,
 }
 
-/// How errors show what may be missing.
+/// Optional fields as the error texts show them.
 struct Limit<'a>(&'a Option<u64>);
 struct Free<'a>(&'a Option<u64>);
 struct Because<'a>(&'a Option<io::Error>);

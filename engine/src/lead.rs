@@ -1,7 +1,7 @@
-//! One engine shared by threads: who turns it, and who sleeps meanwhile.
+//! One engine shared by threads: which thread turns it, and which threads sleep meanwhile.
 //!
-//! All state lies under one lock that is held for the length of an operation, never for a wait. What only one thread
-//! does at a time, waiting for the operating system, is the *lead*:
+//! All state lies under one lock that is held for the length of an operation, never for a wait. One thread at a time
+//! waits for the operating system; that thread has the *lead*:
 //!
 //! ```text
 //!            ┌────────────── nobody turned it for a millisecond ──────────────┐
@@ -12,13 +12,14 @@
 //!                    done waiting ──▶ nobody leads ───────────────────────────┘
 //! ```
 //!
-//! A caller that leads does its own input and output, so what it waits for reaches it without a hop through another
-//! thread. Only a *mobile* engine can be led by callers; a fixed one is led by its Runner alone, and callers sleep
-//! until it wakes them. While one thread waits in the lead, all others may use the engine.
+//! A caller that leads does its own input and output, so its messages reach it without a hop through another thread.
+//! Only a *mobile* engine can be led by callers. A fixed engine is led by its Runner alone, and its callers sleep until
+//! the Runner wakes them. While one thread waits in the lead, all others may use the engine.
 //!
-//! A Runner that has lost the lead may still be on its way into a wait, next to the caller that leads. Each of them,
-//! and each turn that a third thread makes for an operation of its own, can swallow a wake that was meant for another;
-//! whoever may have done so wakes again. The leader does so when it leaves: until then it sees to everything itself.
+//! A Runner that has lost the lead may still be about to wait, next to the caller that leads. Both of them, and a third
+//! thread that turns the engine for an operation of its own, can consume a wake that was meant for another thread. A
+//! thread that may have done so calls the waker again. The leader does that when it leaves the lead: until then it
+//! handles every event itself.
 
 mod adaptive;
 mod turn;
@@ -33,11 +34,12 @@ use crate::{
     sync::model::{self, Mutex, MutexGuard},
 };
 
-/// How long callers have to come back for the lead before the Runner takes it.
+/// How long callers have to take the lead again before the Runner takes it.
 const STEP_ASIDE_NS: u64 = 1_000_000;
-/// How often a caller looks before it sleeps, where what it waits for may come without the operating system.
+/// How often a caller looks before it sleeps, if its messages may come from other threads, without the operating
+/// system.
 const PATIENCE: u32 = 64;
-/// How often a spinning thread pauses between two looks at the engine.
+/// How many pauses of the processor a spinning thread makes between two looks at the engine.
 const PAUSES: u32 = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,12 +49,12 @@ enum Leader {
     Caller,
 }
 
-/// What the Runner does while it does not lead.
+/// The state of the Runner's thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Runner {
-    /// Leads, or is about to look who does.
+    /// It leads, or is about to check who leads.
     Awake,
-    /// Sleeps until it is woken: a caller is in a long wait, or it has not been started.
+    /// It sleeps until it is woken: a caller is in a long wait, or the Runner has not been started.
     Asleep,
 }
 
@@ -60,36 +62,36 @@ enum Runner {
 struct State<T> {
     engine: T,
     leader: Leader,
-    /// How many wait without the lock: the leader, and a Runner that has lost the lead and not noticed yet.
+    /// How many threads wait without the lock: the leader, and a Runner that has lost the lead and not noticed yet.
     parked: u32,
-    /// The leader was called back, and is not yet.
+    /// The waker was called to end the leader's wait, and the leader has not returned yet.
     is_called: bool,
-    /// It has to be called, perhaps once more, when the lock is let go.
+    /// The waker has to be called, perhaps once more, when the lock is released.
     owes_call: bool,
-    /// Callers that wait for somebody else to lead, oldest first.
+    /// Callers that wait while another thread leads, oldest first.
     followers: Vec<(u64, Waker)>,
     follower_number: u64,
-    /// How often a caller had the lead.
+    /// How often a caller took the lead.
     leads: u64,
-    /// How the waits of those who lead went.
+    /// How the waits of leading callers went.
     adaptive: Adaptive,
     runner: Runner,
-    /// Ends its sleep; it has to have been started for that.
+    /// Ends the Runner's sleep; `None` until the Runner is started.
     runner_waker: Option<Waker>,
-    /// Asked to end, at the latest at this time.
+    /// [`Lead::stop`] was called: the Runner ends, at the latest at this time.
     stop_at_ns: Option<u64>,
-    /// Stays set when a turn panics.
+    /// A turn is under way. Stays set if the turn panics.
     is_turning: bool,
-    /// Why the engine is of no use any more.
+    /// The failure that made the engine unusable.
     failed: Option<(io::ErrorKind, String)>,
-    /// Not everybody who waits has been told of that.
+    /// Not every waiting thread has been told of the failure.
     owes_failure: bool,
 }
 
 impl<T: Turn> State<T> {
-    /// For one who does not lead.
+    /// A turn by a thread that does not lead.
     fn turn_aside<R>(&mut self, turn: impl FnOnce(&mut T) -> io::Result<R>) -> io::Result<R> {
-        // It may find the wake that the leader was called with, before the leader does.
+        // The turn may consume the wake that the leader was called with, before the leader sees it.
         self.owes_call |= self.is_called;
         self.turn_by(turn)
     }
@@ -124,7 +126,7 @@ impl<T: Turn> State<T> {
         }
     }
 
-    /// Whether letting go of the lock is all that is left to do.
+    /// Whether releasing the lock is all that is left to do.
     #[inline]
     fn is_clear(&mut self) -> bool {
         !(self.is_turning | self.owes_failure | self.owes_call)
@@ -150,14 +152,15 @@ pub struct Lead<T> {
     idle: Idle,
 }
 
-/// Access to the engine, for the length of one operation. Dropping it sees to what the operation left to do.
+/// Access to the engine for one operation. Dropping it carries on the work that the operation left, calls wakers and
+/// releases the lock.
 pub struct Held<'a, T: Turn> {
     lead: &'a Lead<T>,
     state: Option<MutexGuard<'a, State<T>>>,
 }
 
 impl<T: Turn> Lead<T> {
-    /// Shares an engine whose waits `waker` ends. If it is `mobile`, any thread may turn it.
+    /// Shares an engine. `waker` ends its waits. If `is_mobile`, any thread may turn it.
     pub fn new(engine: T, waker: Waker, is_mobile: bool, idle: Idle) -> Self {
         let state = State {
             engine,
@@ -186,18 +189,18 @@ impl<T: Turn> Lead<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
-        // Whoever panicked while holding it did so outside of this module, whose state is whole all the same. A panic
+        // A panic that poisoned the lock came from outside of this module, so the module's own state is intact. A panic
         // in a turn fails the engine.
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Uses the engine.
+    /// Locks the engine for one operation.
     #[inline]
     pub fn hold(&self) -> Held<'_, T> {
         Held { lead: self, state: Some(self.lock()) }
     }
 
-    /// Waits for something, at most until a time on the engine's clock. `None`: the time is up.
+    /// Waits until `waiter` has its output, at most until a time on the engine's clock. `None`: the time is up.
     ///
     /// # Errors
     /// When the operating system refuses to turn the engine.
@@ -209,7 +212,7 @@ impl<T: Turn> Lead<T> {
         let mut visit = Visit { held: self.hold(), leads: false };
         let Visit { held, leads } = &mut visit;
         let mut spin_until_ns = self.idle.spin_until_ns(|| held.now_ns());
-        // Only whoever leads looks for something that nobody else would tell of.
+        // Only the leader has a spell: the other callers are woken by the leader, so they need not look first.
         let mut spell = None;
         let mut were_others_let_in = true;
         let mut patience = if held.is_patient() { PATIENCE } else { 0 };
@@ -226,7 +229,7 @@ impl<T: Turn> Lead<T> {
                 return Ok(None);
             }
             if !were_others_let_in {
-                // However much there is to do that is not for this caller.
+                // Let other threads in, however much work the engine finds that is not for this caller.
                 were_others_let_in = held.pause();
                 continue;
             }
@@ -245,8 +248,8 @@ impl<T: Turn> Lead<T> {
         }
     }
 
-    /// Leads whenever nobody else does, until [`Lead::stop`]; for a thread of its own. A fixed engine is of no use any
-    /// more after that.
+    /// Leads whenever no caller does, until [`Lead::stop`]; for a thread of its own. Afterwards a fixed engine is
+    /// unusable.
     ///
     /// # Errors
     /// When the operating system refuses to turn the engine.
@@ -279,7 +282,7 @@ impl<T: Turn> Lead<T> {
         let was_asleep = std::mem::take(&mut past.was_asleep);
         if state.leader == Leader::Caller {
             if is_same && state.parked > 0 && state.stop_at_ns.is_none() {
-                // In a long wait. Whoever leaves the lead ends this sleep.
+                // A caller is in a long wait. The caller that leaves the lead ends this sleep.
                 state.runner = Runner::Asleep;
                 past.was_asleep = true;
                 return Ok(Next::Sleep);
@@ -287,7 +290,7 @@ impl<T: Turn> Lead<T> {
             return Ok(Next::StepAside);
         }
         if (!is_same || was_asleep) && !state.engine.has_waiters() {
-            // Whoever has left the lead has a moment to come back.
+            // The caller that has left the lead gets a moment to come back.
             return Ok(Next::StepAside);
         }
         state.leader = Leader::Runner;
@@ -309,7 +312,7 @@ impl<T: Turn> Lead<T> {
         Ok(Next::Round)
     }
 
-    /// One round of what [`Lead::run`] does, without a wait. Returns how much was done.
+    /// One round of [`Lead::run`] without a wait. Returns how much was done.
     ///
     /// # Errors
     /// When the operating system refuses to turn the engine.
@@ -317,8 +320,9 @@ impl<T: Turn> Lead<T> {
         self.hold().state().turn_aside(T::turn)
     }
 
-    /// One round of what [`Lead::run`] does, for who comes back instead of waiting: when the engine's waker was used,
-    /// or a deadline is over. In between it counts as waiting, in `parking`. Returns how much was done; with 0 it waits.
+    /// One round of [`Lead::run`] for a thread that returns instead of waiting. It calls this again when the engine's
+    /// waker was used or a deadline has passed, and counts as waiting in between, through `parking`. Returns how much
+    /// was done; 0: it counts as waiting now.
     ///
     /// # Errors
     /// When the operating system refuses to turn the engine.
@@ -332,7 +336,8 @@ impl<T: Turn> Lead<T> {
             state.is_called &= state.parked > 0;
         }
         let done = state.turn_aside(T::turn)?;
-        // The leader's wake is passed on to it, and is nothing to come back for.
+        // If the turn consumed the leader's wake, that wake is passed on to the leader and is no reason for another
+        // turn.
         if done > 0 && !state.is_called {
             return Ok(done);
         }
@@ -342,7 +347,7 @@ impl<T: Turn> Lead<T> {
         Ok(usize::from(parking.is_none()))
     }
 
-    /// Asks [`Lead::run`] to return: when the engine is done, at the latest at this time on its clock.
+    /// Asks [`Lead::run`] to return when the engine is done, at the latest at this time on the engine's clock.
     pub fn stop(&self, at_ns: u64) {
         let mut held = self.hold();
         let state = held.state();
@@ -353,17 +358,18 @@ impl<T: Turn> Lead<T> {
         runner.into_iter().for_each(Waker::wake);
     }
 
-    /// What an operation queued is got on with: here, or by the one who waits.
+    /// Carries on the work that an operation queued: in this thread if it may turn the engine, else in the thread that
+    /// waits.
     #[cold]
     fn settle(&self, state: &mut State<T>) {
         if self.is_mobile {
-            // A refusal is kept for those who wait.
+            // The error is kept for the threads that wait.
             let _ = state.turn_aside(T::settle);
         }
         state.owes_call |= state.engine.wants_turn();
     }
 
-    /// Everybody who waits has to hear that the engine has failed.
+    /// Tells all waiting threads that the engine has failed.
     #[cold]
     fn tell_failure(&self, state: &mut State<T>, woken: &mut Woken) {
         state.owes_failure = false;
@@ -373,7 +379,7 @@ impl<T: Turn> Lead<T> {
     }
 }
 
-/// What comes after a round of [`Lead::run`].
+/// The step after a round of [`Lead::run`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
     Round,
@@ -382,7 +388,7 @@ enum Next {
     End,
 }
 
-/// What a Runner remembers.
+/// The state that a Runner keeps from one round to the next.
 #[derive(Debug, Default)]
 struct Past {
     /// [`State::leads`] and [`Turn::activity`] at the last round.
@@ -391,7 +397,7 @@ struct Past {
     was_asleep: bool,
 }
 
-/// A Runner's run, however it ends.
+/// Gives the Runner's lead away when [`Lead::run`] ends, even by a panic.
 struct Running<'a, T: Turn>(&'a Lead<T>);
 
 impl<T: Turn> Drop for Running<'_, T> {
@@ -407,7 +413,7 @@ impl<T: Turn> Drop for Running<'_, T> {
     }
 }
 
-/// A caller that waits. However that ends, the lead goes to whoever needs it.
+/// A caller's wait. However the wait ends, the drop passes the lead on to a thread that needs it.
 struct Visit<'a, T: Turn> {
     held: Held<'a, T>,
     leads: bool,
@@ -425,7 +431,7 @@ impl<'a, T: Turn> Held<'a, T> {
         self.state.as_mut().expect("held except inside of waits")
     }
 
-    /// Runs `wait` while others may use the engine.
+    /// Runs `wait` with the lock released, so that others may use the engine.
     fn released<R>(&mut self, wait: impl FnOnce() -> R) -> R {
         self.release();
         let outcome = wait();
@@ -467,7 +473,7 @@ impl<'a, T: Turn> Held<'a, T> {
         }
     }
 
-    /// Turns the engine once, when nobody else is about to.
+    /// Turns the engine once if it is mobile and no thread leads.
     ///
     /// # Errors
     /// When the operating system refuses to turn the engine.
@@ -486,7 +492,7 @@ impl<'a, T: Turn> Held<'a, T> {
         state.engine.is_done() || state.engine.now_ns() >= at_ns
     }
 
-    /// Whether the calling thread leads from here on.
+    /// Takes the lead of a mobile engine unless another caller has it. Returns whether the calling thread has it now.
     fn take_lead(&mut self) -> bool {
         let lead = self.lead;
         let state = self.state();
@@ -494,7 +500,7 @@ impl<'a, T: Turn> Held<'a, T> {
             return false;
         }
         if state.parked > 0 {
-            // The Runner waits, and finds out that it does not lead any more.
+            // The Runner waits: wake it, so that it notices that it does not lead any more.
             lead.waker.wake_by_ref();
         }
         state.leader = Leader::Caller;
@@ -502,13 +508,13 @@ impl<'a, T: Turn> Held<'a, T> {
         true
     }
 
-    /// A wait in the lead begins.
+    /// A wait of the leader begins.
     fn begin(&mut self) -> Spell {
         let state = self.state();
         state.adaptive.begin(state.engine.now_ns())
     }
 
-    /// The wait is over, and has brought something or not.
+    /// The wait is over. `brought`: with its output.
     fn end(&mut self, spell: Option<Spell>, brought: bool) {
         let Some(spell) = spell else { return };
         let state = self.state();
@@ -516,9 +522,9 @@ impl<'a, T: Turn> Held<'a, T> {
         state.adaptive.end(spell, brought_at_ns);
     }
 
-    /// As all waits, returns whether others were let in meanwhile.
+    /// Like all waits here, returns whether others were let in meanwhile.
     fn turn_spinning(&mut self, spell: Option<&mut Spell>) -> io::Result<bool> {
-        // What a turn has brought is looked at first.
+        // The turn did something: the caller checks for its output first.
         if self.state().glance()? > 0 {
             return Ok(false);
         }
@@ -534,7 +540,7 @@ impl<'a, T: Turn> Held<'a, T> {
         true
     }
 
-    /// Spins for so many pauses of the processor, while others may use the engine.
+    /// Spins for so many pauses of the processor with the lock released, so that others may use the engine.
     pub fn rest(&mut self, pauses: u32) {
         self.spin(|| (0..pauses).for_each(|_| model::hint::spin_loop()));
     }
@@ -549,7 +555,7 @@ impl<'a, T: Turn> Held<'a, T> {
         });
     }
 
-    /// Waits for the operating system, in the lead.
+    /// Waits for the operating system as the leader.
     fn park_leading(&mut self, until_ns: Option<u64>) -> io::Result<bool> {
         let waited = self.park(until_ns)?;
         self.state().turn()?;
@@ -575,7 +581,7 @@ impl<'a, T: Turn> Held<'a, T> {
         until_ns: Option<u64>,
         waiter: &mut W,
     ) -> io::Result<bool> {
-        // Another thread may see to what is waited for.
+        // Another thread may bring what this caller waits for.
         let waker = &self.lead.waker;
         waiter.enlist(&mut self.state().engine, waker);
         let waited = self.park(until_ns);
@@ -583,8 +589,8 @@ impl<'a, T: Turn> Held<'a, T> {
         waiter.delist(&mut state.engine);
         state.is_called = false;
         if state.parked > 0 {
-            // The Runner has still not found out, and may be the reason why this wait is over. Not later than now: the
-            // next wait must not end by this.
+            // The Runner has not noticed yet that it lost the lead, and the wake for it may have ended this wait. Wake
+            // it again now: a later wake would end our next wait.
             waker.wake_by_ref();
         }
         let waited = waited?;
@@ -608,7 +614,7 @@ impl<'a, T: Turn> Held<'a, T> {
         true
     }
 
-    /// The caller is done waiting: the lead goes to whoever needs it.
+    /// The caller is done waiting: the lead goes to a thread that needs it.
     fn leave(&mut self, leads: bool) {
         let lead = self.lead;
         let state = self.state.get_or_insert_with(|| lead.lock());

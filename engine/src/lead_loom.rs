@@ -1,7 +1,7 @@
-//! Models of the lead: who turns a shared engine, who sleeps, and who wakes whom.
+//! Loom models of the lead: which thread turns a shared engine, which threads sleep, and which ones they wake.
 //!
-//! The operating system is one lock: what is ready, and the notifier as the readiness driver has it. Time passes only
-//! in waits that have an end, and those are over at once.
+//! One lock stands for the operating system: the ready keys, and the notifier of the readiness driver. Time passes only
+//! in waits with a timeout, and those are over at once.
 
 use std::{io, task::Wake, task::Waker};
 
@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// What comes in, by the caller that waits for it.
+/// How many keys there are. Each arrival has the key of the caller that waits for it.
 const KEYS: usize = 3;
 const FOREVER: u64 = u64::MAX;
 
@@ -25,9 +25,9 @@ struct Kernel {
     ready: [bool; KEYS],
     /// The notifier is readable.
     is_notified: bool,
-    /// How often it became so: everybody who waits at that time sees it.
+    /// How often the notifier became readable: every thread that waits at that time sees it.
     notified: u32,
-    /// The engine's waker was used, and the engine has not seen it.
+    /// The engine's waker was used, and the engine has not seen that yet.
     is_woken: bool,
     is_waited_for: bool,
     refuses: bool,
@@ -36,7 +36,7 @@ struct Kernel {
 struct Os {
     kernel: Mutex<Kernel>,
     changed: Condvar,
-    /// Whether only one thread may wait, as with the crate `polling`: others come back at once.
+    /// Whether only one thread may wait, as with the crate `polling`: the waits of others return at once.
     is_exclusive: bool,
     /// Whether others get ahead of a thread that is about to wait.
     is_late: bool,
@@ -107,18 +107,18 @@ struct Engine {
     os: Arc<Os>,
     is_mobile: bool,
     now_ns: u64,
-    /// Reported as ready, not taken yet.
+    /// Keys that were reported as ready and not taken yet.
     filed: [bool; KEYS],
     has_ended: bool,
-    /// Queued by an operation; a turn makes it arrive as `filed` would.
+    /// The key of an arrival that an operation queued. A turn delivers it like those in `filed`.
     queued: Option<usize>,
-    /// When something arrives by itself.
+    /// The time and the key of an arrival that comes by itself.
     timer: Option<(u64, usize)>,
     arrived: [u32; KEYS],
     waiters: Vec<(u64, usize, Waker)>,
     number: u64,
     woken: Woken,
-    /// Told of what arrives, though nobody waits.
+    /// Woken by every arrival, without being a waiter.
     witness: Option<Waker>,
     parked: u32,
     parked_until_ns: u64,
@@ -170,7 +170,7 @@ impl Turn for Engine {
             return Err(io::ErrorKind::Unsupported.into());
         }
         if !(os.is_exclusive && kernel.is_waited_for) {
-            // A look that does not wait takes what there is, the notification included.
+            // A look that does not wait takes all that is ready, the notification included.
             kernel.is_notified = false;
             (0..KEYS).for_each(|key| self.filed[key] |= kernel.ready[key]);
         }
@@ -274,7 +274,7 @@ impl Waiter<Engine> for Call {
 struct World {
     os: Arc<Os>,
     lead: Arc<Lead<Engine>>,
-    /// Of every thread: std counts clones of wakers, unseen by the model, which therefore are to last.
+    /// A waker of every thread, kept to the end: std counts the clones of wakers, and the model does not see that.
     wakers: Arc<crate::sync::Mutex<Vec<Waker>>>,
 }
 
@@ -283,9 +283,9 @@ enum Kind {
     Fixed,
     /// Only one thread may wait for the operating system at a time.
     Exclusive,
-    /// As above, and it takes its time to get there.
+    /// As `Exclusive`, and other threads get ahead of a thread that is about to wait.
     Late,
-    /// Several may.
+    /// Several threads may wait at a time.
     Mobile,
 }
 
@@ -339,7 +339,7 @@ impl World {
         self.try_call(key).expect("a call that succeeds");
     }
 
-    /// As a task would wait, with this thread as its executor.
+    /// Waits as a task would, with this thread as its executor.
     fn call_async(&self, key: usize) {
         let parker = Parker::current();
         loop {
@@ -365,7 +365,7 @@ impl World {
         self.spawn(|world| world.lead.run().expect("nothing fails"))
     }
 
-    /// Ends, when nobody waits any more: whatever was done has left nothing behind.
+    /// Stops the Runner and checks that nothing is left behind. No thread may be waiting any more.
     fn end(&self, runner: thread::JoinHandle<()>) {
         self.lead.stop(0);
         runner.join().unwrap();
@@ -393,7 +393,7 @@ fn model_idle(kinds: &[Kind], idle: Idle, body: impl Fn(World) + Sync + Send + C
 const CALLERS_LEAD: &[Kind] = &[Kind::Exclusive, Kind::Late, Kind::Mobile];
 const ALL: &[Kind] = &[Kind::Fixed, Kind::Exclusive, Kind::Late, Kind::Mobile];
 
-/// Whichever leads serves the other, and hands over.
+/// The caller that leads serves the other one, and hands the lead over.
 #[test]
 fn callers_serve_each_other() {
     model(CALLERS_LEAD, |world| {
@@ -416,7 +416,7 @@ fn spinning_callers_serve_each_other() {
     });
 }
 
-/// What comes when the caller has left is dispatched all the same.
+/// An arrival after the caller has left is dispatched all the same.
 #[test]
 fn the_runner_comes_back() {
     model(ALL, |world| {
@@ -464,7 +464,7 @@ fn a_runner_wakes_all_callers() {
     });
 }
 
-/// What an operation queues reaches the caller that waits for it, whoever turns.
+/// Work that an operation queues reaches the caller that waits for it, whichever thread turns the engine.
 #[test]
 fn queued_work_is_got_on_with() {
     model(ALL, |world| {
@@ -476,7 +476,7 @@ fn queued_work_is_got_on_with() {
     });
 }
 
-/// A timer that an operation arms cuts the wait short that is under way, whoever's it is.
+/// A timer that an operation arms cuts the current wait short, whichever thread waits.
 #[test]
 fn an_early_timer_is_not_slept_through() {
     model(ALL, |world| {
@@ -488,7 +488,7 @@ fn an_early_timer_is_not_slept_through() {
     });
 }
 
-/// An early timer for nobody in particular, while a caller takes the lead and leaves it.
+/// An early timer that no caller waits for, while a caller takes the lead and leaves it.
 #[test]
 fn an_early_timer_outlives_the_leader() {
     model(CALLERS_LEAD, |world| {
@@ -507,7 +507,7 @@ fn an_early_timer_outlives_the_leader() {
     });
 }
 
-/// A turn for somebody else's operation swallows no wake of the leader's.
+/// A turn for another thread's operation consumes no wake of the leader's.
 #[test]
 fn turns_in_between_swallow_no_wake() {
     model(CALLERS_LEAD, |world| {
@@ -522,7 +522,7 @@ fn turns_in_between_swallow_no_wake() {
     });
 }
 
-/// As above, where the wake says that what the leader waits for has come.
+/// As above, but here the wake announces the arrival that the leader waits for.
 #[test]
 fn turns_in_between_swallow_no_arrival() {
     model(CALLERS_LEAD, |world| {
@@ -547,7 +547,7 @@ fn the_runner_serves_tasks() {
     });
 }
 
-/// A caller leads next to a task, and leaves.
+/// A caller leads next to a task that waits, and leaves.
 #[test]
 fn tasks_are_served_next_to_callers() {
     model(ALL, |world| {
@@ -591,7 +591,7 @@ fn nobody_waits_for_a_fixed_engine_without_its_runner() {
     });
 }
 
-/// The operating system refuses: everybody hears of it.
+/// The operating system refuses: every caller gets the error.
 #[test]
 fn a_failure_reaches_every_caller() {
     let fails = |world: World| {
@@ -612,7 +612,7 @@ fn a_failure_reaches_every_caller() {
     });
 }
 
-/// A refusal that one operation meets, and nobody else would.
+/// An error that only one operation meets reaches the Runner and the other caller.
 #[test]
 fn a_failed_operation_is_heard_of() {
     model(CALLERS_LEAD, move |world| {

@@ -1,8 +1,8 @@
 //! The engine under [zring](https://docs.rs/zring): bytes in and out, no protocol.
 //!
-//! A [`Shard`] is a driver (io_uring, or readiness), a pool of receive buffers and a set of connections, turned by
-//! the thread that opened it: [`Shard::turn`] is the only loop body. The layer above is a [`Handler`]
-//! that is told what happened and asks for more.
+//! A [`Shard`] is a driver (io_uring, or readiness), a pool of receive buffers and a set of connections, turned by the
+//! thread that opened it: [`Shard::turn`] is the only loop body. The layer above implements [`Handler`], which the
+//! shard calls on every event, and which starts further operations.
 #![deny(unsafe_code)]
 
 #[allow(unsafe_code)]

@@ -23,10 +23,10 @@ const EMPTY: u32 = 0;
 const PARKED: u32 = 1;
 const NOTIFIED: u32 = 2;
 
-/// One thread's place to sleep. A wake leaves a token, so that one that comes before the sleep is not lost.
+/// One thread's place to sleep. A wake leaves a token, so a wake that comes before the sleep is not lost.
 ///
-/// `std::thread::park` is used underneath, but the token is this type's own: `park` and `unpark` of the program on
-/// the same thread wake in vain at most.
+/// The thread sleeps with `std::thread::park`, but the token is this type's own: if the program uses `park` and
+/// `unpark` on the same thread, each side at worst wakes the other in vain.
 #[derive(Clone)]
 pub struct Parker {
     place: Arc<Place>,
@@ -45,7 +45,7 @@ impl Wake for Place {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // Release, also when a token is there already: the sleeper sees what was done before each wake.
+        // Release, even if a token is there already: the sleeper sees what was done before each wake.
         if self.token.swap(NOTIFIED, Ordering::Release) == PARKED {
             self.thread.unpark();
         }
@@ -57,7 +57,7 @@ impl Place {
         self.token.swap(EMPTY, Ordering::Acquire) == NOTIFIED
     }
 
-    /// The thread is about to sleep; `false` when a token is there.
+    /// The thread is about to sleep. Returns `false` when a token is there.
     fn announce(&self) -> bool {
         self.token.compare_exchange(EMPTY, PARKED, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
@@ -69,7 +69,7 @@ impl Parker {
         Self { place: Arc::new(place), _thread: PhantomData }
     }
 
-    /// The calling thread's. Allocates on a thread's first call only.
+    /// The calling thread's parker. Allocates on a thread's first call only.
     #[must_use]
     pub fn current() -> Self {
         model::thread_local! {
@@ -79,7 +79,7 @@ impl Parker {
         if let Some(parker) = nested_parker() {
             return parker;
         }
-        // A destructor of another thread-local may wait after this one is gone: then it gets its own.
+        // The destructor of another thread-local may wait after `PARKER` is destroyed: it gets a parker of its own.
         PARKER.try_with(Self::clone).unwrap_or_else(|_| Self::new())
     }
 
@@ -89,10 +89,10 @@ impl Parker {
         Waker::from(Arc::clone(&self.place))
     }
 
-    /// Sleeps until a waker was used since the last `park`, at most `timeout_ns` nanoseconds; without one, for as
-    /// long as it takes. Returns whether it was woken; `false` means that the time is up.
+    /// Sleeps until a waker was used since the last `park`, at most `timeout_ns` nanoseconds; with `None`, without a
+    /// bound. Returns whether it was woken; `false` means that the time is up.
     ///
-    /// A wake that is older than what the caller waits for makes it return early: look, then park, then look again.
+    /// An old wake may end the sleep before the caller's condition holds: check the condition, park, then check again.
     pub fn park(&self, timeout_ns: Option<u64>) -> bool {
         let scheduler = SCHEDULER.try_with(|scheduler| scheduler.borrow().clone());
         if let Ok(Some(scheduler)) = scheduler {
@@ -129,7 +129,7 @@ impl Parker {
     }
 }
 
-/// Sleeps until about the deadline, or for a shorter time. Returns whether it has passed.
+/// Sleeps until about the deadline, or for a shorter time. Returns whether the deadline has passed.
 #[cfg(not(loom))]
 fn sleep(deadline_ns: Option<u64>) -> bool {
     let Some(deadline_ns) = deadline_ns else {
@@ -144,7 +144,7 @@ fn sleep(deadline_ns: Option<u64>) -> bool {
     clock.now_ns() >= deadline_ns
 }
 
-/// A model knows no time: what has a deadline is over at once.
+/// A model knows no time: a sleep with a deadline is over at once.
 #[cfg(loom)]
 fn sleep(deadline_ns: Option<u64>) -> bool {
     if deadline_ns.is_some() {
@@ -155,16 +155,16 @@ fn sleep(deadline_ns: Option<u64>) -> bool {
     deadline_ns.is_some()
 }
 
-/// Runs whatever else there is for at most the given virtual nanoseconds, and returns how many have passed.
+/// Runs the rest of the simulation for at most the given virtual nanoseconds; returns how many have passed.
 type Scheduler = dyn Fn(Option<u64>) -> u64;
 
 thread_local! {
     static SCHEDULER: RefCell<Option<Rc<Scheduler>>> = const { RefCell::new(None) };
 }
 
-/// For simulations: while `body` runs, [`Parker::park`] on this thread does not sleep but calls `hook` with what is
-/// left of its timeout, until it is woken or the virtual nanoseconds that `hook` returned add up to the timeout.
-/// A hook that has nothing to run for a wait without a timeout has to panic: nobody else would end it.
+/// For simulations: while `body` runs, [`Parker::park`] on this thread does not sleep. It calls `hook` with the rest of
+/// its timeout, until a waker is used or the virtual nanoseconds that `hook` returned add up to the timeout. If `hook`
+/// has nothing to run during a wait without a timeout, it has to panic: nothing else would end the wait.
 #[doc(hidden)]
 pub fn with_scheduler<R>(
     hook: impl Fn(Option<u64>) -> u64 + 'static,
@@ -179,7 +179,7 @@ pub fn with_scheduler<R>(
     let _restore = Restore(SCHEDULER.replace(Some(Rc::new(hook))));
     #[cfg(feature = "sim")]
     {
-        // No token is left from before, so that a run does not depend on what ran on its thread.
+        // Drop all parkers, and with them old tokens: a run must not depend on what ran on its thread before.
         NESTED.set((0, Vec::new()));
         nested(body)
     }
@@ -187,7 +187,7 @@ pub fn with_scheduler<R>(
     body()
 }
 
-/// In a simulation a thread that spins lets others go on meanwhile. `false`: there is none.
+/// In a simulation, lets the rest of it run while this thread spins. `false`: there is no simulation.
 #[cfg(feature = "sim")]
 pub(crate) fn spin_scheduled() -> bool {
     const PAUSE_NS: u64 = 1_000;
@@ -197,12 +197,12 @@ pub(crate) fn spin_scheduled() -> bool {
 
 #[cfg(feature = "sim")]
 thread_local! {
-    /// How deep in waits of a simulation the thread is, and its places to sleep there.
+    /// How many waits of a simulation are nested on this thread, and one parker for each level.
     static NESTED: RefCell<(usize, Vec<Parker>)> = const { RefCell::new((0, Vec::new())) };
 }
 
-/// Runs what a simulation runs inside of a wait. It sleeps elsewhere, so that a wait inside does not take what is to
-/// wake the one around it.
+/// Runs a part of a simulation inside a wait. That part sleeps on a parker of its own, so that a nested wait does not
+/// take the token that is to end the outer one.
 #[cfg(feature = "sim")]
 pub(crate) fn nested<R>(run: impl FnOnce() -> R) -> R {
     struct Leave;
@@ -356,7 +356,7 @@ mod loom_tests {
 
     use super::*;
 
-    /// Sleeps until a wake, however early it came, and sees what was written before it.
+    /// The sleeper hears a wake however early it came, and sees what was written before it.
     #[test]
     fn a_wake_is_never_lost() {
         loom::model(|| {
@@ -397,7 +397,7 @@ mod loom_tests {
         });
     }
 
-    /// A wait that ran out of time leaves nothing behind that swallows the next wake.
+    /// A wait that timed out leaves nothing behind that swallows the next wake.
     #[test]
     fn a_wake_around_a_timeout_is_kept() {
         loom::model(|| {

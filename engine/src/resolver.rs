@@ -1,8 +1,8 @@
-//! Host names to addresses, on a thread of its own: `getaddrinfo(3)` blocks for seconds.
+//! Resolves host names on a thread of its own, because `getaddrinfo(3)` blocks for seconds.
 //!
-//! A [`Resolver`] belongs to one shard. Its thread starts with the first request, is named
-//! `zring-resolver`, looks names up one after the other, and ends by itself once the resolver is dropped
-//! and the lookup in progress has returned; nobody waits for it.
+//! A [`Resolver`] belongs to one shard. Its thread starts with the first request, is named `zring-resolver`, and looks
+//! names up one after the other. It ends by itself once the resolver is dropped and the lookup in progress has
+//! returned; no thread joins it.
 //!
 //! ```text
 //! shard: resolve(host, port, token) ──requests──▶ thread: lookup ──results──▶ poll_resolved() :shard
@@ -19,14 +19,14 @@ use thiserror::Error;
 
 use crate::sync::Arc;
 
-/// Lookups that may be under way or waiting to be drained at one time.
+/// How many lookups may be in progress, or have results that the shard has not taken, at one time.
 pub(crate) const RESOLVER_REQUESTS_MAX: usize = 1024;
 
-/// Addresses kept of one name; the rest of a longer answer is left out.
+/// How many addresses of one name are kept; the rest of a longer answer is dropped.
 pub(crate) const RESOLVER_ADDRESSES_MAX: usize = 32;
 
-/// Tells the shard to call [`Resolver::poll_resolved`] soon. Called on the resolver's thread, possibly
-/// shortly after the resolver was dropped; it must not block.
+/// Tells the shard to call [`Resolver::poll_resolved`] soon. The resolver's thread calls it, possibly shortly after the
+/// resolver was dropped. It must not block.
 pub(crate) type Wake = Arc<dyn Fn() + Send + Sync>;
 
 /// Why a name has no address.
@@ -37,7 +37,7 @@ pub enum ResolveError {
     Lookup {
         /// The name asked for.
         host: String,
-        /// What the system said.
+        /// The system's error message.
         message: String,
     },
     /// The name exists and has no address.
@@ -46,13 +46,13 @@ pub enum ResolveError {
         /// The name asked for.
         host: String,
     },
-    /// As many lookups are outstanding as a shard may have (1024); ask again later.
+    /// The shard has as many outstanding lookups as it may have (1024); ask again later.
     #[error("too many lookups are under way")]
     Busy,
     /// The resolver's thread could not be started.
     #[error("cannot start the resolver thread: {message}")]
     Thread {
-        /// What the system said.
+        /// The system's error message.
         message: String,
     },
 }
@@ -62,7 +62,7 @@ pub enum ResolveError {
 pub(crate) struct Resolved {
     /// The token of the request.
     pub(crate) token: u64,
-    /// At least one address, best first, each with the port asked for; or why there is none.
+    /// At least one address, best first, each with the port asked for; or the reason why there is none.
     pub(crate) addresses: Result<Vec<SocketAddr>, ResolveError>,
 }
 
@@ -91,11 +91,11 @@ impl Resolver {
         Resolver { wake, thread: None, outstanding: 0 }
     }
 
-    /// Asks for the addresses of `host`. The answer comes out of [`poll_resolved`](Resolver::poll_resolved)
-    /// with the same `token`; a caller that lost interest ignores it. Never blocks.
+    /// Asks for the addresses of `host`. [`poll_resolved`](Resolver::poll_resolved) returns the answer with the same
+    /// `token`; a caller that lost interest ignores it. Never blocks.
     ///
-    /// With `ipv6` the addresses come in the system's order of preference (RFC 6724), without it
-    /// IPv4 addresses come first.
+    /// With `ipv6` the addresses come in the system's order of preference (RFC 6724). Without it IPv4 addresses come
+    /// first.
     ///
     /// # Errors
     /// [`ResolveError::Busy`] or [`ResolveError::Thread`]; then no answer follows.
@@ -128,7 +128,7 @@ impl Resolver {
         }
     }
 
-    /// The next answer that is there, in no particular order. Never blocks.
+    /// The next answer, in no particular order; `None` if there is none yet. Never blocks.
     pub(crate) fn poll_resolved(&mut self) -> Option<Resolved> {
         let resolved = self.thread.as_ref()?.results.try_recv().ok()?;
         self.outstanding -= 1;
@@ -147,7 +147,7 @@ impl fmt::Debug for Resolver {
 
 fn start(wake: &Wake) -> Result<Channels, ResolveError> {
     let (requests, requested) = sync_channel(RESOLVER_REQUESTS_MAX);
-    // As large as all that can be outstanding: the thread never blocks on a shard that does not poll.
+    // Large enough for all outstanding requests: the thread never blocks on a shard that does not poll.
     let (answers, results) = sync_channel(RESOLVER_REQUESTS_MAX);
     let wake = Arc::clone(wake);
     thread::Builder::new()
@@ -166,7 +166,7 @@ fn run(requested: &Receiver<Request>, answers: &SyncSender<Resolved>, wake: &Wak
             token: request.token,
             addresses: lookup(&request.host, request.port, request.ipv6),
         };
-        // The resolver is gone: so is everybody who could ask or listen.
+        // The resolver is dropped: no request can come, and no shard waits for an answer.
         if answers.send(answer).is_err() {
             return;
         }
@@ -174,7 +174,7 @@ fn run(requested: &Receiver<Request>, answers: &SyncSender<Resolved>, wake: &Wak
     }
 }
 
-/// Looks a name up on the calling thread. The order is that of [`Resolver::resolve`].
+/// Looks a name up on the calling thread. Orders the addresses as [`Resolver::resolve`] does.
 pub(crate) fn lookup(host: &str, port: u16, ipv6: bool) -> Result<Vec<SocketAddr>, ResolveError> {
     let found = (host, port).to_socket_addrs();
     arrange(host, found.map(Iterator::collect), ipv6)
@@ -190,7 +190,7 @@ fn arrange(
         message: error.to_string(),
     })?;
     if !ipv6 {
-        // Stable: within a family the system's order stays.
+        // A stable sort: within a family the system's order stays.
         addresses.sort_by_key(SocketAddr::is_ipv6);
     }
     addresses.dedup();

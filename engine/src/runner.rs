@@ -1,4 +1,4 @@
-//! The thread that turns a shared engine when nobody else does.
+//! The thread that turns a shared engine when no caller does.
 
 use std::{
     io,
@@ -15,14 +15,14 @@ use crate::{
     },
 };
 
-/// Name, place and scheduling of a Runner's thread.
+/// Name, core and scheduling of a Runner's thread.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RunnerConfig {
-    /// Its name, of which Linux shows 15 bytes.
+    /// The thread's name. Linux shows 15 bytes of it.
     pub name: String,
-    /// The core it is bound to; `None`: any.
+    /// The core that the thread is bound to; `None`: any.
     pub core: Option<usize>,
-    /// How it competes for its core.
+    /// How the thread competes for its core.
     pub scheduling: Scheduling,
 }
 
@@ -33,11 +33,11 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// Starts a thread, opens the engine on it, and runs it until [`Lead::stop`]. When the operating system refuses to
-    /// go on, `on_failure` is told.
+    /// Starts a thread, opens the engine on it, and runs it until [`Lead::stop`]. If the operating system refuses to
+    /// turn the engine any further, the thread calls `on_failure`.
     ///
     /// # Errors
-    /// What the thread could not be started, bound or scheduled for, or what `open` answered.
+    /// If the thread could not be started, bound or scheduled, or if `open` failed.
     pub fn start<T, E>(
         config: &RunnerConfig,
         open: impl FnOnce() -> Result<Arc<Lead<T>>, E> + Send + 'static,
@@ -56,7 +56,7 @@ impl Runner {
             let lead = match placed.map_err(E::from).and_then(|()| open()) {
                 Ok(lead) => lead,
                 Err(error) => {
-                    // The starter waits for this answer.
+                    // `Runner::start` waits for this answer.
                     let _ = answer.send(Err(error));
                     return;
                 }
@@ -65,7 +65,7 @@ impl Runner {
                 return;
             }
             drop(answer);
-            // A panic has said so on stderr; those who wait have to hear of it all the same.
+            // The panic has been reported on stderr. The callers that wait have to learn of it, too.
             let ran = catch_unwind(AssertUnwindSafe(|| lead.run()));
             let panicked = |_| Err(io::Error::other("the thread that turned the shard panicked"));
             if let Err(error) = ran.unwrap_or_else(panicked) {
@@ -78,9 +78,9 @@ impl Runner {
         Ok((Self { thread }, lead))
     }
 
-    /// Waits for the thread to end. Its engine is dropped on it if nobody else holds it.
+    /// Waits for the thread to end. The thread drops its engine if no other thread holds it.
     pub fn join(self) {
-        // A thread that panicked has said so on stderr, and the engine is closed all the same.
+        // A panic of the thread has been reported on stderr, and the engine is closed all the same.
         let _ = self.thread.join();
     }
 }

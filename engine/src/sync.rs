@@ -1,8 +1,8 @@
-//! The one door to atomics, locks and one-time cells, so that a model checker (`--cfg loom`) can stand in for
-//! them without touching the code that uses them.
+//! The only module from which the crate imports atomics, locks and one-time cells. With `--cfg loom` it exports those
+//! of the model checker, and the code that uses them stays the same.
 //!
-//! Atomics are always the checker's. `Arc`, `Mutex` and `OnceLock` at the top are std's even then: they serve
-//! statics, which outlive a model's execution, and std's wakers. What a model is to follow takes them from [`model`].
+//! Under loom all atomics are loom's. `Arc`, `Mutex` and `OnceLock` at the top stay std's: statics use them, which
+//! outlive a model's execution, and so do std's wakers. Code that a model has to follow takes them from [`model`].
 
 #[cfg(loom)]
 #[allow(unused_imports, reason = "the whole door, whoever walks through it")]
@@ -16,7 +16,7 @@ pub(crate) use std::sync::atomic::{
 };
 pub(crate) use std::sync::{Arc, Mutex, OnceLock};
 
-/// What lives inside one execution of a model.
+/// Types whose values live inside one execution of a model.
 #[allow(unused_imports, reason = "the whole door, whoever walks through it")]
 pub(crate) mod model {
     #[cfg(loom)]
@@ -50,13 +50,13 @@ mod cell {
             Self(std::cell::UnsafeCell::new(value))
         }
 
-        /// A pointer to read through; nobody may write meanwhile.
+        /// Gives a pointer to read through; no thread may write meanwhile.
         #[inline(always)]
         pub(crate) fn with<R>(&self, read: impl FnOnce(*const T) -> R) -> R {
             read(self.0.get())
         }
 
-        /// A pointer to write through; nobody else may look meanwhile.
+        /// Gives a pointer to write through; no other thread may read or write meanwhile.
         #[inline(always)]
         pub(crate) fn with_mut<R>(&self, write: impl FnOnce(*mut T) -> R) -> R {
             write(self.0.get())

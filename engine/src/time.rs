@@ -1,6 +1,6 @@
 //! The one place where the engine reads a clock.
 //!
-//! Everything below takes times as `u64` nanoseconds and is told what time it is, once per turn. In a simulated
+//! The rest of the engine takes times as `u64` nanoseconds and is given the current time once per turn. In a simulated
 //! world a [`Clock`] shows the world's time.
 
 use std::time::{Duration, Instant};
@@ -17,18 +17,18 @@ static EPOCH: OnceLock<Instant> = OnceLock::new();
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     epoch: Instant,
-    /// It was made in a simulated world and shows that one's time, on the world's thread alone.
+    /// The clock was made in a simulated world: it shows the world's time, on the world's thread only.
     #[cfg(feature = "sim")]
     is_virtual: bool,
 }
 
 #[cfg(feature = "sim")]
 thread_local! {
-    /// What the clock of this thread's simulated world shows, or showed last, and whether there is one.
+    /// The time of this thread's simulated world, or the last time of a world that has ended; and whether a world runs.
     static VIRTUAL_NS: std::cell::Cell<(u64, bool)> = const { std::cell::Cell::new((0, false)) };
 }
 
-/// Sets the time of this thread's simulated world; none ends it.
+/// Sets the time of this thread's simulated world; `None` ends the world.
 #[cfg(feature = "sim")]
 pub(crate) fn set_virtual_ns(now_ns: Option<u64>) {
     let (last_ns, _) = VIRTUAL_NS.get();

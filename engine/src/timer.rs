@@ -1,4 +1,4 @@
-//! Timers of a shard: a binary heap whose entries can be taken out anywhere.
+//! Timers of a shard: a binary heap from which any entry can be removed.
 //!
 //! ```text
 //! heap   [ (deadline, order, slot) … ]   least deadline first; equal deadlines in the order they were armed
@@ -7,9 +7,9 @@
 //! slots  [ (token, generation, link) … ] link (vacant): the next vacant slot
 //! ```
 //!
-//! A slot's generation is odd while it is armed and even while it is vacant, so a stale [`TimerId`] never
-//! matches. Cancelling removes the heap entry at once: nothing cancelled is kept. Memory grows to the
-//! largest number of timers that were ever armed at the same time and is used again from then on.
+//! A slot's generation is odd while it is armed and even while it is vacant, so a stale [`TimerId`] never matches.
+//! Cancelling removes the heap entry at once. Memory grows to the largest number of timers that were ever armed at the
+//! same time, and is then reused.
 
 /// No slot.
 const NIL: u32 = u32::MAX;
@@ -23,8 +23,8 @@ pub struct TimerId {
 
 /// A set of timers that carry tokens of type `T`.
 ///
-/// Times are nanoseconds of whatever clock the caller keeps. [`arm`](Timers::arm), [`cancel`](Timers::cancel)
-/// and [`expire`](Timers::expire) cost O(log n), the next deadline O(1).
+/// Times are nanoseconds of a clock that the caller chooses. [`arm`](Timers::arm), [`cancel`](Timers::cancel) and
+/// [`expire`](Timers::expire) cost O(log n), the next deadline O(1).
 #[derive(Debug)]
 pub(crate) struct Timers<T> {
     heap: Vec<Entry>,
@@ -54,7 +54,7 @@ struct Slot<T> {
 }
 
 impl<T: Copy> Timers<T> {
-    /// No timers, no memory.
+    /// No timers, and no memory allocated.
     pub(crate) fn new() -> Timers<T> {
         Timers { heap: Vec::new(), slots: Vec::new(), vacant: NIL, armed_ever: 0 }
     }
@@ -84,10 +84,9 @@ impl<T: Copy> Timers<T> {
         self.position(id).map(|at| self.remove(at))
     }
 
-    /// Disarms and returns the earliest timer due at `now_ns`; call it until there is none.
+    /// Disarms and returns the earliest timer due at `now_ns`. Call it until it returns `None`.
     ///
-    /// A caller that arms new timers while it expires old ones should arm them later than `now_ns`, or the
-    /// loop does not end.
+    /// A caller that arms new timers in that loop should arm them later than `now_ns`, or the loop does not end.
     #[inline]
     pub(crate) fn expire(&mut self, now_ns: u64) -> Option<T> {
         match self.heap.first() {
@@ -128,7 +127,7 @@ impl<T: Copy> Timers<T> {
         slot.token
     }
 
-    /// Puts the entry at `at` where it belongs; only one of the directions moves it.
+    /// Moves the entry at `at` to its place, in one direction at most.
     fn sift(&mut self, at: usize) {
         let at = self.sift_up(at);
         self.sift_down(at);
@@ -169,7 +168,7 @@ impl<T: Copy> Timers<T> {
 
     fn place(&mut self, at: usize, entry: Entry) {
         self.heap[at] = entry;
-        // Fits: the heap is never longer than the slots, and those are counted in 32 bits.
+        // The cast fits: the heap is never longer than the slots, and their number is below 2³².
         self.slots[entry.slot as usize].link = at as u32;
     }
 }
@@ -231,7 +230,7 @@ mod tests {
         assert_eq!(capacity, (timers.heap.capacity(), timers.slots.capacity()));
     }
 
-    /// What `Timers` has to be indistinguishable from: a list, searched from end to end.
+    /// The reference model: a list, searched from end to end.
     #[derive(Default)]
     struct Model {
         armed: Vec<(u64, u64, u32)>,
@@ -279,7 +278,7 @@ mod tests {
         fn they_behave_like_the_naive_model(ops in prop::collection::vec(op(), 1..200)) {
             let mut timers = Timers::new();
             let mut model = Model::default();
-            // Every id ever given out, so that stale ones are tried too. The token is the index.
+            // Every id ever given out, so that stale ids are tried, too. The token is the index.
             let mut ids: Vec<TimerId> = Vec::new();
             for op in ops {
                 match op {

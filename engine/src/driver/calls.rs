@@ -1,8 +1,8 @@
-//! Sending by calls that do not wait, one after the other while the kernel takes something.
+//! Sends with calls that do not wait, one after the other while the kernel takes something.
 //!
-//! What the peer acknowledges during a call makes room only as the call ends, and for TCP a poll tells of it once a
-//! third of the send buffer is free (`sk_stream_is_writeable`, Linux). A sender that sleeps until then lets its peer
-//! run dry in the meantime. A blocking `send(2)` goes on instead, and so does this.
+//! Bytes that the peer acknowledges during a call free space in the send buffer only as the call ends, and for TCP a
+//! poll reports that space once a third of the buffer is free (`sk_stream_is_writeable`, Linux). A sender that sleeps
+//! until then lets its peer run dry in the meantime. A blocking `send(2)` goes on instead, and so does this code.
 
 use std::io::{self, IoSlice};
 
@@ -13,14 +13,15 @@ use crate::{
     sys::{BorrowedSocket, net},
 };
 
-/// A rest of at least so much is offered to the kernel once more; of less, a poll tells soon enough.
+/// A rest of at least so many bytes is offered to the kernel once more. For a smaller rest, a poll reports space soon
+/// enough.
 pub(super) const AGAIN_BYTES_MIN: usize = 64 << 10;
-/// One attempt ends after so many bytes. Meanwhile the other connections of the shard wait.
+/// One attempt ends after so many bytes, because the other connections of the shard wait meanwhile.
 const BYTES_MAX: usize = 32 << 20;
-/// As [`BYTES_MAX`], where those connections are other threads' as well.
+/// As [`BYTES_MAX`], for a shard that other threads use as well.
 const SHARED_BYTES_MAX: usize = 4 << 20;
 
-/// How far one attempt goes.
+/// The bound of one attempt.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Calls {
     bytes_max: usize,
@@ -31,11 +32,10 @@ impl Calls {
         Self { bytes_max: if config.shared { SHARED_BYTES_MAX } else { BYTES_MAX } }
     }
 
-    /// Sends what the kernel takes at once of the bytes of `gather` behind the first `skip`, up to the next that lie in
-    /// a file.
+    /// Sends as many bytes of `gather` behind the first `skip` as the kernel takes at once, up to the next file.
     ///
     /// # Errors
-    /// That of the first call. A later one ends the attempt, and shows again where the rest is sent.
+    /// The error of the first call. An error of a later call ends the attempt, and shows again when the rest is sent.
     pub(super) fn send_list(
         self,
         fd: BorrowedSocket<'_>,
@@ -48,7 +48,8 @@ impl Calls {
         })
     }
 
-    /// Sends what the kernel takes at once of a body and what stands in front of it; 0 also when it refuses.
+    /// Sends as many bytes of a body and of those in front of it as the kernel takes at once; returns 0 also on an
+    /// error.
     pub(super) fn send_behind(self, fd: BorrowedSocket<'_>, head: &[u8], body: &[u8]) -> usize {
         let sent = self.repeat(head.len() + body.len(), |sent| {
             let of_head = sent.min(head.len());
@@ -58,7 +59,7 @@ impl Calls {
         sent.unwrap_or(0)
     }
 
-    /// Repeats `call`, which gets how much was taken so far and says how much more now is.
+    /// Repeats `call`, which is given the number of bytes taken so far and returns how many more the kernel takes.
     fn repeat(
         self,
         bytes: usize,
@@ -78,7 +79,7 @@ impl Calls {
 mod tests {
     use super::*;
 
-    /// What an attempt at `bytes` sends where the calls take so much each, and how many calls that is.
+    /// Attempts to send `bytes` with calls that take so much each. Returns the bytes sent and the number of calls.
     fn attempt(bytes: usize, takes: &[Option<usize>]) -> (Option<usize>, usize) {
         let mut takes = takes.iter();
         let (mut expected, mut calls) = (0, 0);

@@ -1,8 +1,8 @@
-//! The completion contract: what a shard asks of the operating system, and how the answers look.
+//! The completion contract: the operations that a shard submits, and the completions that answer them.
 //!
-//! A driver takes [`Submission`]s and answers each with one or more [`Completion`]s; would-block
-//! never rises above it. Whatever the kernel may touch (buffers, addresses, message headers) belongs
-//! to the driver from submission to the last completion.
+//! A driver takes [`Submission`]s and answers each with one or more [`Completion`]s. It never reports would-block.
+//! Memory that the kernel may touch (buffers, addresses, message headers) belongs to the driver from submission to the
+//! last completion.
 //!
 //! | submission | completions |
 //! |---|---|
@@ -49,8 +49,8 @@ pub use native::{DRIVER_VARIABLE, Native};
 /// How many segments one send gathers at most.
 pub const SEGMENTS_PER_SEND_MAX: usize = 64;
 
-/// Pauses between attempts to connect to a full backlog, where nothing tells when it has room; each is twice the one
-/// before.
+/// Pauses between two attempts to connect to a listener whose backlog is full and which does not tell when it has room.
+/// Each pause is twice the one before.
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(1);
 const RETRY_PAUSE_MAX: Duration = Duration::from_millis(50);
 
@@ -58,44 +58,46 @@ const RETRY_PAUSE_MAX: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct OpId(pub(crate) u64);
 
-/// The caller's name for whatever an operation belongs to; it comes back with each completion.
+/// The submitter's name for the owner of an operation. Each completion gives it back.
 pub type Token = u64;
 
-/// A receive into memory of the receiver's choice: the rest of a large body, then a spill area that
-/// catches what follows it.
+/// A receive into memory of the receiver's choice: the rest of a large body, then a spill area for the bytes that
+/// follow it.
 #[derive(Debug)]
 pub struct Direct {
-    /// Where the body goes; up to `rest` bytes are appended.
+    /// The memory of the body; up to `rest` bytes are appended.
     pub body: Option<SharedMut>,
     /// How many bytes of the body are still to come.
     pub rest: usize,
-    /// What followed the body; its spare capacity bounds how much is received. Used only while empty.
+    /// The bytes that followed the body. Its spare capacity bounds how many are received. It has to be empty on
+    /// submission.
     pub spill: Vec<u8>,
 }
 
 impl Direct {
-    /// The kernel has put `bytes` into the body's spare room, of which there were `room`, and the spill area.
+    /// Records a receive of `bytes` bytes into the body's spare capacity, of which `room` bytes were offered, and then
+    /// into the spill area.
     ///
     /// # Safety
-    /// The first `room` bytes behind the body and then the spill area were filled in order, so many bytes in all.
+    /// The first `room` bytes behind the body, and then the spill area, were filled in order with `bytes` bytes in all.
     unsafe fn filled(&mut self, room: usize, bytes: usize) {
         let body_bytes = bytes.min(room);
         if let Some(body) = self.body.as_mut().filter(|_| body_bytes > 0) {
-            // SAFETY: the caller says so.
+            // SAFETY: guaranteed by the caller.
             unsafe { body.advance(body_bytes) };
             self.rest -= body_bytes;
         }
-        // SAFETY: what went beyond the body's room lies in the spill area, by the caller's word.
+        // SAFETY: the caller guarantees that the bytes beyond the body's room lie in the spill area.
         unsafe { self.spill.set_len(bytes - body_bytes) };
     }
 }
 
-/// Nothing to be had now; a signal is as good a reason to ask again later.
+/// Whether the call may succeed later: it would block, or a signal interrupted it.
 fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
-/// What a receive that does not wait has brought; `None`: nothing is there.
+/// The result of a receive that does not wait. `None`: no bytes are there.
 fn at_once(received: io::Result<usize>) -> io::Result<Option<usize>> {
     match received {
         Ok(bytes) => Ok(Some(bytes)),
@@ -108,12 +110,12 @@ fn at_once(received: io::Result<usize>) -> io::Result<Option<usize>> {
 fn progress_of(fd: BorrowedSocket<'_>, send: Option<OpId>) -> Progress {
     let acknowledged = net::acknowledged(fd).unwrap_or_default();
     let OpId(op) = send.unwrap_or(OpId(0));
-    // That another send is under way shows that the one before has ended.
+    // A new send has a new id, which shows that the send before it has ended.
     let taken = acknowledged.taken.wrapping_add(op);
     Progress { taken, is_pending: acknowledged.is_pending || send.is_some() }
 }
 
-/// The bytes of `gather` behind the first `skip`, piece by piece, up to the next that lie in a file.
+/// The bytes of `gather` behind the first `skip`, piece by piece, up to the next file.
 fn rest_of(gather: &Gather, mut skip: usize) -> impl Iterator<Item = &[u8]> {
     let pieces = gather.segments().map_while(move |segment| {
         let len = segment.len();
@@ -125,7 +127,7 @@ fn rest_of(gather: &Gather, mut skip: usize) -> impl Iterator<Item = &[u8]> {
     pieces.filter(|rest| !rest.is_empty())
 }
 
-/// What [`rest_of`] gives, for a vectored call, and how many pieces that is.
+/// The pieces of [`rest_of`] for a vectored call, and their number.
 fn parts_of(gather: &Gather, skip: usize) -> ([IoSlice<'_>; SEGMENTS_PER_SEND_MAX], usize) {
     let mut parts = [IoSlice::new(&[]); SEGMENTS_PER_SEND_MAX];
     let mut count = 0;
@@ -155,14 +157,14 @@ pub enum Submission {
     Receive {
         /// The connected socket.
         fd: RawSocket,
-        /// End with the first bytes, too: others wait for what the pool has left.
+        /// End with the first bytes, too, because other receives wait for the pool's last buffers.
         once: bool,
     },
     /// Receive once into given memory.
     ReceiveDirect {
         /// The connected socket.
         fd: RawSocket,
-        /// Where to.
+        /// The memory to receive into.
         direct: Direct,
     },
     /// Wait until there is something to receive, an end or an error included.
@@ -174,14 +176,14 @@ pub enum Submission {
     Send {
         /// The connected socket.
         fd: RawSocket,
-        /// What; it stays with the driver until the completion.
+        /// The list to send. It stays with the driver until the completion.
         gather: Gather,
         /// How many of its bytes the kernel has taken already ([`Driver::try_send`]).
         sent: usize,
     },
 }
 
-/// What became of a receive into the pool.
+/// The outcome of a receive into the pool.
 #[derive(Debug)]
 pub enum Received {
     /// Bytes arrived.
@@ -210,14 +212,14 @@ pub enum Completion {
     Connected {
         /// The submitter's token.
         token: Token,
-        /// How.
+        /// The outcome.
         result: io::Result<()>,
     },
     /// Something was received into the pool.
     Received {
         /// The submitter's token.
         token: Token,
-        /// What.
+        /// The outcome.
         received: Received,
         /// Whether the operation goes on.
         more: bool,
@@ -235,7 +237,7 @@ pub enum Completion {
     Readable {
         /// The submitter's token.
         token: Token,
-        /// Whether there is something.
+        /// `Ok` if there is something to receive.
         result: io::Result<()>,
     },
     /// A send ended.
@@ -247,7 +249,7 @@ pub enum Completion {
         /// How many of its bytes the kernel took. Fewer than all only when the connection failed or
         /// the send was cancelled.
         bytes: usize,
-        /// Why not all, if the kernel said so.
+        /// Why the kernel did not take all, if it said so.
         error: Option<io::Error>,
     },
     /// The driver's waker was called.
@@ -259,7 +261,7 @@ pub enum Completion {
 pub enum Wait {
     /// Not at all.
     No,
-    /// Look for a few microseconds; io_uring does without system calls while nothing happens.
+    /// Poll for a few microseconds. io_uring makes no system calls while nothing happens.
     Spin,
     /// Sleep until something completes, at most this many nanoseconds (none: without bound).
     Park(Option<u64>),
@@ -278,7 +280,7 @@ pub enum Kind {
     Sim,
 }
 
-/// Something to wait on without holding the shard. Only the shard's own thread may wait on io_uring's.
+/// An object to wait on without holding the shard. Only the shard's own thread may wait on that of io_uring.
 #[derive(Debug)]
 pub enum Parking {
     /// The ring.
@@ -331,15 +333,15 @@ pub trait Driver {
         net::connect_socket(family, options)
     }
 
-    /// A socket that another driver has accepted is this one's from here on.
+    /// Takes over a socket that another driver has accepted.
     fn adopt(&mut self, _fd: &OwnedSocket) {}
 
-    /// Closes a descriptor that no operation is under way on.
+    /// Closes a descriptor. No operation may be in flight on it.
     fn close(&mut self, fd: OwnedSocket) {
         drop(fd);
     }
 
-    /// What became of sends that were to go without a copy; drivers that have none of that say nothing.
+    /// Outcomes of sends that asked the kernel not to copy; all zero for drivers without such sends.
     fn zero_copy_stats(&self) -> ZeroCopyStats {
         ZeroCopyStats::default()
     }
@@ -347,24 +349,25 @@ pub trait Driver {
     /// Queues an operation; it reaches the kernel with the next [`Driver::flush`] or [`Driver::poll`].
     fn submit(&mut self, token: Token, submission: Submission) -> OpId;
 
-    /// Sends what the kernel takes at once and returns how many bytes that was; 0 also when it refused, which
-    /// the submission of the rest will tell. For one connection this costs less than an operation and its completion.
+    /// Sends as many bytes as the kernel takes at once and returns how many. Returns 0 also on an error, which shows
+    /// again when the rest is submitted. For one connection this costs less than an operation and its completion.
     fn try_send(&mut self, fd: BorrowedSocket<'_>, bytes: &[u8]) -> usize {
         net::try_send(fd, bytes)
     }
 
-    /// As [`Driver::try_send`], for a list, and goes on while the kernel takes something, up to a bound; 0 also for one
-    /// that is better submitted.
+    /// As [`Driver::try_send`], for a list. Repeats the call while the kernel takes something, up to a bound. Returns 0
+    /// also for a list that is better submitted.
     fn try_send_list(&mut self, fd: BorrowedSocket<'_>, gather: &Gather) -> usize;
 
-    /// As [`Driver::try_send_list`], for a body and what stands in front of it.
+    /// As [`Driver::try_send_list`], for a body and the bytes in front of it.
     fn try_send_behind(&mut self, fd: BorrowedSocket<'_>, head: &[u8], body: &[u8]) -> usize;
 
-    /// Receives what is there at once into memory of the caller's, which the kernel does not keep: into `body`, then
-    /// into the spare capacity of `spill`. `None`: nothing is there; `Some(0)`: the peer has ended its side, in order.
+    /// Receives the bytes that are available now into the caller's memory, which the kernel does not keep: into `body`,
+    /// then into the spare capacity of `spill`. `None`: no bytes are available. `Some(0)`: the peer has ended its side
+    /// in order.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     fn try_receive(
         &mut self,
         fd: BorrowedSocket<'_>,
@@ -374,8 +377,9 @@ pub trait Driver {
         at_once(net::try_recv_into(fd, body, spill))
     }
 
-    /// Has the kernel know memory beforehand that is received into with [`Driver::try_receive`], all or in part. Returns
-    /// whether it does; drivers that have none of that decline. To be taken back before the memory goes.
+    /// Registers memory with the kernel in advance. [`Driver::try_receive`] may then receive into all of it, or into a
+    /// part. Returns whether the memory is registered; drivers without registration decline. The caller has to
+    /// unregister the memory before it is freed.
     ///
     /// # Errors
     /// [`Error::Register`].
@@ -383,15 +387,15 @@ pub trait Driver {
         Ok(false)
     }
 
-    /// Takes back what [`Driver::register`] was given.
+    /// Takes back a registration of [`Driver::register`].
     fn unregister(&mut self, _memory: &[u8]) {}
 
-    /// How many receives brought something into registered memory by way of its registration.
+    /// How many receives brought bytes into registered memory by way of its registration.
     fn registered_receives(&self) -> u64 {
         0
     }
 
-    /// How far the peer has come with what was sent to it; `send` is what is under way.
+    /// How far the peer has come with the bytes that were sent to it; `send` is the send in flight.
     fn progress(&mut self, fd: BorrowedSocket<'_>, send: Option<OpId>) -> Progress {
         progress_of(fd, send)
     }
@@ -399,41 +403,42 @@ pub trait Driver {
     /// Asks for the end of an operation. Its last completion still comes. A stale id is ignored.
     fn cancel(&mut self, op: OpId);
 
-    /// Hands what is queued to the kernel, except for receives that only a poll can complete and nobody else waits for.
+    /// Submits what is queued to the kernel, except for receives that only a poll can complete and that no other thread
+    /// waits for.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     fn flush(&mut self) -> io::Result<()>;
 
-    /// Hands everything queued to the kernel, then gives it the chance to finish work, and waits as told.
+    /// Submits everything that is queued, lets the kernel finish its work, and waits as told.
     ///
     /// # Errors
-    /// What the kernel said. A signal is no error.
+    /// The kernel's error. A signal is no error.
     fn poll(&mut self, wait: Wait) -> io::Result<()>;
 
-    /// Hands over what is queued and prepares to wait without the driver, at most for this time; `None` when
-    /// [`Driver::next`] has something already. Until [`Driver::unpark`], the others of its methods may be called.
+    /// Submits what is queued and prepares to wait without the driver, at most for this time. Returns `None` when
+    /// [`Driver::next`] has something already. Until [`Driver::unpark`], other methods of the driver may be called.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     fn park(&mut self, timeout_ns: Option<u64>) -> io::Result<Option<Parking>>;
 
-    /// Takes back what [`Driver::park`] gave, after the wait.
+    /// Takes back the object that [`Driver::park`] returned, after the wait.
     fn unpark(&mut self, parking: Parking);
 
     /// Whether something is queued for the kernel, or was completed without it.
     fn has_queued(&self) -> bool;
 
-    /// The next completion that is there already.
+    /// The next completion, if there is one already.
     fn next(&mut self, pool: &mut Pool) -> Option<Completion>;
 
-    /// How many buffers there are for receives to fill, as far as completions have told.
+    /// How many buffers receives can fill, as far as the completions so far tell.
     fn buffers(&self, pool: &Pool) -> usize;
 
     /// Hands ready buffers of the pool to the kernel; returns how many.
     fn provide(&mut self, pool: &mut Pool) -> usize;
 
-    /// How many operations have not seen their last completion.
+    /// How many operations wait for their last completion.
     fn in_flight(&self) -> usize;
 
     /// Cancels everything and reaps the last completions. Returns whether all have ended; if not,

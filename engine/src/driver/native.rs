@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// The environment variable that chooses where the configuration leaves the choice: `uring` or `ready`.
+/// The environment variable that chooses the driver if the configuration does not: `uring` or `ready`.
 pub const DRIVER_VARIABLE: &str = "ZRING_DRIVER";
 
 /// The driver of this machine, picked at run time.
@@ -110,7 +110,7 @@ impl Native {
         }
     }
 
-    /// Where io_uring never is, doing without it is nothing to warn of.
+    /// This system never has io_uring, so its absence is no reason for a warning.
     #[cfg(not(target_os = "linux"))]
     fn open_best(config: &Config) -> Result<(Self, Pool), Error> {
         Self::open_ready(config)
@@ -133,9 +133,9 @@ impl Native {
     }
 }
 
-/// The least a ring works well with. Locked memory (`ulimit -l`) is no matter: since Linux 5.12, below our floor, the
-/// rings are charged to the memory cgroup alone, and the buffers of the pool are not registered, so nothing of ours
-/// is ever pinned. What can be short is that cgroup's memory, or a run of free pages for the queues.
+/// The smallest queues that a ring works well with. Locked memory (`ulimit -l`) does not matter here: since Linux 5.12,
+/// which is below our floor, rings are charged to the memory cgroup alone, and the buffers of the pool are not
+/// registered, so the ring pins nothing. The cgroup's memory can be short, or a run of free pages for the queues.
 #[cfg(target_os = "linux")]
 fn with_less(config: &Config) -> Config {
     Config {
@@ -145,15 +145,15 @@ fn with_less(config: &Config) -> Config {
     }
 }
 
-/// Whether this machine will not let us have io_uring, as opposed to a fault that readiness would meet, too, such as
-/// having no descriptor left.
+/// Whether this machine refuses io_uring, as opposed to a fault that readiness would meet, too, such as having no
+/// descriptor left.
 #[cfg(target_os = "linux")]
 fn is_refusal(error: &Error) -> bool {
     match error {
         Error::Uring { cause, .. } => matches!(
             cause.raw_os_error(),
-            // A filter or `kernel.io_uring_disabled`; no such call; a flag or an operation that is too new; no memory
-            // for the smallest ring.
+            // In this order: a filter or `kernel.io_uring_disabled`; no such call; a flag or an operation that is too
+            // new; no memory for the smallest ring.
             Some(
                 libc::EPERM
                     | libc::EACCES
@@ -167,7 +167,7 @@ fn is_refusal(error: &Error) -> bool {
     }
 }
 
-/// One line per process, however many shards it opens.
+/// Logs one line per process, however many shards it opens.
 #[cfg(target_os = "linux")]
 fn warn_once(error: &Error) {
     static WARNED: crate::sync::OnceLock<()> = crate::sync::OnceLock::new();
@@ -177,7 +177,7 @@ fn warn_once(error: &Error) {
 }
 
 impl Native {
-    /// Which driver it is.
+    /// The kind of this driver.
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {

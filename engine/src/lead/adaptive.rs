@@ -1,11 +1,13 @@
-//! When it pays to look for a moment before a sleep.
+//! When looking for a moment before a sleep pays.
 
-/// Decides whether a wait begins with looking, from how the last ones went.
+/// Decides whether a wait begins with looking, from how the last waits went.
 ///
-/// Looking pays where the answer is on its way: it saves the wake-up, which costs more than the answer takes. It is tried
-/// after some short sleeps in a row, and goes on; each time it was in vain it takes more of them.
+/// Looking pays while the answer is on its way: it saves the wake-up, which costs more than the answer takes. Waits
+/// begin to look after some short sleeps in a row, and go on while it pays. After each look in vain it takes more short
+/// sleeps.
 ///
-/// Who looks is to yield the processor now and then ([`Spell::rest`]): the other side may need this very core to answer.
+/// A thread that looks has to yield the processor now and then ([`Spell::rest`]): the other side may need this very
+/// core to answer.
 ///
 /// ```
 /// use zring_engine::lead::Adaptive;
@@ -27,9 +29,9 @@
 pub struct Adaptive {
     /// Short sleeps in a row.
     short: u32,
-    /// How many of them it takes to look.
+    /// How many short sleeps in a row it takes before a wait looks.
     needs: u32,
-    /// Looks since one was in vain, or since the last that made it easier.
+    /// Looks that paid, since the last look in vain or the last time that `needs` was halved.
     paid: u32,
 }
 
@@ -40,13 +42,13 @@ impl Default for Adaptive {
 }
 
 impl Adaptive {
-    /// How long it looks at the most, in nanoseconds: some times what a wake-up across two cores takes.
+    /// How long a wait looks at most, in nanoseconds: several times a wake-up across two cores.
     pub const LOOK_NS: u64 = 100_000;
-    /// What is a short sleep. Two wake-ups are part of it, and each can take longer than the answer.
+    /// The longest sleep that counts as short. It includes two wake-ups, each of which can take longer than the answer.
     const SHORT_NS: u64 = 4 * Self::LOOK_NS;
     const NEEDS_MIN: u32 = 2;
     const NEEDS_MAX: u32 = 1024;
-    /// So many looks in a row have to pay.
+    /// How many looks in a row have to pay before `needs` is halved.
     const PAID: u32 = 16;
 
     /// A wait begins.
@@ -55,7 +57,7 @@ impl Adaptive {
         Spell { looks: self.short >= self.needs, since_ns: now_ns, rests: 0 }
     }
 
-    /// It ends, and has brought something by now; `None`: it has not.
+    /// The wait ends. It had its result by the given time; `None`: it has no result.
     #[inline]
     pub fn end(&mut self, spell: Spell, brought_at_ns: Option<u64>) {
         let bound_ns = if spell.looks { Self::LOOK_NS } else { Self::SHORT_NS };
@@ -89,17 +91,17 @@ pub struct Spell {
 }
 
 impl Spell {
-    /// Until when it looks; 0: it sleeps at once.
+    /// Until when the wait looks; 0: it sleeps at once.
     #[inline]
     #[must_use]
     pub fn look_until_ns(&self) -> u64 {
         if self.looks { self.since_ns.saturating_add(Adaptive::LOOK_NS) } else { 0 }
     }
 
-    /// Between two looks: yields the processor after the first, and then after each so many.
+    /// A pause between two looks: yields the processor after the first look, and then after each `LOOKS_PER_YIELD`.
     #[inline]
     pub fn rest(&mut self) {
-        /// One that finds nobody else costs about as much as a look at the readiness of a descriptor.
+        /// A yield that finds no other thread costs about as much as a look at the readiness of a descriptor.
         const LOOKS_PER_YIELD: u32 = 8;
         if self.rests.is_multiple_of(LOOKS_PER_YIELD) {
             std::thread::yield_now();
@@ -114,7 +116,7 @@ impl Spell {
 mod tests {
     use super::*;
 
-    /// How many of `count` waits begin with looking, where sleeps take so long, and some looks are in vain.
+    /// How many of `count` waits begin with looking, if sleeps take `sleep_ns` and the looks of `is_vain` find nothing.
     fn looks(
         adaptive: &mut Adaptive,
         count: usize,
@@ -150,7 +152,7 @@ mod tests {
         assert!(looks(&mut adaptive, 20_000, 20_000, |_| true) < 40);
         let often = looks(&mut Adaptive::default(), 20_000, 20_000, |at| at % 4 == 0);
         assert!(often < 300, "{often}");
-        // It comes back when it pays.
+        // Looking comes back when it pays.
         assert!(looks(&mut adaptive, 20_000, 20_000, |_| false) > 18_000);
     }
 

@@ -1,4 +1,5 @@
-//! The lead on real threads, with an engine that makes its own arrivals; every order of few steps is for the models.
+//! The lead on real threads, with an engine that makes its own arrivals. The loom models cover every order of few
+//! steps.
 
 use std::{
     io,
@@ -16,7 +17,7 @@ use super::{Idle, Lead, Turn, Wait, Waiter, Woken};
 use crate::{Clock, Parker};
 
 const CALLERS: usize = 4;
-/// Waits this long only when something is wrong.
+/// A wait takes this long only when something is wrong.
 const LONG_NS: u64 = 20_000_000_000;
 
 #[derive(Default)]
@@ -210,7 +211,7 @@ fn run(lead: &Arc<Lead<Engine>>) -> thread::JoinHandle<io::Result<()>> {
     thread::spawn(move || lead.run())
 }
 
-/// A hundred thousand arrivals for four callers, a few of them under way at a time.
+/// `rounds` arrivals for four callers, a few of them in flight at a time.
 fn serve(is_mobile: bool, idle: Idle, rounds: usize) {
     let (os, lead) = share(is_mobile, idle);
     let runner = run(&lead);
@@ -249,7 +250,8 @@ fn a_runner_serves_four_callers() {
     serve(false, Idle::Park, 40_000);
 }
 
-/// Nobody ticks: with nothing due, the Runner sleeps in the operating system, or until the leader has left.
+/// No thread wakes up periodically: with nothing due, the Runner sleeps in the operating system, or until the leader
+/// has left.
 #[test]
 fn an_idle_runner_does_not_tick() {
     let (os, lead) = share(true, Idle::Park);
@@ -275,7 +277,7 @@ fn an_idle_runner_does_not_tick() {
     runner.join().unwrap().unwrap();
 }
 
-/// A stop is kept although a caller sits in the lead.
+/// A stop takes effect in time although a caller keeps the lead.
 #[test]
 fn a_stop_is_in_time_next_to_a_leader() {
     let (os, lead) = share(true, Idle::Park);
@@ -285,7 +287,7 @@ fn a_stop_is_in_time_next_to_a_leader() {
         move || call(&lead, 1).unwrap()
     });
     thread::sleep(Duration::from_millis(20));
-    // Never done: only its time ends the run.
+    // The engine is never done: only the time given to `stop` ends the run.
     lead.hold().arrived[0] = u64::MAX;
     let at_ns = lead.hold().now_ns() + 30_000_000;
     lead.stop(at_ns);
@@ -296,7 +298,7 @@ fn a_stop_is_in_time_next_to_a_leader() {
     assert_eq!(caller.join().unwrap(), Some(()), "it goes on leading");
 }
 
-/// An engine that always has something to do, none of it for the leader: others get in, and their wakers are called.
+/// An engine that always has work, none of it for the leader: other threads get in, and their wakers are called.
 #[test]
 fn a_busy_leader_lets_others_in() {
     for idle in [Idle::Park, Idle::Spin] {
@@ -333,7 +335,7 @@ impl Waiter<Engine> for Panics {
     fn delist(&mut self, _engine: &mut Engine) {}
 }
 
-/// Code of the user's may panic in an attempt: the lead goes on.
+/// The user's code may panic in an attempt: the lead is passed on.
 #[test]
 fn a_panic_in_an_attempt_gives_the_lead_away() {
     let (os, lead) = share(true, Idle::Park);
@@ -357,7 +359,7 @@ fn a_panic_in_an_attempt_gives_the_lead_away() {
     assert_eq!(follower.join().unwrap(), Some(()));
 }
 
-/// A panic in a turn leaves an engine behind that nobody should trust: everybody hears of it.
+/// After a panic in a turn no thread may trust the engine: all callers and the Runner get an error.
 #[test]
 fn a_panic_in_a_turn_fails_the_engine() {
     for is_mobile in [false, true] {
@@ -384,7 +386,7 @@ fn a_panic_in_a_turn_fails_the_engine() {
     }
 }
 
-/// One user's waker that panics costs neither the others nor the thread that calls it.
+/// A user's waker that panics affects neither the other wakers nor the thread that calls them.
 #[test]
 fn a_waker_that_panics_stands_alone() {
     struct Bad;

@@ -1,4 +1,4 @@
-//! What can be shared, and what it is waited for with.
+//! The traits of a shared engine and of the waits for it.
 
 use std::{
     io,
@@ -11,22 +11,22 @@ pub trait Wait {
     /// Waits until something happens, the engine's waker is used, or the time is up.
     ///
     /// # Errors
-    /// What the operating system said.
+    /// The operating system's error.
     fn wait(&mut self) -> io::Result<()>;
 }
 
-/// What is shared: it can be turned, and waited for without being held.
+/// An engine that threads share: they can turn it, and wait for it without holding it.
 pub trait Turn {
-    /// What a thread waits on.
+    /// The object that a thread waits on.
     type Parking: Wait;
 
-    /// Does whatever can be done without waiting; returns how much that was.
+    /// Does all work that needs no waiting; returns how much that was.
     ///
     /// # Errors
-    /// When the operating system refuses; the engine is of no use any more then.
+    /// When the operating system refuses; the engine is unusable then.
     fn turn(&mut self) -> io::Result<usize>;
 
-    /// As [`Turn::turn`], for somebody who spins: it may leave out what costs much, most of the time.
+    /// As [`Turn::turn`], for a thread that spins: it may leave out expensive work most of the time.
     ///
     /// # Errors
     /// As [`Turn::turn`].
@@ -34,48 +34,49 @@ pub trait Turn {
         self.turn()
     }
 
-    /// Prepares a wait until a time of [`Turn::now_ns`] (none: without bound); `None` when a turn is due instead.
+    /// Prepares a wait until a time of [`Turn::now_ns`] (`None`: without bound). Returns `None` when a turn is due
+    /// instead.
     ///
     /// # Errors
     /// As [`Turn::turn`].
     fn park(&mut self, until_ns: Option<u64>) -> io::Result<Option<Self::Parking>>;
 
-    /// The wait is over; a turn follows.
+    /// Ends a wait; a turn follows.
     fn unpark(&mut self, parking: Self::Parking);
 
-    /// Whether what was done since the last turn needs one.
+    /// Whether the operations since the last turn need one.
     fn wants_turn(&self) -> bool;
 
-    /// Does what [`Turn::wants_turn`] asks for, and nothing that could still wait for more of its kind.
+    /// Does the work behind [`Turn::wants_turn`], but none that could still wait for more of its kind.
     ///
     /// # Errors
     /// As [`Turn::turn`].
     fn settle(&mut self) -> io::Result<()>;
 
-    /// Whether the wait that is under way has to end earlier than it was told.
+    /// Whether the current wait has to end before its time.
     fn is_early(&self) -> bool;
 
-    /// As [`Turn::is_early`]; says so once.
+    /// As [`Turn::is_early`], but returns `true` only once.
     fn take_early(&mut self) -> bool;
 
-    /// Whether what callers wait for often comes from other threads, soon, and so a moment of looking is cheaper than
-    /// a sleep.
+    /// Whether other threads often and soon bring what callers wait for, so that looking for a moment is cheaper than a
+    /// sleep.
     fn is_patient(&self) -> bool {
         false
     }
 
-    /// Counts what callers do by themselves without a turn: while it changes, nobody needs to lead for them.
+    /// Counts what callers do without a turn. While the count changes, the Runner need not lead for them.
     fn activity(&self) -> u64 {
         0
     }
 
-    /// Whether tasks wait that nobody leads for.
+    /// Whether tasks wait. A task cannot lead.
     fn has_waiters(&self) -> bool;
 
-    /// Those whose wait is over, to be woken once the lock is free.
+    /// Takes the wakers of the waits that are over. The caller calls them once the lock is released.
     fn take_woken(&mut self) -> Woken;
 
-    /// Whether there are any.
+    /// Whether there are any such wakers.
     fn has_woken(&self) -> bool;
 
     /// Whether an engine that is being stopped has nothing left to do.
@@ -85,7 +86,7 @@ pub trait Turn {
     fn now_ns(&self) -> u64;
 }
 
-/// Wakers to be called: one without an allocation.
+/// Wakers to be called. The first one needs no allocation.
 #[derive(Debug, Default)]
 pub struct Woken {
     first: Option<Waker>,
@@ -93,7 +94,7 @@ pub struct Woken {
 }
 
 impl Woken {
-    /// Adds one.
+    /// Adds a waker.
     pub fn push(&mut self, waker: Waker) {
         match &mut self.first {
             Some(_) => self.rest.push(waker),
@@ -101,7 +102,7 @@ impl Woken {
         }
     }
 
-    /// Whether there is none.
+    /// Whether there are no wakers.
     #[must_use]
     #[inline]
     pub fn is_empty(&self) -> bool {
@@ -112,33 +113,34 @@ impl Woken {
         self.first.iter().chain(&self.rest).any(|other| other.will_wake(waker))
     }
 
-    /// Calls all of them. Not under a lock: a waker may run code of the user's.
+    /// Calls all wakers. The caller must not hold a lock: a waker may run the user's code.
     pub fn wake(self) {
         for waker in self.first.into_iter().chain(self.rest) {
-            // One that panics, which has been reported by then, does so at the cost of neither the others nor the
-            // thread that serves them all.
+            // A waker that panics must affect neither the other wakers nor the thread that serves them all. The panic
+            // has been reported by then.
             let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
         }
     }
 }
 
-/// What a thread does before it sleeps.
+/// How long a thread looks for its output before it sleeps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Idle {
-    /// It never sleeps: the lowest latency, one core at 100 %.
+    /// Never sleep: the lowest latency, one core at 100 %.
     Spin,
-    /// It looks for so many nanoseconds, then sleeps.
+    /// Look for so many nanoseconds, then sleep.
     SpinThenPark(u64),
-    /// A caller looks for a moment where that has paid lately ([`Adaptive`](super::Adaptive)), else it sleeps at once.
-    /// A Runner sleeps at once.
+    /// A caller looks for a moment if that has paid lately ([`Adaptive`](super::Adaptive)), else it sleeps at once. A
+    /// Runner sleeps at once.
     Adaptive,
-    /// It sleeps at once.
+    /// Sleep at once.
     #[default]
     Park,
 }
 
 impl Idle {
-    /// Until when somebody who begins to wait now looks again and again: 0, a time, or `u64::MAX` for ever.
+    /// Until when a thread that begins to wait now keeps looking: 0 (it sleeps at once), a time, or `u64::MAX` (for
+    /// ever).
     pub fn spin_until_ns(self, now_ns: impl FnOnce() -> u64) -> u64 {
         match self {
             Self::Spin => u64::MAX,
@@ -148,17 +150,17 @@ impl Idle {
     }
 }
 
-/// What a caller does while it waits; see [`Lead::wait`](super::Lead::wait).
+/// The callbacks of a waiting caller; see [`Lead::wait`](super::Lead::wait).
 pub trait Waiter<T> {
-    /// What it waits for.
+    /// The result of the wait.
     type Output;
 
-    /// Looks whether it is there.
+    /// Takes the result if it is there.
     fn attempt(&mut self, engine: &mut T) -> Option<Self::Output>;
 
-    /// Has `waker` called when another look may be worth while.
+    /// Has `waker` called when another attempt may succeed.
     fn enlist(&mut self, engine: &mut T, waker: &Waker);
 
-    /// Takes that back; it may have been called already.
+    /// Takes the waker back, which may have been called already.
     fn delist(&mut self, engine: &mut T);
 }

@@ -1,4 +1,4 @@
-//! What a handler asks of its connections.
+//! The operations that a handler may start on its connections.
 
 use std::{io, net::SocketAddr};
 
@@ -28,7 +28,7 @@ impl Shard {
         self.conns.get_mut(id.index()).filter(|conn| conn.generation == id.generation)
     }
 
-    /// The connection behind a completion's token. Slots end before their connection does, so it exists.
+    /// The connection behind a completion's token. It exists, because a connection's operations end before it does.
     pub(super) fn by_token(&mut self, token: Token) -> (ConnId, &mut Conn) {
         let id = ConnId { index: token as u32, generation: (token >> 32) as u32 };
         let conn = self.find(id).expect("a connection outlives its operations");
@@ -52,13 +52,13 @@ impl Shard {
         self.conns[id.index()].setup = Some(op);
     }
 
-    /// Stops listening. The descriptor is closed when the kernel has let go of it.
+    /// Stops listening. The descriptor is closed once the last operation on it has ended.
     pub fn close_listener(&mut self, ListenerId(id): ListenerId) {
         self.close(id);
     }
 
-    /// Gives up a connection of which nothing was asked yet, as in [`crate::Handler::on_accepted`]: its descriptor, for
-    /// another shard to [`Shard::adopt`]. `None` when the id is stale or something is under way.
+    /// Gives up a connection on which no operation was started yet, as in [`crate::Handler::on_accepted`]. Returns its
+    /// descriptor, which another shard can [`Shard::adopt`]. `None` when the id is stale or an operation is in flight.
     pub fn give_up(&mut self, id: ConnId) -> Option<OwnedSocket> {
         let conn = self.find(id)?;
         if conn.closing || conn.listener || !conn.is_quiet() {
@@ -67,13 +67,13 @@ impl Shard {
         Some(self.conns.remove(id.index()).fd)
     }
 
-    /// Takes over a connected socket, as one that was accepted here. Nothing is received until asked for.
+    /// Takes over a connected socket as if this shard had accepted it. Nothing is received until asked for.
     pub fn adopt(&mut self, fd: OwnedSocket) -> ConnId {
         self.driver.adopt(&fd);
         self.insert(fd, false)
     }
 
-    /// Listens on a TCP address; port 0 lets the system choose. Returns the address it really has.
+    /// Listens on a TCP address; with port 0 the system chooses a port. Returns the address that the socket really has.
     ///
     /// # Errors
     /// As [`crate::sys::net::listen_tcp`].
@@ -87,7 +87,7 @@ impl Shard {
         Ok((self.listen(fd), address))
     }
 
-    /// Makes a socket and connects it; the answer is [`crate::Handler::on_connected`].
+    /// Makes a socket and connects it; [`crate::Handler::on_connected`] tells the result.
     ///
     /// # Errors
     /// As [`crate::sys::net::connect_socket`].
@@ -101,7 +101,7 @@ impl Shard {
         Ok(self.connect(fd, address))
     }
 
-    /// Connects an unconnected socket; the answer is [`crate::Handler::on_connected`].
+    /// Connects an unconnected socket; [`crate::Handler::on_connected`] tells the result.
     pub fn connect(&mut self, fd: OwnedSocket, address: SockAddr) -> ConnId {
         let id = self.insert(fd, false);
         let fd = self.conns[id.index()].raw();
@@ -152,15 +152,15 @@ impl Shard {
         self.conns[id.index()].receive = Receive::Direct { op, stopping: false };
     }
 
-    /// Receives what is there at once into memory of the caller's: into `body`, then into the spare capacity of
-    /// `spill`. Returns how many bytes that was; `None`: nothing is there, or the id is stale; `Some(0)`: the peer has
-    /// ended its side, in order. The memory is not touched after the return.
+    /// Receives the bytes that are available now into the caller's memory: into `body`, then into the spare capacity of
+    /// `spill`. Returns how many bytes that was. `None`: no bytes are available, or the id is stale. `Some(0)`: the
+    /// peer has ended its side in order. The memory is not touched after the return.
     ///
     /// # Errors
-    /// What the kernel said; the connection is to be closed.
+    /// The kernel's error; the caller has to close the connection.
     ///
     /// # Panics
-    /// If a receive is armed, unless with [`Shard::await_readable`]: bytes would come out of order.
+    /// If a receive other than [`Shard::await_readable`] is armed: bytes would come out of order.
     pub fn try_receive(
         &mut self,
         id: ConnId,
@@ -176,13 +176,13 @@ impl Shard {
         Ok(received)
     }
 
-    /// Zeroed memory to receive into ([`Shard::try_receive`]), registered with io_uring where the shard runs on one that
-    /// does so ([`Registered::is_fixed`]). Its pages are as
+    /// Makes zeroed memory to receive into ([`Shard::try_receive`]). If the shard runs on an io_uring that supports it,
+    /// the memory is registered there ([`Registered::is_fixed`]). Its pages are as
     /// [`Config::pool_memory`](crate::Config::pool_memory) says.
     ///
     /// # Errors
-    /// [`Error::Config`] for a length that is not 1 to [`Registered::BYTES_MAX`]; [`Error::PoolMemory`];
-    /// [`Error::Register`]: the kernel refuses, beyond `RLIMIT_MEMLOCK` or 1,024 registrations.
+    /// [`Error::Config`] if the length is not 1 to [`Registered::BYTES_MAX`]; [`Error::PoolMemory`];
+    /// [`Error::Register`] if the kernel refuses, beyond `RLIMIT_MEMLOCK` or 1,024 registrations.
     pub fn register(&mut self, len: usize) -> Result<Registered, Error> {
         let mut memory = Registered::open(len, &self.config.pool_memory)?;
         let is_fixed = self.driver.register(&mut memory)?;
@@ -190,13 +190,13 @@ impl Shard {
         Ok(memory)
     }
 
-    /// Takes a registration back; to be called before the memory is dropped.
+    /// Takes a registration back. Call it before the memory is dropped.
     pub fn unregister(&mut self, memory: &Registered) {
         self.driver.unregister(memory);
     }
 
-    /// Waits for something to receive; [`crate::Handler::on_readable`] follows once. It may be told without a reason.
-    /// Whoever waits already goes on to.
+    /// Waits until there is something to receive; [`crate::Handler::on_readable`] follows once. It may come without a
+    /// reason. Does nothing if the connection waits already.
     ///
     /// # Panics
     /// If the connection receives.
@@ -211,8 +211,9 @@ impl Shard {
         self.conns[id.index()].receive = Receive::Awaiting { op, stopping: false };
     }
 
-    /// Asks for the end of the receive; [`crate::Handler::on_receive_end`] follows unless it was idle, or the handler
-    /// arms it anew with the bytes of a direct receive. Bytes that arrive in between are still delivered.
+    /// Asks for the end of the receive. [`crate::Handler::on_receive_end`] follows, unless the connection was not
+    /// receiving, or a direct receive completes with bytes and the handler then arms the next one. Bytes that arrive in
+    /// between are still delivered.
     pub fn receive_stop(&mut self, id: ConnId) {
         let Some(conn) = self.find(id) else { return };
         match &mut conn.receive {
@@ -232,7 +233,7 @@ impl Shard {
         }
     }
 
-    /// Whether a receive is armed or waits for a buffer or for readability.
+    /// Whether a receive is armed, or waits for a buffer or for readability.
     #[must_use]
     pub fn is_receiving(&self, id: ConnId) -> bool {
         self.conns
@@ -240,7 +241,7 @@ impl Shard {
             .is_some_and(|conn| conn.generation == id.generation && conn.receive != Receive::Idle)
     }
 
-    /// How far the peer has come with what was sent to it.
+    /// How far the peer has come with the bytes that were sent to it.
     #[must_use]
     pub fn progress(&mut self, id: ConnId) -> Progress {
         match self.conns.get(id.index()).filter(|conn| conn.generation == id.generation) {
@@ -249,8 +250,8 @@ impl Shard {
         }
     }
 
-    /// Sends all of `gather`; [`crate::Handler::on_sent`] gives it back. One send at a time. It reaches the kernel
-    /// with the next [`Shard::flush`] or turn.
+    /// Sends all of `gather`; [`crate::Handler::on_sent`] gives it back. One send at a time. The send reaches the
+    /// kernel with the next [`Shard::flush`] or turn.
     ///
     /// # Errors
     /// The list comes back at once when the id is stale or the connection is being closed.
@@ -261,8 +262,8 @@ impl Shard {
         self.send_rest(id, gather, 0)
     }
 
-    /// Sends what the kernel takes of `bytes` at once, without an operation; returns how many that was. The rest,
-    /// if any, is to be sent with [`Shard::send_rest`].
+    /// Sends as many of `bytes` as the kernel takes at once, without an operation; returns how many. The caller sends
+    /// the rest, if any, with [`Shard::send_rest`].
     ///
     /// # Panics
     /// If a send is in flight already.
@@ -287,7 +288,7 @@ impl Shard {
         }
     }
 
-    /// As [`Shard::try_send`], for a body and what stands in front of it.
+    /// As [`Shard::try_send`], for a body and the bytes in front of it.
     ///
     /// # Panics
     /// If a send is in flight already.
@@ -300,8 +301,8 @@ impl Shard {
         }
     }
 
-    /// As [`Shard::send`] for a list whose first `sent` bytes the kernel has taken already;
-    /// [`crate::Handler::on_sent`] counts them in.
+    /// As [`Shard::send`], for a list whose first `sent` bytes the kernel has taken already.
+    /// [`crate::Handler::on_sent`] includes them in its count.
     ///
     /// # Errors
     /// As [`Shard::send`].
@@ -317,8 +318,8 @@ impl Shard {
         Ok(())
     }
 
-    /// Closes a connection: cancels what is in flight, then [`crate::Handler::on_closed`] follows.
-    /// Sends that end meanwhile are still reported; received bytes are dropped.
+    /// Closes a connection: cancels its operations, then [`crate::Handler::on_closed`] follows. Sends that end
+    /// meanwhile are still reported; received bytes are dropped.
     pub fn close(&mut self, id: ConnId) {
         let Some(conn) = self.find(id).filter(|conn| !conn.closing) else { return };
         conn.closing = true;

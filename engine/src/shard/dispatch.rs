@@ -1,4 +1,4 @@
-//! What the driver's completions mean to the handler.
+//! Translates the driver's completions into calls of the handler.
 
 use std::io;
 
@@ -84,8 +84,8 @@ impl Shard {
         }
     }
 
-    /// A receive ended with the bytes just handled. For the handler it counted as armed until here, so it
-    /// goes on, unless its end was asked for meanwhile.
+    /// A receive ended with the bytes just handled. The handler regards it as armed until now, so the receive starts
+    /// again, unless the handler asked for its end meanwhile.
     #[cold]
     pub(super) fn end_received(&mut self, handler: &mut impl Handler, id: ConnId) {
         let conn = &mut self.conns[id.index()];
@@ -186,7 +186,7 @@ impl Shard {
         self.find(id).is_some_and(|conn| !conn.closing)
     }
 
-    /// Something ended without the kernel; the handler is told at the end of the turn.
+    /// A close, or the stop of a starved receive, needs no completion. The handler learns of it at the end of the turn.
     pub(super) fn note_ended(&mut self, id: ConnId) {
         self.quiet.push(id);
         if !self.is_turning && self.alarms_ns.is_some() {

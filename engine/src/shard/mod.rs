@@ -26,18 +26,18 @@ use crate::{
 /// How long one turn may take when nothing is ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TurnWait {
-    /// Only look.
+    /// Do not wait.
     No,
-    /// Wait as the shard's strategy says, at most until this time in nanoseconds (none: no bound).
+    /// Wait as the shard's strategy says, at most until this time in nanoseconds (`None`: no bound).
     Until(Option<u64>),
 }
 
-/// One engine. [`Shard::turn`] is its only loop body; everything else queues work for the next turn
-/// or is called by the [`Handler`] from inside one.
+/// One engine. [`Shard::turn`] is its only loop body. All other methods queue work for the next turn, or the
+/// [`Handler`] calls them from inside a turn.
 ///
-/// It works on the thread that opened it and on no other: elsewhere each turn is refused. Only one that was opened
-/// with [`Config::shared`] on the ready driver may be turned by any thread, one at a time ([`Shard::is_mobile`]).
-/// Dropping it cancels all operations and waits for their last completions before any memory is freed.
+/// A shard works only on the thread that opened it; on other threads each turn is refused. A shard that was opened with
+/// [`Config::shared`] on the ready driver may be turned by any thread, one at a time ([`Shard::is_mobile`]). Dropping a
+/// shard cancels all operations and waits for their last completions before any memory is freed.
 pub struct Shard {
     driver: Native,
     /// Its leases may outlive the shard.
@@ -48,17 +48,18 @@ pub struct Shard {
     generation: u32,
     /// Connections whose receive waits for a buffer.
     starved: Starved,
-    /// Connections that went quiet while closing, or were to stop while they waited for a buffer.
+    /// Closing connections without operations in flight, and connections whose receive was stopped while it waited for
+    /// a buffer.
     quiet: Vec<ConnId>,
     timers: Timers<u64>,
     clock: Clock,
     resolver: Option<Resolver>,
-    /// When the event descriptor's alarms will ring, the next one last; `None` until it is in use.
+    /// When the event descriptor's alarms will ring, the next one last; `None` until the descriptor is in use.
     alarms_ns: Option<Vec<u64>>,
     is_turning: bool,
-    /// How many wait in a [`Parking`].
+    /// How many threads wait in a [`Parking`].
     parked: u32,
-    /// The latest time at which one of them stops waiting by itself ([`u64::MAX`]: never).
+    /// The latest time at which one of these waits times out ([`u64::MAX`]: never).
     parked_until_ns: u64,
     config: Config,
     stats: ShardStats,
@@ -97,13 +98,13 @@ impl Shard {
         })
     }
 
-    /// Which driver it runs on.
+    /// The driver that the shard runs on.
     #[must_use]
     pub fn driver(&self) -> Kind {
         self.driver.kind()
     }
 
-    /// Whether any thread may turn it.
+    /// Whether any thread may turn the shard.
     #[must_use]
     pub fn is_mobile(&self) -> bool {
         self.driver.kind() != Kind::Uring && self.config.shared
@@ -116,14 +117,14 @@ impl Shard {
         Err(io::Error::new(io::ErrorKind::PermissionDenied, "the shard belongs to another thread"))
     }
 
-    /// The receive pool, to look into.
+    /// The receive pool, for inspection.
     #[must_use]
     #[inline]
     pub fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// The receive pool, to take leases from and release chunks to, and the send arena beside it.
+    /// The receive pool, to take leases from and release chunks to, and the send arena.
     #[inline]
     pub fn memory(&mut self) -> (Buffers<'_>, &mut ArenaPool) {
         (self.pool.buffers(), &mut self.arena)
@@ -162,7 +163,7 @@ impl Shard {
         }
     }
 
-    /// The configuration it was opened with.
+    /// The configuration that the shard was opened with.
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.config
@@ -174,8 +175,9 @@ impl Shard {
         self.driver.waker()
     }
 
-    /// A descriptor that polls readable when [`Shard::turn`] has something to do, timers included. Turning
-    /// makes it unreadable again. Made on first use; it costs a system call per batch of completions.
+    /// A descriptor that polls readable when [`Shard::turn`] has something to do, timers included. Turning makes it
+    /// unreadable again. The first call makes the descriptor; from then on each batch of completions costs one more
+    /// system call.
     ///
     /// # Errors
     /// When the kernel refuses an eventfd.
@@ -189,7 +191,8 @@ impl Shard {
         self.timers.next_deadline_ns()
     }
 
-    /// Hands what is queued to the kernel at once; a receive that only a turn can complete may wait for that.
+    /// Submits what is queued to the kernel at once. A receive that only a turn can complete may stay queued until
+    /// then.
     ///
     /// # Errors
     /// When the kernel refuses; the shard is not usable any more then.
@@ -207,7 +210,7 @@ impl Shard {
         timer
     }
 
-    /// Disarms a timer; one that has fired is ignored.
+    /// Disarms a timer. Does nothing if the timer has fired.
     pub fn cancel_timer(&mut self, timer: TimerId) {
         self.timers.cancel(timer);
     }
@@ -230,14 +233,14 @@ impl Shard {
         resolver.resolve(host, port, ipv6, token)
     }
 
-    /// How many operations have not seen their last completion.
+    /// How many operations wait for their last completion.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.driver.in_flight()
     }
 
-    /// The loop body: hands over what is queued, waits as told, dispatches what completed and what is
-    /// due to the handler, submits what that produced. Returns how many things were handled.
+    /// The loop body: submits what is queued, waits as told, dispatches completions, due timers and resolved names to
+    /// the handler, and submits what the handler queued. Returns how many things were handled.
     ///
     /// # Errors
     /// When the kernel refuses to turn the ring; the shard is not usable any more then.
@@ -267,7 +270,7 @@ impl Shard {
         Ok(work)
     }
 
-    /// Whatever would make the next turn find something to do has to show on the event descriptor.
+    /// Makes the event descriptor readable if the next turn would find something to do.
     #[cold]
     fn prepare_event_fd(&mut self, handler: &mut impl Handler, is_cut_short: bool) {
         self.relieve(handler);
@@ -291,7 +294,7 @@ impl Shard {
         }
     }
 
-    /// Gives buffers back to the kernel and to whoever waits for them, and decides how long the driver may wait.
+    /// Gives buffers back to the kernel and to starved receives, and decides how long the driver may wait.
     fn prepare(&mut self, handler: &mut impl Handler, wait: TurnWait) -> Wait {
         self.restock(handler);
         if !self.starved.is_empty() {
@@ -311,7 +314,7 @@ impl Shard {
         Wait::Park(deadline_ns.map(|at_ns| at_ns.saturating_sub(self.clock.now_ns())))
     }
 
-    /// Collects what came back to the pool and hands it on to the driver.
+    /// Collects the buffers that came back to the pool and hands them to the driver.
     fn restock(&mut self, handler: &mut impl Handler) {
         self.pool.collect();
         if self.pool.ready_len() > 0 {
@@ -327,10 +330,10 @@ impl Shard {
         }
     }
 
-    /// Prepares to wait without the shard: hands over what is queued and returns what to wait on, at most until
-    /// the given time or the next timer. `None` when there is something to do already. While somebody waits,
-    /// others may use the shard; [`Shard::wants_turn`] and [`Shard::take_early`] tell when what they did has to
-    /// end the wait, which [`Shard::waker`] does. [`Shard::unpark`] follows in any case.
+    /// Prepares to wait without holding the shard: submits what is queued and returns the object to wait on, at most
+    /// until the given time or the next timer. `None` when there is something to do already. While a thread waits,
+    /// other threads may use the shard. [`Shard::wants_turn`] and [`Shard::take_early`] tell them when their work has
+    /// to end the wait; they end it with [`Shard::waker`]. After the wait, call [`Shard::unpark`] in any case.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -360,27 +363,27 @@ impl Shard {
         Ok(parking)
     }
 
-    /// Ends a wait; a turn that does not wait is due.
+    /// Ends a wait. The caller then has to turn the shard without waiting.
     pub fn unpark(&mut self, parking: Parking) {
         self.parked -= 1;
         self.driver.unpark(parking);
     }
 
-    /// Whether somebody waits in a [`Parking`].
+    /// Whether a thread waits in a [`Parking`].
     #[must_use]
     pub fn is_parked(&self) -> bool {
         self.parked > 0
     }
 
-    /// Whether something was queued, or ended, that only a turn gets on with.
+    /// Whether operations were queued, or ended, that only a turn carries on.
     #[must_use]
     #[inline]
     pub fn wants_turn(&self) -> bool {
         !self.quiet.is_empty() || self.driver.has_queued()
     }
 
-    /// Whether a timer was armed that those who wait in a [`Parking`] know nothing of: [`Shard::waker`] is to end
-    /// their wait. Says so once.
+    /// Whether a timer was armed that is due before the waits in a [`Parking`] time out: the caller has to end them
+    /// with [`Shard::waker`]. Returns `true` once for each such timer.
     pub fn take_early(&mut self) -> bool {
         let is_early = self.is_early();
         if is_early {
@@ -389,7 +392,7 @@ impl Shard {
         is_early
     }
 
-    /// As [`Shard::take_early`], as often as it is asked.
+    /// As [`Shard::take_early`], but returns `true` each time.
     #[must_use]
     #[inline]
     pub fn is_early(&self) -> bool {
@@ -423,7 +426,7 @@ impl Shard {
 impl Drop for Shard {
     fn drop(&mut self) {
         if !self.driver.shut_down(&mut self.pool) {
-            // The kernel may still write into the pool: it is never freed then.
+            // The kernel may still write into the pool, so the pool is never freed.
             self.pool.leak();
         }
     }

@@ -1,8 +1,9 @@
 //! Receives that wait for a buffer of the pool take turns.
 //!
-//! Whoever finds no buffer waits in a queue, and so does who is to receive while others wait. Each turn starts about as
-//! many of them again as there are buffers, for one piece each: with more to come it waits behind the others. They are
-//! submitted before the kernel looks at the receives that are armed, so nobody who has just been served comes first.
+//! A receive that finds no buffer waits in a queue, and so does a receive that is started while others wait. Each turn
+//! restarts about as many of them as there are buffers, for one piece each: a connection with more to receive goes to
+//! the back of the queue. The restarted receives are submitted before the kernel looks at the armed ones, so a
+//! connection that has just been served never comes first.
 
 use std::collections::VecDeque;
 
@@ -13,19 +14,19 @@ use crate::{
     handler::Handler,
 };
 
-/// How many start again in one turn at most, unless there are more buffers.
+/// How many receives one turn restarts at most, unless there are more buffers.
 const BATCH_MAX: usize = 1024;
 
-/// The queue, and how the last turn went.
+/// The queue, and the outcome of the last turn.
 ///
 /// # Invariants
-/// - A connection is in the queue while its `is_queued` says so, and once. It need not wait any more.
+/// - A connection is in the queue, once, while its `is_queued` says so. It may have stopped waiting meanwhile.
 #[derive(Debug, Default)]
 pub(super) struct Starved {
     queue: VecDeque<ConnId>,
-    /// How many started again last time.
+    /// How many receives the last turn restarted.
     restarted: usize,
-    /// How many of these found no buffer, in the same turn. They are in front of the queue, in order.
+    /// How many of these found no buffer, in the same turn. They are at the front of the queue, in order.
     refused: usize,
 }
 
@@ -35,8 +36,8 @@ impl Starved {
         self.queue.is_empty()
     }
 
-    /// How many are to start again where there are so many buffers. A buffer may serve several, or none where nothing is
-    /// there to be received: as long as none is refused, they become more.
+    /// How many receives to restart with so many buffers. A buffer may serve several receives, or none if they find
+    /// nothing to receive: while no receive is refused a buffer, the batch grows.
     fn next_batch(&mut self, buffers: usize) -> usize {
         let passed = self.restarted - self.refused;
         let more = if self.refused == 0 { passed / 4 } else { 0 };
@@ -56,7 +57,7 @@ impl Shard {
         self.pool.ready_len() > 0 || self.driver.buffers(&self.pool) > 0
     }
 
-    /// Where there is no buffer at all, room is made; a buffer that comes back later wakes the shard.
+    /// If there is no buffer at all, asks the handler to free some. A buffer that comes back later wakes the shard.
     #[inline]
     pub(super) fn relieve(&mut self, handler: &mut impl Handler) {
         if !self.starved.is_empty() {
@@ -72,7 +73,7 @@ impl Shard {
         }
     }
 
-    /// Starts receives again, in turn. The kernel is not entered between the last buffers that it gets and these.
+    /// Restarts receives, in turn. The kernel is not entered between the last buffers that it gets and these receives.
     #[cold]
     pub(super) fn feed_starved(&mut self) {
         self.driver.provide(&mut self.pool);
@@ -94,7 +95,7 @@ impl Shard {
         self.starved.restarted = restarted;
     }
 
-    /// Hands a receive to the driver; with `once`, of one that has waited.
+    /// Submits a receive. `once`: the receive waited in the queue, and ends with its first bytes.
     pub(super) fn submit_receive(&mut self, id: ConnId, once: bool) {
         let conn = &mut self.conns[id.index()];
         let fd = conn.raw();
@@ -111,7 +112,7 @@ impl Shard {
         if conn.restarted_in != Some(self.stats.turns) {
             return self.queue_up(id);
         }
-        // It was its turn, and it still is.
+        // The receive keeps its turn.
         conn.receive = Receive::Starved { stopping: false };
         conn.is_queued = true;
         let Starved { queue, refused, .. } = &mut self.starved;
@@ -119,7 +120,7 @@ impl Shard {
         *refused += 1;
     }
 
-    /// A receive waits for a buffer, behind all others. Who stopped meanwhile has kept its place.
+    /// Puts a receive at the back of the queue. A receive that was stopped in the queue has kept its place.
     pub(super) fn queue_up(&mut self, id: ConnId) {
         let conn = &mut self.conns[id.index()];
         conn.receive = Receive::Starved { stopping: false };
@@ -128,7 +129,7 @@ impl Shard {
         }
         let Self { starved: Starved { queue, .. }, conns, .. } = self;
         if queue.len() >= 2 * conns.len() {
-            // Half of them and more are gone.
+            // At least half of the entries belong to closed connections.
             queue.retain(|id| {
                 conns.get(id.index()).is_some_and(|conn| conn.generation == id.generation)
             });

@@ -1,4 +1,4 @@
-//! Many seeds of one program.
+//! Runs many seeds of one program.
 
 use std::{
     any::Any,
@@ -19,7 +19,7 @@ pub const SEED_VARIABLE: &str = "ZRING_SIM_SEED";
 /// The environment variable that says how many seeds to run.
 pub const SEEDS_VARIABLE: &str = "ZRING_SIM_SEEDS";
 
-/// Progress is shown this often.
+/// How often progress is shown.
 const SHOWN_EVERY: Duration = Duration::from_secs(1);
 
 struct Progress {
@@ -38,7 +38,7 @@ fn variable(name: &str) -> Option<u64> {
     }
 }
 
-/// The seeds to run, of those given.
+/// The seeds to run: those given, unless the environment says otherwise.
 fn wanted(seeds: Range<u64>) -> Range<u64> {
     match (variable(SEED_VARIABLE), variable(SEEDS_VARIABLE)) {
         (Some(seed), _) => seed..seed + 1,
@@ -47,12 +47,12 @@ fn wanted(seeds: Range<u64>) -> Range<u64> {
     }
 }
 
-/// Runs `body` in a world for each seed, spread over the machine's cores, up to the first failure, which is reported
-/// with the command that repeats it. The environment may name one seed ([`SEED_VARIABLE`]) or how many
-/// ([`SEEDS_VARIABLE`]). What takes longer than a second shows its progress on stderr.
+/// Runs `body` in one world per seed, spread over the machine's cores, and stops at the first failure, which is
+/// reported with the command that repeats it. The environment may name one seed ([`SEED_VARIABLE`]) or the number of
+/// seeds ([`SEEDS_VARIABLE`]). A batch that takes longer than a second shows its progress on stderr.
 ///
 /// # Panics
-/// When a world does, with what it panicked with; when a variable is no number.
+/// When a world panics, with the same payload; when a variable is no number.
 pub fn batch(
     name: &str,
     replay_command: &str,
@@ -109,7 +109,7 @@ fn show(name: &str, total: u64, start: Instant, progress: &mut Progress) {
     progress.shown = Instant::now();
     let per_second = progress.done as f64 / start.elapsed().as_secs_f64();
     let line = format!("{name}: {} of {total} seeds, {per_second:.0}/s", progress.done);
-    // Past the test harness, which keeps what `eprintln` says to itself.
+    // Written past the test harness, which captures the output of `eprintln`.
     let mut stderr = std::io::stderr();
     let _ = if stderr.is_terminal() {
         write!(stderr, "\r{line}{}", if is_last { "\n" } else { "" })

@@ -1,7 +1,7 @@
-//! A simulated world, to test programs that are built on this crate: whole multi-socket programs run on one thread,
-//! under a virtual clock, over a network that fails in seeded ways, and run the same way again for the same seed.
+//! A simulated world to test programs that are built on this crate. Whole multi-socket programs run on one thread,
+//! under a virtual clock, over a network that fails in seeded ways. The same seed gives the same run.
 //!
-//! Not for production: nothing in here talks to anything outside of the process.
+//! Not for production: a world talks to nothing outside of the process.
 //!
 //! ```
 //! use zring_engine::{Clock, sim::{Faults, World}};
@@ -18,21 +18,22 @@
 //!
 //! # What runs
 //! - The *body*: the closure given to [`World::run`]. It may block: a [`crate::Shard::turn`] that waits, a
-//!   [`crate::Parker::park`], [`World::run_until`] run everything else meanwhile.
-//! - *Tasks*: futures given to [`World::spawn`]. They may block too, but a wait inside a wait ends in the opposite order
-//!   only; many of them are better written `async`.
+//!   [`crate::Parker::park`] and [`World::run_until`] run everything else meanwhile.
+//! - *Tasks*: futures given to [`World::spawn`]. They may block, too, but nested waits end in the opposite order only;
+//!   many tasks are better written `async`.
 //! - *Turners*: closures given to [`register`], one for each thread that the program would start otherwise.
-//! - The *network*: deliveries, resets, late completions, each at its time.
+//! - The *network*: deliveries, resets and late completions, each at its time.
 //!
-//! [`World::step`] picks one of those that can run, at random. When none can, the clock jumps to the next time at which
-//! something happens; if there is no such time, that is a deadlock, and the world fails saying who waits.
+//! [`World::step`] picks one of those that can run, at random. When none can, the clock jumps to the time of the next
+//! event. If there is no next event, that is a deadlock: the world fails and lists the waiting tasks, turners and
+//! threads.
 //!
 //! # What is simulated
-//! [`crate::Shard::open`] with [`crate::DriverChoice::Sim`], or [`crate::DriverChoice::Auto`] while a world runs on the
-//! thread; [`crate::Clock`]s made meanwhile; and [`crate::Parker`]. Addresses are TCP's, and only the port counts.
-//! Names are not simulated: [`crate::Shard::resolve`] asks a real thread, so use numeric addresses.
+//! [`crate::Shard::open`] with [`crate::DriverChoice::Sim`], or with [`crate::DriverChoice::Auto`] while a world runs
+//! on the thread; the [`crate::Clock`]s made meanwhile; and [`crate::Parker`]. Addresses are TCP's, and only the port
+//! counts. Names are not simulated: [`crate::Shard::resolve`] asks a real thread, so use numeric addresses.
 //!
-//! A program stays deterministic as long as it reads no real time, no addresses of memory and no order of a
+//! A program stays deterministic as long as it does not depend on real time, on memory addresses or on the order of a
 //! `HashMap`, and starts no thread.
 
 mod batch;
@@ -65,26 +66,26 @@ use crate::{
 
 /// How many steps a world may take by default.
 pub const STEPS_MAX: u64 = 2_000_000;
-/// What the clock of a world shows at its begin.
+/// The time of a world's clock at its begin.
 const START_NS: u64 = 1_000_000_000;
 
-/// What a turner did.
+/// The outcome of a turner's call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turned {
-    /// Something; there may be more.
+    /// The turner did something; there may be more to do.
     Worked,
-    /// Nothing: it is to be called when one of the shards it turns has something, or at this time.
+    /// The turner found nothing to do. Call it when one of the shards it turns has work, or at this time.
     Idle {
         /// On the world's clock, in nanoseconds.
         next_deadline_ns: Option<u64>,
     },
-    /// As `Idle`, after it has prepared a wait ([`crate::Shard::park`]): wakes that came while it was called are
-    /// for others who wait for the same shard.
+    /// As `Idle`, after the turner has prepared a wait ([`crate::Shard::park`]): wakes that came during the call are
+    /// for other threads that wait for the same shard.
     Parked {
         /// On the world's clock, in nanoseconds.
         next_deadline_ns: Option<u64>,
     },
-    /// It is never called again.
+    /// The turner has ended. It is never called again.
     Gone,
 }
 
@@ -94,11 +95,11 @@ struct Inner {
     steps: Cell<u64>,
     steps_max: u64,
     net: Arc<Mutex<Net>>,
-    /// The scheduler's own dice.
+    /// The scheduler's own random numbers.
     random: RefCell<Random>,
     tasks: Tasks,
     turners: Turners,
-    /// Who waits, the outermost first.
+    /// The waits that are nested now, the outermost first.
     waits: RefCell<Vec<Waiting>>,
 }
 
@@ -113,18 +114,18 @@ thread_local! {
 /// How to run a world.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Everything random follows from it.
+    /// The seed of all random decisions.
     pub seed: u64,
-    /// What goes wrong at most.
+    /// Bounds for the faults of the world.
     pub faults: Faults,
-    /// The command that runs a failed world again, behind `ZRING_SIM_SEED=…`.
+    /// The command that runs a failed world again; a report puts `ZRING_SIM_SEED=…` in front of it.
     pub replay: String,
-    /// After so many steps the world fails for want of progress.
+    /// The world fails for want of progress after so many steps.
     pub steps_max: u64,
 }
 
 impl Plan {
-    /// The usual bounds.
+    /// A plan with the usual bounds.
     #[must_use]
     pub fn new(seed: u64, faults: &Faults) -> Self {
         let replay = "cargo test".to_owned();
@@ -134,8 +135,8 @@ impl Plan {
     /// Runs `body` in a world of its own.
     ///
     /// # Panics
-    /// With whatever panics inside, after a report on stderr that names the seed and shows what happened last; also
-    /// at a deadlock, after too many steps, and when a world runs on this thread already.
+    /// If anything inside panics, with the same payload, after a report on stderr that names the seed and the last
+    /// events; at a deadlock; after too many steps; and when a world runs on this thread already.
     pub fn run<R>(&self, body: impl FnOnce(&World) -> R) -> R {
         assert!(current().is_none(), "a world inside a world");
         let world = World::new(self);
@@ -158,7 +159,7 @@ impl Plan {
     }
 }
 
-/// While it lives, its world is the thread's.
+/// While this value lives, its world is the thread's.
 struct Installed;
 
 impl Installed {
@@ -186,9 +187,9 @@ pub(crate) fn current_net() -> Option<Arc<Mutex<Net>>> {
     CURRENT.with_borrow(|world| world.as_ref().map(|world| world.0.net.clone()))
 }
 
-/// Hands a closure to the scheduler that is called whenever a shard it turns has something to do: what a thread of its
-/// own would do in a loop. Which shards these are shows when it turns them, without waiting. The waker has it called
-/// as well.
+/// Hands a closure to the scheduler: the loop body of a thread that the program would start otherwise. The scheduler
+/// calls it whenever a shard that it turns has something to do. The scheduler learns which shards these are when the
+/// closure turns them, which it must do without waiting. The returned waker asks for a call, too.
 ///
 /// # Panics
 /// If no world runs on this thread.
@@ -222,7 +223,7 @@ impl World {
         }))
     }
 
-    /// The seed it was made from.
+    /// The seed of the world.
     #[must_use]
     pub fn seed(&self) -> u64 {
         self.0.seed
@@ -234,57 +235,57 @@ impl World {
         self.0.random.borrow_mut().below(bound)
     }
 
-    /// What the world's clock shows, in nanoseconds.
+    /// The time of the world's clock, in nanoseconds.
     #[must_use]
     pub fn now_ns(&self) -> u64 {
         lock(&self.0.net).now_ns
     }
 
-    /// How many steps it took so far.
+    /// How many steps the world took so far.
     #[must_use]
     pub fn steps(&self) -> u64 {
         self.0.steps.get()
     }
 
-    /// From now on nothing goes wrong any more. Delays and windows stay as they are.
+    /// Ends all faults from now on. Delays and windows stay as they are.
     pub fn heal(&self) {
         lock(&self.0.net).heal();
     }
 
-    /// Adds a line to what a failure shows.
+    /// Adds a line to the report of a failure.
     pub fn trace(&self, line: &str) {
         let mut net = lock(&self.0.net);
         let now_ns = net.now_ns;
         net.trace.say(now_ns, line);
     }
 
-    /// The last lines of what happened.
+    /// The last events, one per line.
     #[must_use]
     pub fn trace_lines(&self) -> Vec<String> {
         lock(&self.0.net).trace.lines().collect()
     }
 
-    /// A number that stands for everything that happened so far: two runs that give the same one were the same.
+    /// A digest of all events so far: two runs with the same digest were the same.
     #[must_use]
     pub fn digest(&self) -> u64 {
         lock(&self.0.net).trace.digest()
     }
 
-    /// How often an event of this name happened so far; the names are those of [`World::trace_lines`]. For tests that
-    /// want to know whether they met what they are about: `reset`, `refused`, `accept failed`, `no buffer`, `late`, ….
+    /// How many events of this name there were so far; the names are those of [`World::trace_lines`]. For tests that
+    /// check whether they met the fault they are about: `reset`, `refused`, `accept failed`, `no buffer`, `late`, ….
     #[must_use]
     pub fn count(&self, event: &str) -> u64 {
         lock(&self.0.net).trace.count(event)
     }
 
-    /// How many operations of all shards have not seen their last completion.
+    /// How many operations of all shards wait for their last completion.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         lock(&self.0.net).desks.iter().map(|desk| desk.ops.len()).sum()
     }
 
-    /// How many pool buffers the driver of a shard has, the shards counted in the order they were opened in: what is
-    /// neither there nor ready in the pool is pinned by chunks and leases.
+    /// How many pool buffers the driver of a shard has. Shards are counted in the order in which they were opened.
+    /// Buffers that are neither with the driver nor ready in the pool are pinned by chunks and leases.
     ///
     /// # Panics
     /// If there was no such shard.
@@ -293,18 +294,18 @@ impl World {
         lock(&self.0.net).desks[shard].buffers
     }
 
-    /// How many descriptors of the simulator's are open, connections in backlogs included.
+    /// How many simulated sockets are open, connections in backlogs included.
     #[must_use]
     pub fn sockets(&self) -> usize {
         lock(&self.0.net).sockets.len()
     }
 
-    /// Ends tasks and turners, which may still do something to end.
+    /// Drops tasks and turners. Their destructors may still run code of the program.
     fn clear(&self) {
         while self.0.tasks.drop_one() || self.0.turners.drop_one() {}
     }
 
-    /// After a failure nothing of the program runs any more, not even destructors.
+    /// After a failure nothing of the program may run any more, not even destructors.
     fn abandon(&self) {
         self.0.tasks.forget();
         self.0.turners.forget();

@@ -1,4 +1,4 @@
-//! Who runs next, what time it is then, and who waits for what.
+//! The scheduler: which task or turner runs next, at what time, and the waits they are in.
 
 use std::{
     cell::RefCell,
@@ -17,14 +17,14 @@ use crate::{
 
 /// How many waits may be nested.
 const WAITS_MAX: usize = 16;
-/// What a step takes, at most.
+/// How much time a step takes at most.
 const STEP_NS_MAX: u64 = 400;
 /// How many kinds of runnable things there are.
 const KINDS: u64 = 3;
 
 type Place = &'static Location<'static>;
 
-/// Asks for a turner to be called.
+/// The waker of a turner: asks the scheduler to call it.
 #[derive(Default)]
 struct Call(AtomicBool);
 
@@ -39,7 +39,7 @@ impl Wake for Call {
 }
 
 struct Turner {
-    /// Taken out while it is called.
+    /// `None` while it is called, and once it is gone.
     turn: Option<Box<dyn FnMut() -> Turned>>,
     is_working: bool,
     asked: Arc<Call>,
@@ -86,14 +86,14 @@ impl Turners {
         callable.filter_map(|turner| turner.deadline_ns).min()
     }
 
-    /// Those that could be called for nothing.
+    /// The turners that the scheduler may call although they have nothing to do.
     fn callable(&self) -> Vec<usize> {
         let turners = self.0.borrow();
         let callable = turners.iter().enumerate().filter(|(_, turner)| turner.turn.is_some());
         callable.map(|(at, _)| at).collect()
     }
 
-    /// Returns whether it waits now.
+    /// Calls a turner. Returns whether it waits now.
     fn call(&self, at: usize) -> bool {
         let Some(mut turn) = self.0.borrow_mut()[at].turn.take() else { return false };
         self.0.borrow()[at].asked.0.store(false, Ordering::Release);
@@ -114,7 +114,7 @@ impl Turners {
             turner.turn = Some(turn);
             None
         };
-        // It may run code of the program's as it goes.
+        // The drop may run code of the program.
         drop(turners);
         drop(rest);
         matches!(turned, Turned::Parked { .. })
@@ -139,7 +139,7 @@ impl Turners {
     }
 }
 
-/// Somebody who waits.
+/// A wait, as a report shows it.
 pub(super) struct Waiting {
     what: &'static str,
     place: Option<Place>,
@@ -188,7 +188,7 @@ impl World {
         self.run_until_within(Some(ns), || false);
     }
 
-    /// Runs the world until `is_done`, at most for so many nanoseconds of its own time. Returns whether it is.
+    /// Runs the world until `is_done`, at most for so many nanoseconds of its own time. Returns `is_done()`.
     ///
     /// # Panics
     /// As [`World::run_until`].
@@ -201,10 +201,10 @@ impl World {
         is_done()
     }
 
-    /// Lets one thing happen.
+    /// Takes one step: runs a task or a turner, or delivers an event of the network.
     ///
     /// # Panics
-    /// When nothing can, and after too many steps.
+    /// When nothing can run, and after too many steps.
     pub fn step(&self) {
         self.try_step(None).unwrap_or_else(|stuck| self.fail(&stuck));
     }
@@ -213,7 +213,7 @@ impl World {
         panic!("{why}")
     }
 
-    /// As [`World::fail`]; what unwinds already is told so.
+    /// As [`World::fail`], but returns an error to a thread that is panicking already.
     fn refuse(&self, stuck: Stuck) -> io::Result<()> {
         if std::thread::panicking() {
             return Err(io::Error::other(stuck.0));
@@ -241,7 +241,7 @@ impl World {
         outcome
     }
 
-    /// One step, or a jump of the clock to `until_ns` when nothing happens before.
+    /// Takes one step, or moves the clock to `until_ns` when nothing happens before.
     fn try_step(&self, until_ns: Option<u64>) -> Result<(), Stuck> {
         let inner = &self.0;
         self.count_step()?;
@@ -263,7 +263,7 @@ impl World {
         }
     }
 
-    /// Takes a little time, and notices when that happens too often.
+    /// Lets a little time pass, and fails after too many steps.
     fn count_step(&self) -> Result<(), Stuck> {
         let inner = &self.0;
         inner.steps.set(inner.steps.get() + 1);
@@ -282,7 +282,7 @@ impl World {
         time::set_virtual_ns(Some(net.now_ns));
     }
 
-    /// One of those that can run now.
+    /// Picks one of the steps that can be taken now.
     fn choose(&self) -> Option<Next> {
         let net = lock(&self.0.net);
         let is_due = net.next_event_ns().is_some_and(|at_ns| at_ns <= net.now_ns);
@@ -295,7 +295,7 @@ impl World {
         }
         let mut random = self.0.random.borrow_mut();
         if random.chance(spurious_ppm) {
-            // For nothing, which neither may mind.
+            // A spurious call, which every task and turner has to cope with.
             turners = self.0.turners.callable();
             tasks = self.0.tasks.callable();
         }
@@ -356,7 +356,7 @@ impl World {
         Stuck(text)
     }
 
-    /// The hook of [`crate::Parker`]: one step, which must not go beyond what is left of the wait.
+    /// The hook of [`crate::Parker`]: one step, which lets no more time pass than is left of the wait.
     pub(super) fn park(&self, left_ns: Option<u64>) -> u64 {
         let start_ns = self.now_ns();
         let until_ns = left_ns.map(|ns| start_ns.saturating_add(ns));
@@ -372,7 +372,7 @@ impl World {
         self.0.waits.borrow_mut().pop();
         if let Err(stuck) = outcome {
             if std::thread::panicking() {
-                // A destructor that can never end.
+                // A destructor waits that can never end.
                 self.report();
                 eprintln!("{}", stuck.0);
                 std::process::abort();
@@ -383,7 +383,7 @@ impl World {
     }
 }
 
-/// A driver waits: everything else runs meanwhile.
+/// A driver waits; everything else runs meanwhile.
 pub(crate) fn wait(
     net: &Arc<Mutex<Net>>,
     what: &'static str,
@@ -398,7 +398,7 @@ pub(crate) fn wait(
     outcome.or_else(|stuck| world.refuse(stuck))
 }
 
-/// A driver only looks: a moment passes, and the network goes on meanwhile.
+/// A driver polls without waiting; a moment passes, and the network may deliver events meanwhile.
 pub(crate) fn pass(net: &Arc<Mutex<Net>>) -> io::Result<()> {
     let Some(world) = current().filter(|world| Arc::ptr_eq(&world.0.net, net)) else {
         return Err(io::Error::other("a simulated shard outside of its world"));

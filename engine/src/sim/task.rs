@@ -21,7 +21,7 @@ use crate::{
 type Place = &'static Location<'static>;
 type Body = Pin<Box<dyn Future<Output = ()>>>;
 
-/// Tasks that were woken and not yet polled. Wakers may be used anywhere, so this is shared.
+/// Tasks that were woken and not yet polled. Any thread may use a waker, so the set is shared.
 #[derive(Debug, Default)]
 struct Woken(Mutex<BTreeSet<u64>>);
 
@@ -47,7 +47,7 @@ impl Wake for TaskWaker {
 }
 
 struct Spawned {
-    /// Taken out while it is polled.
+    /// `None` while it is polled.
     body: Option<Body>,
     place: Place,
 }
@@ -67,7 +67,7 @@ impl Tasks {
         self.woken.with(|woken| woken.insert(id));
     }
 
-    /// Those that can run: woken, and not being polled further up the stack.
+    /// The tasks that can run: woken, and not being polled further up the stack.
     pub(super) fn runnable(&self) -> Vec<u64> {
         let all = self.all.borrow();
         let can_run = |id: &u64| all.get(id).is_some_and(|task| task.body.is_some());
@@ -77,7 +77,7 @@ impl Tasks {
         })
     }
 
-    /// Those that could be polled for nothing.
+    /// The tasks that the scheduler may poll although they were not woken.
     pub(super) fn callable(&self) -> Vec<u64> {
         let all = self.all.borrow();
         all.iter().filter(|(_, task)| task.body.is_some()).map(|(id, _)| *id).collect()
@@ -99,7 +99,7 @@ impl Tasks {
         }
     }
 
-    /// Where the unfinished ones were spawned.
+    /// The numbers of the unfinished tasks, and where they were spawned.
     pub(super) fn waiting(&self) -> Vec<String> {
         let all = self.all.borrow();
         all.iter().map(|(id, task)| format!("task {id} of {}", task.place)).collect()
@@ -115,24 +115,24 @@ impl Tasks {
     }
 }
 
-/// What a task leaves for whoever waits for it.
+/// The outcome of a task, for the caller that waits for it.
 struct Outcome<T> {
     value: Option<T>,
     is_done: bool,
     waker: Option<Waker>,
 }
 
-/// A task of a world. Dropping it lets the task go on; awaiting it gives what the task returned.
+/// A task of a world. Dropping this lets the task go on; awaiting it gives the value that the task returned.
 pub struct Task<T>(Rc<RefCell<Outcome<T>>>);
 
 impl<T> Task<T> {
-    /// Whether it has returned.
+    /// Whether the task has returned.
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.0.borrow().is_done
     }
 
-    /// What it returned, once.
+    /// The value that the task returned, once.
     #[must_use]
     pub fn take(&self) -> Option<T> {
         self.0.borrow_mut().value.take()
@@ -164,7 +164,7 @@ impl<T> fmt::Debug for Task<T> {
 pub struct Sleep {
     world: World,
     until_ns: u64,
-    /// The waker that the network has.
+    /// The waker that the network holds.
     armed: Option<Waker>,
 }
 
@@ -186,7 +186,7 @@ impl Future for Sleep {
 }
 
 impl World {
-    /// Adds a task. Those that are unfinished at the world's end are dropped.
+    /// Adds a task. The world drops tasks that are unfinished at its end.
     #[track_caller]
     pub fn spawn<T: 'static>(&self, body: impl Future<Output = T> + 'static) -> Task<T> {
         let outcome = Outcome { value: None, is_done: false, waker: None };

@@ -1,4 +1,4 @@
-//! How much memory a thread has in use.
+//! Counts the memory that a thread has in use.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -12,12 +12,12 @@ thread_local! {
 }
 
 fn count(bytes: isize) {
-    // A thread that ends frees memory after its locals are gone.
+    // A thread that ends frees memory after its thread-locals are gone.
     let _ = LIVE_BYTES.try_with(|live| live.set(live.get() + bytes));
 }
 
-// SAFETY: everything is passed on to the system's allocator. Moving a block is left to the provided method, which
-// comes here for the new one and the old.
+// SAFETY: every call is passed on to the system's allocator. Moving a block is left to the provided method, which calls
+// this allocator for the new block and the old one.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as isize);
@@ -41,7 +41,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// What this thread has allocated and not freed, in bytes; what it freed for others counts against it.
+/// How many bytes this thread has allocated and not freed. Bytes that it freed for other threads count as negative.
 pub(super) fn live_bytes() -> isize {
     LIVE_BYTES.get()
 }

@@ -1,4 +1,4 @@
-//! Connections of which one direction is over.
+//! Connections of which one direction has ended.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -17,7 +17,7 @@ use crate::driver::Wait;
 const BROKEN: [ErrorKind; 3] =
     [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset, ErrorKind::ConnectionAborted];
 
-/// Receives until the peer's orderly end; returns what came before it.
+/// Receives until the peer's orderly end; returns the bytes before it.
 #[track_caller]
 fn receive_all(rig: &mut Rig, op: usize) -> Vec<u8> {
     rig.turn_until("the peer's end", |rig| rig.is_over(op));
@@ -42,7 +42,7 @@ pub(super) fn a_receive_for_one_piece_ends_with_it(on: On) {
         }
         writer.join().expect("the writer");
         assert!(got == data && pieces > 1, "{pieces} pieces");
-        // Nobody receives what comes now.
+        // No receive is armed when these bytes arrive.
         far.write_all(b"abc").expect("write");
         rig.assert_idle();
         let there = rig.receive_once(&near);
@@ -79,15 +79,15 @@ pub(super) fn an_end_comes_behind_the_data(on: On) {
         far.shutdown(Shutdown::Write).expect("shutdown");
         let receive = receive.unwrap_or_else(|| rig.receive(&near));
         assert!(receive_all(&mut rig, receive) == data, "all of it, and then the end");
-        // Nobody waits for the socket any more, which stays readable for ever.
+        // No operation waits for the socket any more, which stays readable for ever.
         rig.assert_idle();
-        // Who asks is told again, each time once.
+        // Each later operation learns of the end again, once.
         let readable = rig.await_readable(&near);
         rig.turn_until("the end", |rig| rig.is_over(readable));
         assert!(rig.ops[readable].is_done());
         let again = rig.receive(&near);
         assert_eq!(receive_all(&mut rig, again), b"");
-        // The other direction goes on, and waiting for it is a sleep.
+        // The other direction still works, and the driver sleeps while it waits for it.
         let send = rig.send(&near, answer.clone());
         rig.turn_for(PAUSE);
         assert!(!rig.is_over(send), "more than fits");
@@ -102,7 +102,7 @@ pub(super) fn an_end_comes_behind_the_data(on: On) {
         assert!(rig.ops[send].is_done(), "{:?}", rig.ops[send]);
         let (got, far) = reader.join().expect("the reader");
         assert!(got == answer, "what was sent arrives");
-        // Now there is nobody, in both directions, and nothing to tell.
+        // Both directions are over now, and there is nothing to report.
         drop(far);
         rig.assert_idle();
         rig.close(near);
@@ -124,7 +124,7 @@ pub(super) fn an_end_in_the_middle_of_a_turn_is_told(on: On) {
         };
         end(0);
         rig.look(Wait::Park(Some(1_000_000_000)));
-        // The poller has told of the words; it has to tell of the end, too, whenever that comes.
+        // The poller has reported the words. It has to report the end, too, whenever that comes.
         end(1);
         assert!(rig.step());
         end(2);
@@ -137,7 +137,7 @@ pub(super) fn an_end_in_the_middle_of_a_turn_is_told(on: On) {
     }
 }
 
-/// Sends until that fails; returns with what. At most so often.
+/// Sends until a send fails, at most `times` times. Returns the kind of the error.
 fn send_until_refused(rig: &mut Rig, near: &Socket, times: usize) -> Option<ErrorKind> {
     (0..times).find_map(|_| {
         let send = rig.send(near, vec![7; 100]);
@@ -150,7 +150,7 @@ fn send_until_refused(rig: &mut Rig, near: &Socket, times: usize) -> Option<Erro
 pub(super) fn peers_that_do_not_read(on: On) {
     let mut rig = Rig::open(on);
     for &net in NETS {
-        // It says so. TCP has no word for that, and the bytes are thrown away.
+        // The peer shuts its reading side down. TCP cannot tell us that, and the bytes are thrown away.
         let (near, mut far) = pair(net);
         let receive = rig.receive(&near);
         rig.turn(Wait::No);
@@ -168,7 +168,8 @@ pub(super) fn peers_that_do_not_read(on: On) {
         rig.assert_idle();
         rig.close(near);
 
-        // It goes with bytes unread: no end but a reset, told once, behind what came before.
+        // The peer closes with bytes unread. That is no end but a reset, reported once, behind the bytes that came
+        // before.
         let (near, mut far) = pair(net);
         let receive = rig.receive(&near);
         assert_eq!(send_until_refused(&mut rig, &near, 1), None);
@@ -177,7 +178,7 @@ pub(super) fn peers_that_do_not_read(on: On) {
         rig.assert_silent();
         drop(far);
         rig.turn_until("a reset", |rig| rig.is_over(receive));
-        // Wine's poll takes the error, and what is left looks like an end.
+        // Wine's poll takes the error, and the rest looks like an end.
         let kind = rig.ops[receive].error_kind();
         assert!(kind == Some(ErrorKind::ConnectionReset) || cfg!(windows) && kind.is_none());
         rig.assert_idle();
@@ -195,7 +196,7 @@ pub(super) fn peers_that_do_not_read(on: On) {
 pub(super) fn we_shut_down(on: On) {
     let mut rig = Rig::open(on);
     for &net in NETS {
-        // Writing: the peer is told, and goes on.
+        // We shut our writing side down: the peer learns of it, and goes on sending.
         let (near, mut far) = pair(net);
         let receive = rig.receive(&near);
         let send = rig.send(&near, b"goodbye".to_vec());
@@ -209,16 +210,16 @@ pub(super) fn we_shut_down(on: On) {
         assert_eq!(rig.take(receive, 8), b"farewell");
         rig.assert_silent();
         let refused = send_until_refused(&mut rig, &near, 1).expect("a refusal");
-        // Windows has a number for this that has no name here (WSAESHUTDOWN).
+        // Windows has an error for this that `ErrorKind` does not name (WSAESHUTDOWN).
         assert!(BROKEN.contains(&refused) || cfg!(windows), "{refused:?}");
         assert!(!rig.is_over(receive));
-        // With the peer's end both directions are over: that is a hang-up.
+        // With the peer's end both directions are over, which is a hang-up.
         far.shutdown(Shutdown::Write).expect("shutdown");
         assert_eq!(receive_all(&mut rig, receive), b"");
         rig.assert_idle();
         rig.close(near);
 
-        // Both, while something waits for either.
+        // We shut both directions down while an operation waits for each.
         if cfg!(unix) {
             let (near, _far) = pair(net);
             let (receive, send) = (rig.receive(&near), rig.send(&near, vec![7; 8 << 20]));

@@ -1,4 +1,4 @@
-//! More sockets than a look reports.
+//! More sockets than one look at the poller reports.
 
 use std::{
     io::Write,
@@ -13,28 +13,28 @@ use super::{
 };
 use crate::driver::Wait;
 
-/// How many are to be registered at once.
+/// How many sockets are registered at once.
 const SOCKETS: usize = 10_000;
-/// What other tests of this process may need of the same limit.
+/// How many descriptors other tests of this process may need within the same limit.
 #[cfg(unix)]
 const SPARE: usize = 1_500;
-/// What the driver itself may keep for a socket with an operation, in bytes.
+/// How many bytes the driver itself may keep for a socket with an operation.
 const SOCKET_BYTES_MAX: isize = 1_024;
 
-/// How many a turn has to serve when there is more than enough. A look reports 256; the kernel does 20 things for a ring
-/// before it returns, and runs out of whole buffers after 16.
+/// How many sockets a turn has to serve when more than enough are ready. A look reports 256. For a ring, the kernel
+/// does 20 things before it returns, and runs out of whole buffers after 16.
 fn served_per_turn_min(on: On) -> usize {
     if matches!(on, On::Ready(_)) { 128 } else { 8 }
 }
 
-/// One of these at a time: they share a limit.
+/// Lets only one of these tests run at a time, because they share a limit.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How many sockets a test may have, at best [`SOCKETS`], after the limit was raised where that may be. All tests of this
-/// process profit from that.
+/// How many sockets a test may have, at best [`SOCKETS`]. Raises the limit first, where that is allowed. All tests of
+/// this process profit from that.
 pub(super) fn room() -> usize {
     #[cfg(unix)]
     {
@@ -49,13 +49,13 @@ pub(super) fn room() -> usize {
             .current
             .map_or(SOCKETS, |most| (most as usize).saturating_sub(SPARE).clamp(1_000, SOCKETS))
     }
-    // Wine takes minutes to connect ten thousand.
+    // Wine takes minutes to connect ten thousand sockets.
     #[cfg(not(unix))]
     1_000
 }
 
-/// Connections over TCP, both ends with the driver, one of which it has accepted: who connected first, then who
-/// accepted, in the same order.
+/// Makes `count` TCP connections of which the driver has both ends, and has accepted one. Returns the ends that
+/// connected, then those that were accepted, in the same order.
 fn connections(rig: &mut Rig, count: usize) -> Vec<Socket> {
     let (listener, address) = listen(128);
     let accept = rig.accept(&listener);
@@ -65,7 +65,7 @@ fn connections(rig: &mut Rig, count: usize) -> Vec<Socket> {
         socket.connect(&address).expect("connect");
         socket.set_nonblocking(true).expect("non-blocking");
         sockets.push(socket);
-        // No more than the backlog holds.
+        // No more connections at a time than the backlog holds.
         if at % 64 == 0 || at == count {
             rig.turn_until("connections", |rig| rig.ops[accept].sockets.len() == at);
         }
@@ -76,8 +76,8 @@ fn connections(rig: &mut Rig, count: usize) -> Vec<Socket> {
     sockets
 }
 
-/// Everybody's other end writes, all before the driver looks; each gets what is meant for it. Returns how many turns
-/// that took.
+/// The other end of every socket writes before the driver looks. Checks that each socket receives its own bytes.
+/// Returns how many turns that took.
 fn burst(rig: &mut Rig, sockets: &[Socket], receives: &[usize], round: u64) -> usize {
     let half = sockets.len() / 2;
     let word = |at: usize| (round << 32 | at as u64).to_le_bytes();
@@ -113,7 +113,7 @@ pub(super) fn ten_thousand_sockets(on: On) {
         receives = sockets.iter().map(|socket| rig.receive(socket)).collect();
         rig.turn(Wait::No);
         assert_eq!(rig.in_flight(), all);
-        // Twice at first: whoever is told once has to be told again.
+        // Two bursts in the first round: a poller that has reported a socket once has to report it again.
         for part in 0..[2, 0, 1][round as usize] {
             let turns = burst(&mut rig, &sockets, &receives, round * 2 + part);
             assert!(turns <= turns_max, "{turns} turns for {all} sockets");
@@ -121,8 +121,8 @@ pub(super) fn ten_thousand_sockets(on: On) {
         rig.assert_silent();
         let live = rig.live_bytes - before;
         assert!(live <= all as isize * SOCKET_BYTES_MAX, "{live} bytes for {all} sockets");
-        // All stop and start again: nothing of the last round stays. After the first one there is room for as many
-        // completions at once.
+        // All receives stop and start again: nothing of the last round stays. After the first round the driver has room
+        // for as many completions at once.
         if round > 0 {
             let most = *settled.get_or_insert(live + live / 10);
             assert!(live <= most, "{live} bytes in round {round}, {most} at most before");
@@ -134,7 +134,7 @@ pub(super) fn ten_thousand_sockets(on: On) {
             rig.assert_idle();
         }
     }
-    // Who was accepted goes; the other ends learn of it, in one more burst.
+    // The accepted sockets are closed. The other ends learn of that in one more burst.
     let accepted = sockets.split_off(half);
     let ended = rig.ended + half;
     receives[half..].iter().for_each(|&receive| rig.cancel(receive));
@@ -147,7 +147,7 @@ pub(super) fn ten_thousand_sockets(on: On) {
 }
 
 pub(super) fn sockets_that_always_have_something_take_turns(on: On) {
-    // A few more than a look of readiness reports, and then some.
+    // Clearly more than one look of readiness reports.
     const COUNT: usize = 700;
     const TURNS: usize = 100;
     let _alone = alone();
@@ -158,8 +158,8 @@ pub(super) fn sockets_that_always_have_something_take_turns(on: On) {
     let receives: Vec<_> = near.iter().map(|socket| rig.receive(socket)).collect();
     rig.turn(Wait::No);
     far.iter_mut().for_each(|far| far.write_all(b"x").expect("write"));
-    // Two of them have more than fits into a buffer, all the time. A ring gives them all buffers there are: the kernel
-    // decides that.
+    // Two of them always have more than fits into a buffer. Not on a ring: the kernel decides there, and gives them all
+    // the buffers.
     let floods = if matches!(on, On::Ready(_)) { 2 } else { 0 };
     let lot = vec![0; 256 << 10];
     for far in &far[COUNT - floods..] {
@@ -174,7 +174,7 @@ pub(super) fn sockets_that_always_have_something_take_turns(on: On) {
         for (at, &receive) in receives.iter().enumerate() {
             let bytes = std::mem::take(&mut rig.ops[receive].bytes);
             served[at] += bytes.len();
-            // Whoever was served has something again at once.
+            // A socket that was served gets new bytes at once.
             if !bytes.is_empty() && at < COUNT - floods {
                 far[at].write_all(&bytes).expect("write");
             }

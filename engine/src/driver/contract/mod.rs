@@ -1,10 +1,10 @@
-//! What all drivers do alike, however differently their pollers tell of it: io_uring, readiness that is told for as
-//! long as it lasts, and readiness that is told once.
+//! The behaviour that all drivers share, however their pollers report readiness: io_uring, readiness that is reported
+//! for as long as it lasts, and readiness that is reported once.
 //!
-//! The suite in `tests/contract` runs whole shards; this one has the drivers alone, so that it can ask for either mode
-//! of the poller, act between a look and what is made of it, and count what each look brings. A body is a `fn(On)`; the
-//! list at the end makes a test of it for each driver. Each runs under a watchdog; slow machinery such as a sanitizer
-//! sets `ZRING_PATIENCE_FACTOR`.
+//! The suite in `tests/contract` runs whole shards. This suite runs the drivers alone, so that it can choose either
+//! mode of the poller, act between a look and the handling of its events, and count the events of each look. A test's
+//! body is a `fn(On)`; the list at the end makes a test of it for each driver. Each test runs under a watchdog. Slow
+//! environments, such as a sanitizer, set `ZRING_PATIENCE_FACTOR`.
 
 mod count;
 mod half;
@@ -21,16 +21,16 @@ use std::{
     time::Duration,
 };
 
-/// What a single wait may take. The watchdog allows three of them.
+/// How long a single wait may take. The watchdog allows three such waits.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What a single wait may take on this machine.
+/// How long a single wait may take on this machine.
 fn patience() -> Duration {
     let factor = std::env::var("ZRING_PATIENCE_FACTOR").ok().and_then(|value| value.parse().ok());
     PATIENCE.mul_f32(factor.unwrap_or(1.0))
 }
 
-/// A driver, and how it is to work.
+/// A driver and its mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum On {
     /// With a mask of io_uring's features.
@@ -39,7 +39,7 @@ enum On {
     Ready(polling::PollMode),
 }
 
-/// Runs `body` on a thread of its own; fails when it does, or when it takes too long.
+/// Runs `body` on a thread of its own. Fails if the body fails, or if it takes too long.
 fn run(on: On, body: fn(On)) {
     many::room();
     let (done, outcome) = channel();

@@ -1,6 +1,6 @@
-//! Connects that come to nothing.
+//! Connects that fail.
 //!
-//! What ends a connect under way shows to a poller as an error, a hang-up, as readable, writable or all of that.
+//! A poller reports the failure of a pending connect as an error, a hang-up, as readable, writable or all of that.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -14,14 +14,14 @@ use super::{
     rig::{Rig, any_port, listen, patient, stream},
 };
 
-/// Somewhere nobody listens, and what a connect there fails with.
+/// An address on which no socket listens, and the error of a connect to it.
 struct Dead {
     domain: Domain,
     address: SockAddr,
     error: ErrorKind,
 }
 
-/// What makes the addresses stay as they are.
+/// Resources that keep the addresses as they are.
 struct Kept {
     _bound: Socket,
     #[cfg(unix)]
@@ -29,7 +29,7 @@ struct Kept {
 }
 
 fn dead() -> (Vec<Dead>, Kept) {
-    // Bound and not listening: nobody else gets the port meanwhile, not even the connecting socket itself.
+    // Bound and not listening: no other socket gets the port meanwhile, not even the connecting one.
     let bound = stream(Domain::IPV4);
     bound.bind(&any_port()).expect("bind");
     let address = bound.local_addr().expect("a name");
@@ -62,12 +62,12 @@ fn dead() -> (Vec<Dead>, Kept) {
     (dead, kept)
 }
 
-/// The socket of a failed connect connects after all, and bytes go both ways.
+/// Connects the socket of a failed connect after all, and sends bytes both ways.
 #[cfg(any(target_os = "linux", windows))]
 fn use_again(rig: &mut Rig, socket: &Socket, listener: &Socket, address: &SockAddr) {
     let mut connect = rig.connect(socket, address);
     rig.turn_until("a connect", |rig| rig.is_over(connect));
-    // Linux: when the failure was learned from `SO_ERROR`, the next `connect` has one more to tell.
+    // Linux: if the failure was read from `SO_ERROR`, the next `connect` reports one more error.
     if rig.ops[connect].error_kind() == Some(ErrorKind::ConnectionAborted) {
         connect = rig.connect(socket, address);
         rig.turn_until("a connect", |rig| rig.is_over(connect));
@@ -100,7 +100,7 @@ pub(super) fn refusals_are_told_once(on: On) {
         for &(op, _, error) in &connects {
             rig.turn_until("a refusal", |rig| rig.is_over(op));
             assert_eq!(rig.ops[op].error_kind(), Some(error), "{:?}", rig.ops[op]);
-            // Too late: it means nothing, nor does it tell a second time.
+            // This cancel comes too late: it has no effect, and the failure is not reported again.
             rig.cancel(op);
         }
         rig.assert_idle();
@@ -128,24 +128,24 @@ pub(super) fn refusals_are_told_once(on: On) {
 
 pub(super) fn connects_under_way_are_refused_or_given_up(on: On) {
     let mut rig = Rig::open(on);
-    // One more than fits; whoever comes later is not answered, until the next attempt of its TCP.
+    // The kernel takes one connection more than the backlog. The others get no answer until their TCP tries again.
     let (listener, address) = listen(0);
     let sockets: Vec<_> = (0..16).map(|_| stream(Domain::IPV4)).collect();
     let ops: Vec<_> = sockets.iter().map(|socket| rig.connect(socket, &address)).collect();
     rig.turn_for(Duration::from_millis(20));
     let (done, waiting): (Vec<usize>, Vec<usize>) = ops.iter().partition(|&&op| rig.is_over(op));
-    // Others refuse when the backlog is full, or have a larger one.
+    // Other systems refuse when the backlog is full, or have a larger one.
     assert!(!cfg!(target_os = "linux") || waiting.len() >= 8, "{}", waiting.len());
     assert!(done.iter().all(|&op| rig.ops[op].is_done() || !cfg!(target_os = "linux")));
     let never = stream(Domain::IPV4);
     let mut given_up = vec![rig.connect(&never, &address)];
-    // Before anything of it has reached the kernel, while it is polled, and twice.
+    // Cancel a connect before any of it has reached the kernel, others while they are polled, and all of them twice.
     rig.cancel(given_up[0]);
     given_up.extend(waiting.iter().copied().filter(|op| op % 4 == 0));
     for &op in &given_up {
         rig.cancel_and_reap(op);
         rig.cancel(op);
-        // Where nobody answers they end for no other reason.
+        // The listener does not answer, so these connects end for no other reason.
         assert!(rig.ops[op].over.as_ref().is_some_and(Result::is_err), "{:?}", rig.ops[op]);
         assert_ne!(rig.ops[op].error_kind(), Some(ErrorKind::ConnectionRefused));
     }
@@ -167,7 +167,7 @@ pub(super) fn connects_under_way_are_refused_or_given_up(on: On) {
     a_full_backlog_is_given_up(&mut rig);
 }
 
-/// A Unix-domain connect to a full backlog is tried again and again: until it is told no.
+/// A Unix-domain connect to a full backlog is tried again and again until it is refused.
 #[cfg(target_os = "linux")]
 fn a_full_backlog_is_given_up(rig: &mut Rig) {
     let dir = tempfile::tempdir().expect("a directory");

@@ -1,4 +1,4 @@
-//! Sockets that go while something waits for them, and others that get their numbers.
+//! Sockets that are closed while an operation waits for them, and others that get their numbers.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::driver::Wait;
 
-/// What waits for a socket.
+/// The operation that waits for the old socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Waits {
     Accept,
@@ -22,7 +22,7 @@ enum Waits {
     Send,
 }
 
-/// What its successor waits for: what a readiness of somebody else would end.
+/// The operation that waits for its successor. An event of the old socket would end it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Then {
     IsReadable,
@@ -30,19 +30,19 @@ enum Then {
     Connects,
 }
 
-/// How far the news of the old socket has come when it is closed.
+/// How far the events of the old socket have come when it is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Seen {
-    /// The poller would tell.
+    /// The poller has not reported them yet.
     No,
-    /// A look has told, and nothing was made of it yet.
+    /// A look has reported them, and the driver has done nothing with them yet.
     Looked,
-    /// As before, but by a wait without the driver, which is told only when the new one waits already.
+    /// As before, but the look was a wait without the driver, which learns of them only when the new operation waits.
     Apart,
 }
 
-/// The same socket under a number that nobody gets by asking for any: this one, or the next that is free. Elsewhere
-/// numbers are chance, and so is how much is proved.
+/// Moves a socket to a number that new sockets do not get by themselves: the given one, or the next that is free.
+/// Systems other than Unix give numbers by chance, which also decides how much the test proves.
 fn at_number(socket: Socket, number: Option<i32>) -> Socket {
     #[cfg(unix)]
     {
@@ -84,7 +84,7 @@ impl Mute {
     }
 }
 
-/// A socket that waits for something, and what makes that happen.
+/// A socket with an operation that waits, and the event that the operation waits for.
 struct Old {
     near: Socket,
     op: usize,
@@ -122,12 +122,12 @@ fn begin(rig: &mut Rig, waits: Waits, net: Net) -> Old {
     Old { near, op, event: Box::new(event) }
 }
 
-/// One socket goes, another one gets its number. Returns whether it really was the same.
+/// Closes one socket and gives its number to another. Returns whether the number really was the same.
 fn pass_on(rig: &mut Rig, waits: Waits, then: Then, net: Net, seen: Seen, mute: &Mute) -> bool {
     let Old { near, op, event } = begin(rig, waits, net);
     rig.turn_for(Duration::from_millis(1));
     assert!(!rig.is_over(op), "{:?}", rig.ops[op]);
-    // The poller would go on to tell of it: only the last descriptor of a socket takes it out by its close.
+    // The poller would go on reporting the socket: only a close of its last descriptor removes it from the poller.
     let twin = near.try_clone().expect("dup");
     let _far = event();
     let parking = match seen {
@@ -162,7 +162,7 @@ fn pass_on(rig: &mut Rig, waits: Waits, then: Then, net: Net, seen: Seen, mute: 
     rig.flush();
     rig.turn_for(Duration::from_millis(2));
     assert!(!rig.is_over(told) && rig.ops[told].bytes.is_empty(), "{:?}", rig.ops[told]);
-    // Nor does what is left of the old one keep the driver awake.
+    // The old socket's leftovers do not keep the driver awake, either.
     rig.assert_silent();
     if let Some(far) = &mut fresh_far {
         far.write_all(b"for the new one").expect("write");
@@ -191,7 +191,7 @@ pub(super) fn a_number_used_again_hears_nothing_of_its_past(on: On) {
     for waits in [Waits::Accept, Waits::Receive, Waits::Readable, Waits::Send] {
         for then in [Then::IsReadable, Then::Receives, Then::Connects] {
             if then == Then::Connects && !cfg!(target_os = "linux") {
-                // Elsewhere a full backlog refuses.
+                // Other systems refuse when the backlog is full.
                 continue;
             }
             for seen in [Seen::No, Seen::Looked, Seen::Apart] {
@@ -201,7 +201,7 @@ pub(super) fn a_number_used_again_hears_nothing_of_its_past(on: On) {
             }
         }
     }
-    // Other tests may get in between, now and then.
+    // Other tests may take the number in between, now and then.
     assert!(!cfg!(unix) || same * 2 > tries, "{same} of {tries} had the same number");
     rig.assert_idle();
 }
@@ -216,7 +216,7 @@ pub(super) fn peers_vanish_while_polled(on: On) {
             }
             drop(far);
         };
-        // Both directions at once; the peer leaves bytes unread, which is a reset by itself.
+        // An operation waits in each direction. The peer leaves bytes unread, which is a reset by itself.
         let (near, far) = pair(net);
         let (receive, send) = (rig.receive(&near), rig.send(&near, vec![7; 8 << 20]));
         rig.turn_for(Duration::from_millis(2));
@@ -230,7 +230,7 @@ pub(super) fn peers_vanish_while_polled(on: On) {
         assert!(kind.is_none_or(|kind| broken.contains(&kind)), "{:?}", rig.ops[receive]);
         rig.assert_idle();
         rig.close(near);
-        // Somebody who only wants to know.
+        // An operation waits only for readability.
         let (near, far) = pair(net);
         let readable = rig.await_readable(&near);
         rig.assert_silent();
@@ -238,7 +238,7 @@ pub(super) fn peers_vanish_while_polled(on: On) {
         rig.turn_until("something", |rig| rig.is_over(readable));
         assert!(rig.ops[readable].is_done());
         rig.assert_idle();
-        // Nobody at all, until later.
+        // No operation waits until later.
         let (other, far) = pair(net);
         vanish(far);
         rig.assert_silent();
@@ -247,7 +247,7 @@ pub(super) fn peers_vanish_while_polled(on: On) {
             rig.turn_until("the end", |rig| rig.is_over(receive));
             let op = &rig.ops[receive];
             assert!(op.is_done() || op.error_kind() == Some(ErrorKind::ConnectionReset), "{op:?}");
-            // Wine's poll takes the error, and what is left looks like an end.
+            // Wine's poll takes the error, and the rest looks like an end.
             let is_told = net == Net::Tcp && !cfg!(windows);
             assert!(!is_told || op.is_done() != in_disorder, "{op:?}");
             rig.close(socket);

@@ -1,4 +1,4 @@
-//! A driver with a record of what it answers, and sockets to give to it.
+//! A driver with a record of its completions, and sockets to give to it.
 
 use std::{
     collections::VecDeque,
@@ -18,10 +18,10 @@ use crate::{
     sys::{RawSocket, raw},
 };
 
-/// How long a driver is to sleep that has nothing to do.
+/// How long an idle driver has to sleep.
 pub(super) const PAUSE: Duration = Duration::from_millis(12);
 
-/// What became of one operation.
+/// The record of one operation.
 #[derive(Debug)]
 pub(super) struct Op {
     id: OpId,
@@ -30,7 +30,7 @@ pub(super) struct Op {
     pub(super) sockets: Vec<Socket>,
     pub(super) sent: usize,
     is_cancelled: bool,
-    /// A receive that ends with the first bytes.
+    /// The receive ends with the first bytes.
     once: bool,
     /// Its last completion. An orderly end of the peer is no error.
     pub(super) over: Option<io::Result<()>>,
@@ -41,7 +41,7 @@ impl Op {
         self.over = Some(result);
     }
 
-    /// Of which kind the error was that it ended with.
+    /// The kind of the error that the operation ended with.
     pub(super) fn error_kind(&self) -> Option<io::ErrorKind> {
         match &self.over {
             Some(Err(error)) => Some(error.kind()),
@@ -55,11 +55,11 @@ impl Op {
 }
 
 /// # Invariants (checked)
-/// - Nothing is said about an operation after its last completion.
+/// - No completion comes for an operation after its last one.
 pub(super) struct Rig {
     driver: Native,
     pool: Pool,
-    /// By token.
+    /// Indexed by token.
     pub(super) ops: Vec<Op>,
     /// Receives that found no buffer, in turn.
     starved: VecDeque<Token>,
@@ -68,9 +68,9 @@ pub(super) struct Rig {
     pub(super) bytes: usize,
     pub(super) ended: usize,
     pub(super) turns: usize,
-    /// What the driver has allocated and not freed, bytes that passed through it aside.
+    /// How many bytes the driver has allocated and not freed, without the bytes that passed through it.
     pub(super) live_bytes: isize,
-    /// Every other wait goes without the driver.
+    /// Every other wait is made without the driver.
     pub(super) parks_apart: bool,
 }
 
@@ -106,7 +106,7 @@ impl Rig {
         }
     }
 
-    /// Calls the driver and counts what it keeps of memory.
+    /// Calls the driver and counts the memory that it keeps.
     fn call<T>(&mut self, what: impl FnOnce(&mut Native, &mut Pool) -> T) -> T {
         let before = live_bytes();
         let result = what(&mut self.driver, &mut self.pool);
@@ -143,7 +143,7 @@ impl Rig {
         self.submit(socket, Submission::Receive { fd: raw(socket), once: false })
     }
 
-    /// Receives what comes first.
+    /// Receives only the first bytes.
     pub(super) fn receive_once(&mut self, socket: &Socket) -> usize {
         let op = self.submit(socket, Submission::Receive { fd: raw(socket), once: true });
         self.ops[op].once = true;
@@ -181,7 +181,7 @@ impl Rig {
         self.turns += 1;
         self.pool.collect();
         self.call(Driver::provide);
-        // As many as there are buffers for; each would be told that there is none, and the same ones would be first
+        // Start as many as there are buffers for: all others would find no buffer, and the same receives would be first
         // every time.
         for _ in 0..self.pool.config().with_kernel {
             let Some(token) = self.starved.pop_front() else { break };
@@ -207,7 +207,7 @@ impl Rig {
         }
     }
 
-    /// Waits without the driver, which is not told yet what was found.
+    /// Waits without the driver, and does not yet give it the events of the wait.
     pub(super) fn wait_apart(&mut self, timeout_ns: u64) -> Option<Parking> {
         let parking = self.call(|driver, _| driver.park(Some(timeout_ns))).expect("a park");
         let mut parking: Parking = parking?;
@@ -278,7 +278,7 @@ impl Rig {
         self.ended += usize::from(self.ops[token as usize].over.is_some());
     }
 
-    /// A receive ended that was not over, unless it was to end.
+    /// A receive ended too early: starts it again, unless it was cancelled.
     fn begin_again(&mut self, token: Token) {
         let op = &mut self.ops[token as usize];
         if op.is_cancelled {
@@ -321,10 +321,10 @@ impl Rig {
         }
     }
 
-    /// Fails when there is something to tell, or when a wait is always over at once.
+    /// Fails if a completion comes, or if every wait is over at once.
     #[track_caller]
     pub(super) fn assert_silent(&mut self) {
-        // What was reported for an operation that has ended may end a wait or two.
+        // Events for operations that have ended may end a wait or two.
         let slept = (0..10).any(|_| {
             let start = Instant::now();
             let completions = self.turn(Wait::Park(Some(PAUSE.as_nanos() as u64)));
@@ -334,7 +334,7 @@ impl Rig {
         assert!(slept, "it has nothing to do and does not sleep");
     }
 
-    /// Asks for the end of an operation, which need not be over yet.
+    /// Asks for the end of an operation. The operation need not be over at the return.
     pub(super) fn cancel(&mut self, op: usize) {
         self.ops[op].is_cancelled = true;
         if let Some(at) = self.starved.iter().position(|&token| token as usize == op) {
@@ -367,7 +367,7 @@ impl Rig {
         self.call(|driver, _| driver.close(socket.into()));
     }
 
-    /// Waits for so many bytes in all and for no more.
+    /// Waits until the operation has received `len` bytes, and fails if it received more.
     #[track_caller]
     pub(super) fn take(&mut self, op: usize, len: usize) -> Vec<u8> {
         self.turn_until("bytes", |rig| rig.ops[op].bytes.len() >= len || rig.is_over(op));
@@ -376,7 +376,7 @@ impl Rig {
         bytes
     }
 
-    /// Everything has ended.
+    /// Checks that everything has ended.
     #[track_caller]
     pub(super) fn assert_idle(&mut self) {
         assert_eq!((self.in_flight(), self.pool.lent_len()), (0, 0));
@@ -384,7 +384,7 @@ impl Rig {
     }
 }
 
-/// It was cancelled when some of it was done.
+/// The error of an operation that was cancelled when a part of it was done.
 fn cut_short() -> io::Error {
     io::Error::other("cut short")
 }
@@ -397,7 +397,7 @@ impl Drop for Rig {
     }
 }
 
-/// Which sockets.
+/// The kind of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Net {
     Tcp,
@@ -411,7 +411,7 @@ pub(super) const NETS: &[Net] = &[
     Net::Unix,
 ];
 
-/// A TCP address that nobody else has.
+/// A TCP address with a port of the system's choice.
 pub(super) fn any_port() -> SockAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()
 }
@@ -432,7 +432,7 @@ pub(super) fn listen(backlog: i32) -> (Socket, SockAddr) {
     (listener, address)
 }
 
-/// What the test's own end of a connection is like: it blocks, though not for ever.
+/// Makes the test's own end of a connection block, though not for ever.
 pub(super) fn patient(far: &Socket) {
     far.set_nonblocking(false).expect("blocking");
     far.set_read_timeout(Some(patience())).expect("SO_RCVTIMEO");

@@ -1,4 +1,4 @@
-//! Wake-ups without end.
+//! Storms of wakes.
 
 use std::{
     thread,
@@ -16,7 +16,7 @@ use crate::{
 
 const THREADS: usize = 4;
 
-/// Sends `count` messages from the one end to the other, one after the other.
+/// Sends `count` messages between two ends, back and forth, one after the other.
 fn converse(rig: &mut Rig, count: usize) {
     for &net in NETS {
         let (first, second) = pair(net);
@@ -56,11 +56,11 @@ pub(super) fn a_storm_of_wakes_stops_nobody(on: On) {
         is_over.store(true, Ordering::Relaxed);
     });
     let (turns, wakes) = (rig.turns, wakes.into_inner());
-    // What is there to be received is received whoever wakes, and wakes between two turns are one.
+    // Bytes are received however often other threads wake the driver, and all wakes between two turns count as one.
     assert!(turns < MESSAGES * NETS.len() * 40, "{turns} turns for {MESSAGES} messages");
     assert!(rig.woken > 0 && wakes > rig.woken, "{} of {wakes}", rig.woken);
     assert!(rig.woken <= 2 * turns + 2, "{} in {turns} turns", rig.woken);
-    // Next to nothing of it is left over.
+    // Next to no wake is left over.
     let before = rig.woken;
     rig.turn_for(Duration::from_millis(3));
     assert!(rig.woken - before <= 8, "{}", rig.woken - before);
@@ -105,13 +105,13 @@ pub(super) fn wakes_of_many_threads_are_never_lost(on: On) {
         while answered.iter().any(|answered| answered.load(Ordering::SeqCst) < ROUNDS) {
             let start = Instant::now();
             let before = rig.woken;
-            // Longer than anything may take: a wake that is lost shows as a sleep.
+            // The timeout is longer than anything may take: a lost wake shows as a sleep.
             rig.turn(Wait::Park(Some(patience().as_nanos() as u64)));
             longest = longest.max(start.elapsed());
             if longest > patience() / 2 {
                 break;
             }
-            // Only the completion counts as an answer, not that the sleep was over.
+            // Only the completion counts as an answer, not the end of the sleep.
             if rig.woken > before {
                 for (asked, answered) in asked.iter().zip(&answered) {
                     answered.store(asked.load(Ordering::SeqCst), Ordering::SeqCst);

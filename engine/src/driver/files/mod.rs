@@ -1,9 +1,9 @@
 //! Sends with files in them: memory by `sendmsg(2)`, files by `sendfile(2)`, both without waiting.
 //!
-//! Neither driver has an operation for files (io_uring would splice through a pipe, on a worker thread), so both do
-//! the same: send what the socket takes, wait until it is writable, go on. Of the files in one list at most
-//! [`CHUNK_BYTES`] go out in a turn. What is not in the page cache is read in on a thread of its own
-//! ([`reader`]), which wakes the driver.
+//! Neither driver has an operation for files (io_uring would splice through a pipe, on a worker thread), so both do the
+//! same: send what the socket takes, wait until it is writable, go on. Of the files in one list at most [`CHUNK_BYTES`]
+//! go out in a turn. A separate thread ([`reader`]) reads in the bytes that are not in the page cache, and then wakes
+//! the driver.
 
 mod reader;
 #[cfg(all(test, target_os = "linux"))]
@@ -24,49 +24,49 @@ use crate::{
     },
 };
 
-/// How much of files one connection sends in one go.
+/// How many bytes of files one connection sends in one go.
 const CHUNK_BYTES: usize = 256 << 10;
-/// How much is read in by one request, and how far ahead of what is being sent the next one begins at the latest.
+/// How many bytes one request reads in. The next request follows when at most half of them are still to be sent.
 const WINDOW_BYTES: usize = 2 << 20;
 
-/// A send on its way. Places are counted in bytes from the beginning of the list.
+/// A send in flight. Positions are counted in bytes from the beginning of the list.
 #[derive(Debug)]
 pub(super) struct FileSend {
     pub(super) gather: Gather,
     pub(super) sent: usize,
-    /// Up to here the reader was just before; no look at the page cache is needed.
+    /// The reader has just read in the bytes up to here: no look at the page cache is needed.
     trusted: usize,
-    /// What the reader is about to read in.
+    /// The range that the reader was asked to read in and has not answered for.
     asked: Option<Range<usize>>,
-    /// How far the reader was asked to go. Beyond `sent` only where the page cache lacked something before.
+    /// How far the reader was asked to read. Beyond `sent` only if the page cache lacked something before.
     ahead: usize,
-    /// Nothing goes on before the reader has answered.
+    /// The send cannot go on before the reader has answered.
     waits: bool,
-    /// The kernel tells what is in the page cache.
+    /// The kernel can tell what is in the page cache.
     tells: bool,
-    /// What the reader met.
+    /// The error that the reader met.
     fault: Option<FileFault>,
 }
 
-/// How far a send came.
+/// The outcome of one attempt.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// All of it was taken.
+    /// The kernel has taken all of it.
     Done,
-    /// It goes on when the socket is writable.
+    /// The send goes on when the socket is writable.
     Blocked,
-    /// It goes on when the reader has answered.
+    /// The send goes on when the reader has answered.
     Cold,
-    /// It ends here.
+    /// The send fails.
     Failed(io::Error),
 }
 
-/// Where reading ahead stands, behind what `sendfile` is about to read.
+/// The bytes of a file that `sendfile` is to send next.
 struct Next<'a> {
     region: &'a FileRegion,
-    /// How far into the region.
+    /// Their position in the region.
     at: usize,
-    /// How much is sent at once.
+    /// Their number.
     bytes: usize,
 }
 
@@ -84,7 +84,7 @@ impl FileSend {
         }
     }
 
-    /// Sends what the socket takes, up to a bound.
+    /// Sends as much as the socket takes, up to a bound.
     pub(super) fn proceed(
         &mut self,
         socket: BorrowedSocket<'_>,
@@ -121,16 +121,16 @@ impl FileSend {
         Step::Done
     }
 
-    /// Sends the memory in front of the next file; how much that was, and how much there is.
+    /// Sends the memory in front of the next file. Returns how many bytes the socket took, and how many there were.
     fn send_memory(&self, socket: BorrowedSocket<'_>) -> (io::Result<usize>, usize) {
         let (parts, count) = parts_of(&self.gather, self.sent);
         let bytes = parts[..count].iter().map(|part| part.len()).sum();
-        // A header does not travel in a packet of its own.
+        // Announce the bytes that follow, so that a header does not travel in a packet of its own.
         let more = self.sent + bytes < self.gather.bytes();
         (file::send_in_front(socket, &parts[..count], more), bytes)
     }
 
-    /// Whether what is to be sent next is in the page cache. If not, the reader has been asked for it.
+    /// Whether the bytes to send next are in the page cache. If not, asks the reader for them.
     fn is_warm(&mut self, next: &Next<'_>, op: OpId, desk: &mut Desk) -> bool {
         if self.fault.is_some() {
             return false;
@@ -147,12 +147,12 @@ impl FileSend {
             return true;
         }
         let is_asked = self.asked.is_some() || self.ask(region, at, op, desk);
-        // Without a thread to ask: better late than never.
+        // Without a reader thread, send them although they are cold: better late than never.
         self.waits = is_asked || !desk.is_out_of_order();
         !self.waits
     }
 
-    /// Has the reader go on, if it was needed before, while what it has read in is sent.
+    /// Asks the reader for the next window while the last one is sent, if the reader was needed before.
     fn read_ahead(&mut self, next: &Next<'_>, op: OpId, desk: &mut Desk) {
         let Next { region, at, .. } = *next;
         let end = self.sent - at + region.len();
@@ -162,7 +162,7 @@ impl FileSend {
         }
     }
 
-    /// Asks the reader for a window of the region that `sent` lies in, from `from` bytes into it on.
+    /// Asks the reader for a window of the region that `sent` lies in, starting `from` bytes into the region.
     fn ask(&mut self, region: &FileRegion, from: usize, op: OpId, desk: &mut Desk) -> bool {
         let begin = self.region_start() + from;
         let len = (region.len() - from).min(WINDOW_BYTES);
@@ -174,21 +174,22 @@ impl FileSend {
         is_asked
     }
 
-    /// Where the region that `sent` lies in begins.
+    /// The position at which the region that `sent` lies in begins.
     fn region_start(&self) -> usize {
         self.gather.file_at(self.sent).map_or(self.sent, |(_, at)| self.sent - at)
     }
 
-    /// The reader has answered, or has room again. Whether the send waited for that.
+    /// The reader has answered, or has room for a request again (`None`). Returns whether the send waited for that.
     pub(super) fn answer(&mut self, outcome: Option<Result<(), FileFault>>) -> bool {
         if let Some(outcome) = outcome {
             let range = self.asked.take().unwrap_or_default();
             match outcome {
-                // It is met again if nobody waits for it now.
+                // If the send does not wait for these bytes now, it meets the error again when it gets there.
                 Err(fault) => self.fault = Some(fault).filter(|_| self.waits),
                 Ok(()) if range.start <= self.sent.max(self.trusted) => {
-                    // Later it may be gone again: who can look does, and is trusted with the next step only, so that
-                    // there is one in any case.
+                    // The pages may be evicted again before they are sent. If the kernel can tell, look again, and
+                    // trust the reader for the next step only: that much is sent in any case, so the send makes
+                    // progress.
                     let step = if self.tells { CHUNK_BYTES } else { WINDOW_BYTES * 2 };
                     self.trusted = self.trusted.max(range.end.min(self.sent + step));
                 }
@@ -199,7 +200,7 @@ impl FileSend {
     }
 }
 
-/// Sends what the socket takes of a region.
+/// Sends as much of a region as the socket takes.
 fn send_file(
     socket: BorrowedSocket<'_>,
     region: &FileRegion,

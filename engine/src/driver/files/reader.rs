@@ -1,7 +1,7 @@
-//! Reading files into the page cache, on a thread of the process: a slow disk must not hold up a shard.
+//! Reads files into the page cache on a thread of the process, because a slow disk must not hold up a shard.
 //!
 //! The thread starts with the first request, is named `zring-files`, and stays for the life of the process. It serves
-//! one request after the other. Where its queue is full, drivers are told when there is room.
+//! one request after the other. A driver that finds the queue full is told when there is room.
 //!
 //! ```text
 //! driver: Desk::ask ──requests──▶ thread: read in ──answers──▶ Desk::take_answers :driver
@@ -25,15 +25,15 @@ use crate::{
     sys::{file, signal},
 };
 
-/// Requests of the whole process that may wait at one time.
+/// How many requests of the whole process may wait at one time.
 const REQUESTS_MAX: usize = 256;
-/// How much is read at a time.
+/// How many bytes are read at a time.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// An answer: what was asked for is in the page cache, or why not; `None` when there is room to ask again.
+/// An answer: the requested bytes are in the page cache, or the error; `None` when there is room to ask again.
 type Answer = (OpId, Option<Result<(), FileFault>>);
 
-/// Where one driver's answers are put.
+/// The answers for one driver.
 #[derive(Debug)]
 struct Tray {
     answers: Mutex<Vec<Answer>>,
@@ -55,24 +55,24 @@ struct Request {
     tray: Arc<Tray>,
 }
 
-/// What a driver has to do with the reader.
+/// A driver's side of the reader.
 #[derive(Debug)]
 pub(in crate::driver) struct Desk {
     waker: Waker,
     tray: Option<Arc<Tray>>,
     is_out_of_order: bool,
-    /// For looks at the page cache that have to copy.
+    /// Scratch memory for looks at the page cache that have to copy.
     pub(super) scratch: Vec<u8>,
 }
 
 impl Desk {
-    /// The waker is called when there are answers.
+    /// `waker` is called when there are answers.
     pub(in crate::driver) fn new(waker: Waker) -> Self {
         Self { waker, tray: None, is_out_of_order: false, scratch: Vec::new() }
     }
 
-    /// Has a part of a region read in; the answer names `op`. `false` when the queue is full, which the answer `None`
-    /// follows, or when there is no thread.
+    /// Has a part of a region read in; the answer names `op`. Returns `false` when the queue is full, in which case the
+    /// answer `None` follows, or when there is no reader thread.
     pub(super) fn ask(&mut self, op: OpId, region: &FileRegion, from: usize, len: usize) -> bool {
         let Some(reader) = reader() else {
             self.is_out_of_order = true;
@@ -86,29 +86,29 @@ impl Desk {
         reader.ask(Request { file, offset, len, op, tray: tray.clone() })
     }
 
-    /// Whether there is nobody to ask.
+    /// Whether there is no reader thread to ask.
     pub(super) fn is_out_of_order(&self) -> bool {
         self.is_out_of_order
     }
 
-    /// What came in. To be called when the waker was.
+    /// Takes the answers that came in. Call it when the waker was called.
     pub(in crate::driver) fn take_answers(&mut self) -> Vec<Answer> {
         let Some(tray) = &self.tray else { return Vec::new() };
         std::mem::take(&mut *tray.answers.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Those who found the queue full.
+/// The operations that found the queue full.
 type Refused = Mutex<Vec<(OpId, Arc<Tray>)>>;
 
 struct Reader {
     requests: SyncSender<Request>,
     refused: Arc<Refused>,
-    /// Whose thread it is: a forked child has none.
+    /// The process that started the thread: a forked child has no such thread.
     process: u32,
 }
 
-/// The process's reader, started on first use; none when its thread cannot be started.
+/// The process's reader, started on first use; `None` when its thread cannot be started.
 fn reader() -> Option<&'static Reader> {
     static READER: OnceLock<Option<Reader>> = OnceLock::new();
     let start = || match Reader::start() {
@@ -134,14 +134,14 @@ impl Reader {
 
     fn ask(&self, request: Request) -> bool {
         let Err(TrySendError::Full(request)) = self.requests.try_send(request) else { return true };
-        // Noted before the queue is tried again: the thread looks at the list after each request.
+        // Note the request before trying the queue again: the thread looks at the list after each request.
         let lock = || self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let (op, tray) = (request.op, request.tray.clone());
         lock().push((op, tray.clone()));
         if self.requests.try_send(request).is_err() {
             return false;
         }
-        // An answer `None` that is on its way already does no harm.
+        // If the thread has sent the answer `None` already, that does no harm.
         lock().retain(|(other, at)| *other != op || !Arc::ptr_eq(at, &tray));
         true
     }
@@ -157,7 +157,7 @@ fn run(requested: &Receiver<Request>, refused: &Refused) {
         #[cfg(all(test, target_os = "linux"))]
         super::tests::pass_gate();
         let outcome = read_in(&file, offset, len, &mut scratch);
-        // The last clone of a file closes it here rather than on the shard.
+        // The last clone of a file is closed here rather than on the shard.
         drop(file);
         tray.put((op, Some(outcome)));
         let those = std::mem::take(&mut *refused.lock().unwrap_or_else(PoisonError::into_inner));

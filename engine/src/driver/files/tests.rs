@@ -1,4 +1,4 @@
-//! Cold files, with a reader that can be held up: everybody else goes on.
+//! Sends of cold files while the reader is held up: all other sends go on.
 
 use std::{
     collections::HashMap,
@@ -28,20 +28,20 @@ const PAGE_BYTES: usize = 4096;
 
 static IS_HELD: Mutex<bool> = Mutex::new(false);
 static RELEASED: Condvar = Condvar::new();
-/// There is one reader in the process, so one test of it at a time.
+/// The process has one reader, so only one test of it runs at a time.
 static TURNS: Mutex<()> = Mutex::new(());
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The reader comes by here before each request.
+/// The reader passes this gate before each request.
 pub(super) fn pass_gate() {
     let held = RELEASED.wait_while(lock(&IS_HELD), |held| *held);
     drop(held.unwrap_or_else(PoisonError::into_inner));
 }
 
-/// While it lasts the disk does not answer.
+/// While this value lives, the disk does not answer.
 struct Hold;
 
 impl Hold {
@@ -129,7 +129,7 @@ impl World {
         self.shard.send(conn, gather).unwrap();
     }
 
-    /// What became of a send: all was taken, or why not.
+    /// Waits for the outcome of a send: all was taken, or the error.
     fn outcome(&mut self, conn: ConnId) -> Result<(), io::Error> {
         self.turn_until("a send", |world| world.ends.sent.contains_key(&conn));
         let (bytes, total, error) = self.ends.sent.remove(&conn).unwrap();
@@ -150,7 +150,7 @@ fn content(bytes: usize) -> Vec<u8> {
     (0..bytes).map(|at| (at ^ at >> 8 ^ at >> 17) as u8).collect()
 }
 
-/// A file whose pages were dropped; none where files live in memory.
+/// A file whose pages are not in the page cache; `None` where files live in memory.
 fn cold_file(bytes: usize) -> Option<Arc<File>> {
     let file = tempfile::tempfile_in("/tmp").unwrap();
     file.write_all_at(&content(bytes), 0).unwrap();
@@ -199,7 +199,7 @@ fn others_are_served_while_a_disk_does_not_answer() {
             let mut ping = [0; 4];
             other_end.read_exact(&mut ping).unwrap();
         }
-        // A warm file passes the cold one.
+        // A warm file overtakes the cold one.
         let warm = tempfile::tempfile().unwrap();
         warm.write_all_at(&content(50_000), 0).unwrap();
         world.send(other, [region(&Arc::new(warm), 1, 49_999)]);
@@ -234,7 +234,7 @@ fn what_waits_for_a_disk_can_be_closed() {
         let error = world.outcome(conn).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ECANCELED));
         world.turn_until("the close", |world| world.ends.closed == [conn]);
-        // And another one is under way when the shard goes.
+        // Another send is in flight when the shard is dropped.
         let (conn, _end) = world.connect();
         world.send(conn, [region(&file, 0, 1 << 20)]);
         world.turn();
@@ -312,7 +312,7 @@ fn kernels_that_tell_less_of_what_they_have() {
             }
             BLINDNESS.set(0);
         }
-        // What can be read at once goes out without the reader.
+        // Bytes that can be read at once go out without the reader.
         BLINDNESS.set(1);
         let warm = tempfile::tempfile().unwrap();
         warm.write_all_at(&content(50_000), 0).unwrap();

@@ -25,7 +25,7 @@ pub(super) struct Alarm {
 impl Alarm {
     pub(super) fn open(poller: &Poller, mode: PollMode) -> io::Result<Self> {
         let timer = TimerFd::new()?;
-        // SAFETY: `close` takes it out of the poller before it is closed.
+        // SAFETY: `close` removes the timer from the poller before the timer is closed.
         unsafe { poller.add_with_mode(raw(&timer), Event::readable(ALARM), mode)? };
         Ok(Self { timer, mode, pending: BinaryHeap::new() })
     }

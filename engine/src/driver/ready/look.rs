@@ -1,4 +1,4 @@
-//! Looking at the poller.
+//! Looks at the poller.
 
 use std::{io, time::Duration};
 
@@ -9,7 +9,7 @@ use crate::{
     sys::poller::{Found, look},
 };
 
-/// The poller, which one thread waits on at a time and any number use otherwise.
+/// The poller. One thread at a time waits on it, and any number of threads change it meanwhile.
 #[derive(Debug)]
 pub(super) struct Looker {
     pub(super) poller: Poller,
@@ -23,16 +23,16 @@ impl Looker {
 
     /// Ends the wait that is under way, or the next one.
     pub(super) fn notify(&self) {
-        // A notifier that is full has told already; nothing else is known to fail.
+        // A notifier that is full has notified already. No other error is known.
         let _ = self.poller.notify();
     }
 
-    /// Waits until something is ready, somebody notifies, a signal comes, or the time is up. While another thread
-    /// waits it returns at once: whoever waited first would take what is meant for the other.
+    /// Waits until something is ready, a thread notifies, a signal comes, or the time is up. Returns at once while
+    /// another thread waits, because that thread would take the events that are meant for this one.
     pub(super) fn wait(&self, found: &mut Found, timeout: Option<Duration>) -> io::Result<()> {
         found.clear();
         if self.is_waiting.swap(true, Ordering::Acquire) {
-            // The other one was told to leave and may need this core for that.
+            // The other thread was told to leave, and may need this core for that.
             std::thread::yield_now();
             return Ok(());
         }

@@ -1,11 +1,11 @@
 //! The readiness driver: completions made of non-blocking calls and a poller (epoll, kqueue, AFD, ... through the crate
 //! `polling`).
 //!
-//! Sends and connects are tried when they are submitted; whatever would block waits for its descriptor to become
-//! ready, and accepts and receives always do. Ready descriptors have their turn one after the other in
-//! [`Driver::next`], one system call each, so that one of them cannot keep the others waiting.
+//! Sends and connects are tried when they are submitted. An operation that would block waits for its descriptor to
+//! become ready; accepts and receives always wait first. [`Driver::next`] serves the ready descriptors in turn, with
+//! one system call each, so that no descriptor keeps the others waiting.
 //!
-//! Nothing here belongs to a thread: whoever holds the driver may use it. Each look at the poller is one system call
+//! The driver is not bound to a thread: any thread that holds it may use it. Each look at the poller is one system call
 //! on Linux, empty ones included.
 
 mod alarm;
@@ -55,7 +55,7 @@ const SPINS: u32 = 32;
 #[derive(Debug)]
 struct Notifier {
     looker: Arc<Looker>,
-    /// The waker was called, and no completion has told yet.
+    /// The waker was called, and no completion has reported it yet.
     is_woken: AtomicBool,
 }
 
@@ -75,36 +75,37 @@ impl Wake for Notifier {
 ///
 /// # Invariants
 /// - A descriptor is in the poller only while operations wait on it, or until the next flush after that.
-/// - An operation has its slot until its last completion is made, which `ended` or the caller then has.
+/// - An operation has its slot until its last completion is made. That completion is then in `ended`, or with the
+///   caller.
 pub struct Ready {
     looker: Arc<Looker>,
     mode: PollMode,
-    /// What a look fills; lent out while parked.
+    /// The events of the last look. Lent out while a thread is parked.
     found: Option<Found>,
     slots: Slots,
     sources: Sources,
     calls: Calls,
-    /// Completions that are made already.
+    /// Completions that wait for `next` to return them.
     ended: VecDeque<Completion>,
-    /// Whose turn it is: the last completion was one of `ended`.
+    /// The last completion came from `ended`, so it is the turn of a ready descriptor.
     prefers_ready: bool,
     /// The buffer that receives fill, one after the other.
     buffer: Option<u16>,
-    /// How many buffers were begun in this turn.
+    /// How many buffers this turn has begun to fill.
     begun: u16,
-    /// Connects to be tried again, by time.
+    /// Connects to try again, by time.
     retries: BinaryHeap<Reverse<(Instant, u64)>>,
-    /// Counts polls, to bound what one descriptor gets in each.
+    /// Counts polls, to bound the work that each of them does for one descriptor.
     turn: u64,
     notifier: Arc<Notifier>,
     files: files::Desk,
-    /// The poller's descriptor is watched by somebody else; from then on there are alarms.
+    /// Set once an event loop may watch the poller's descriptor. There are alarms only from then on.
     alarm: Option<Alarm>,
-    /// Between poll and flush: what is left over shows on the descriptor at the end.
+    /// Between poll and flush. The flush makes the descriptor readable if work is left over.
     is_turning: bool,
-    /// How many wait in a [`Parking`].
+    /// How many threads wait in a [`Parking`].
     parked: u32,
-    /// One of them has looked at the poller since the last poll.
+    /// A parked thread has looked at the poller since the last poll.
     has_looked: bool,
 }
 
@@ -152,7 +153,7 @@ impl Ready {
         !self.ended.is_empty() || self.sources.has_leftover()
     }
 
-    /// Files a completion that [`Driver::next`] is to return.
+    /// Queues a completion for [`Driver::next`].
     fn end(&mut self, completion: Completion) {
         self.ended.push_back(completion);
         if self.alarm.is_some() && !self.is_turning {
@@ -160,7 +161,7 @@ impl Ready {
         }
     }
 
-    /// The first half of a poll or a park: what can be done without looking.
+    /// The first half of a poll or a park: the work that needs no look at the poller.
     fn prepare(&mut self) -> io::Result<()> {
         self.sources.flush(&self.looker.poller)?;
         self.tell_parked();
@@ -170,7 +171,7 @@ impl Ready {
         Ok(())
     }
 
-    /// The time-out, cut short by the next connect to be tried again.
+    /// The timeout, cut short by the next connect to try again.
     fn bounded(&self, timeout_ns: Option<u64>) -> Option<Duration> {
         let timeout = timeout_ns.map(Duration::from_nanos);
         let Some(&Reverse((at, _))) = self.retries.peek() else { return timeout };
@@ -178,7 +179,7 @@ impl Ready {
         Some(timeout.map_or(retry, |timeout| timeout.min(retry)))
     }
 
-    /// Whoever waits meanwhile has to look anew where he would miss what the poller was told.
+    /// Ends the look of a parked thread if that look would miss the changes made in the poller meanwhile.
     fn tell_parked(&mut self) {
         if poller::IS_DEAF_WHILE_LOOKING
             && std::mem::take(&mut self.sources.has_told)
@@ -209,7 +210,7 @@ impl Ready {
 
     fn note_woken(&mut self) {
         let is_woken = &self.notifier.is_woken;
-        // The exchange is a locked instruction, the look before it is not.
+        // The swap is a locked instruction, the load before it is not.
         if is_woken.load(Ordering::Relaxed) && is_woken.swap(false, Ordering::AcqRel) {
             self.ended.push_back(Completion::Woken);
             self.hear_files();
@@ -223,18 +224,18 @@ impl Ready {
         let source = self.sources.get(index);
         debug_assert!(source.read.is_none(), "one accept or receive at a time");
         source.read = Some(op);
-        // Who awaits readiness has looked himself.
+        // A caller that awaits readability has just looked at the socket itself.
         let is_hot = source.is_hot && !awaits;
         if let Err(refused) = self.wait_for(op, index) {
             self.end(refused);
         } else if is_hot {
-            // Where so much was just now, more is likely: no need to wait for the poller to say so.
+            // The last read filled its buffer, so more bytes are likely: do not wait for the poller to report them.
             self.sources.note_readable(index);
         }
         op
     }
 
-    /// The operation, noted at its source, waits there. If the poller refuses that, it ends.
+    /// Arms the poller for an operation that is noted at its source. If the poller refuses, the operation ends.
     fn wait_for(&mut self, op: OpId, index: usize) -> Result<(), Completion> {
         self.slots.find(op).expect("the caller holds the slot").source = Some(index);
         let armed = self.sources.arm(&self.looker.poller, index);
@@ -337,7 +338,7 @@ impl Driver for Ready {
                     std::hint::spin_loop();
                 }
             }
-            // A wait has just looked.
+            // A parked thread has just looked.
             _ if std::mem::take(&mut self.has_looked) && self.alarm.is_none() => {}
             _ => self.look(Some(Duration::ZERO))?,
         }
@@ -375,7 +376,7 @@ impl Driver for Ready {
 
     fn next(&mut self, pool: &mut Pool) -> Option<Completion> {
         loop {
-            // In turns: what the handler does at once must not keep what others wait for.
+            // Take turns: operations that the handler completes at once must not hold up what others wait for.
             if !self.prefers_ready || !self.sources.has_ready() {
                 self.prefers_ready = true;
                 if let Some(completion) = self.ended.pop_front() {
@@ -401,7 +402,7 @@ impl Driver for Ready {
     }
 
     fn provide(&mut self, _pool: &mut Pool) -> usize {
-        // Buffers are taken one at a time, when there is something to put into them.
+        // Receives take buffers one at a time, when there are bytes to put into them.
         0
     }
 
@@ -410,7 +411,7 @@ impl Driver for Ready {
     }
 
     fn shut_down(&mut self, _pool: &mut Pool) -> bool {
-        // What has ended and was not told yet goes with the rest: accepted sockets are closed by that.
+        // Completions that were not returned yet are dropped, too: that closes accepted sockets.
         self.sources.clear(&self.looker.poller);
         self.slots.clear();
         self.ended.clear();
@@ -435,7 +436,7 @@ impl Driver for Ready {
             if let Some(&Reverse((at, _))) = self.retries.peek() {
                 self.alarm_at(at);
             }
-            // Whatever was done before has told nobody.
+            // Work from before did not show on the descriptor.
             self.looker.notify();
         }
         poller::descriptor(&self.looker.poller)

@@ -1,4 +1,4 @@
-//! What is done for an operation when its descriptor is ready.
+//! Carries on operations whose descriptors are ready.
 
 use std::{
     cmp::Reverse,
@@ -30,7 +30,7 @@ use crate::{
 const READS_PER_TURN_MAX: u32 = 8;
 /// How many connections one listener accepts in one turn.
 const ACCEPTS_PER_TURN_MAX: u32 = 64;
-/// A buffer with less room than this left is given up for the next one.
+/// A buffer with less space left than this is given up for the next one.
 const ROOM_BYTES_MIN: u32 = 4096;
 
 /// The descriptor of an operation under way.
@@ -71,11 +71,11 @@ impl Ready {
         Some(slot)
     }
 
-    /// The descriptor of a connect or a send is to become writable.
+    /// Waits until the descriptor of a connect or a send becomes writable.
     fn wait_to_write(&mut self, op: OpId) -> Option<Completion> {
         let slot = self.slots.find(op).expect("the caller holds the slot");
         let index = match slot.source {
-            // It stays armed until it ends.
+            // The operation stays armed until it ends.
             Some(_) => return None,
             None => self.sources.enter(slot.fd),
         };
@@ -112,7 +112,7 @@ impl Ready {
     fn retry_at(&mut self, at: Instant, op: OpId) {
         self.retries.push(Reverse((at, op.0)));
         if self.parked > 0 {
-            // Their time-outs know nothing of it.
+            // The timeouts of the parked threads do not include this retry.
             self.looker.notify();
         }
         if self.alarm.is_some() {
@@ -149,7 +149,8 @@ impl Ready {
         Some(Completion::Connected { token, result })
     }
 
-    /// Sends what the kernel takes at once; a full buffer, or the bound of an attempt, is that of one turn.
+    /// Sends as much as the kernel takes at once. A full send buffer, or the bound of one attempt, ends the turn's work
+    /// for this send.
     pub(super) fn proceed_send(&mut self, op: OpId) -> Option<Completion> {
         let slot = self.slots.find(op)?;
         let Kind::Send { gather, sent } = &mut slot.kind else {
@@ -179,7 +180,7 @@ impl Ready {
         match send.proceed(borrow(slot.fd), op, files) {
             Step::Blocked => self.wait_to_write(op),
             Step::Cold => {
-                // The socket may be writable all the while, which nobody wants to hear.
+                // Stop waiting for the socket: it may be writable all the while, and no report of that is wanted.
                 if let Some(index) = slot.source.take() {
                     self.sources.detach(index, op);
                 }
@@ -196,7 +197,7 @@ impl Ready {
         }
     }
 
-    /// The thread that reads files may have answered.
+    /// Takes the answers of the thread that reads files.
     pub(super) fn hear_files(&mut self) {
         for (op, outcome) in self.files.take_answers() {
             let kind = self.slots.find(op).map(|slot| &mut slot.kind);
@@ -240,7 +241,7 @@ impl Ready {
                     self.sources.note_readable(index);
                     return Some(Completion::Accepted { token, result: Ok(accepted), more: true });
                 }
-                // A connection that was given up before we came; the next one may be there.
+                // The peer gave this connection up before it was accepted. The next one may be there.
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
                 Err(error) if is_transient(&error) => return None,
                 Err(error) => return self.abort(op, error),
@@ -272,8 +273,8 @@ impl Ready {
             return Some(Completion::Received { token, received, more: false });
         };
         let (at, room) = pool.room(buffer);
-        // SAFETY: the room behind what was filled is inside the buffer, zero-initialised or filled before, and
-        // nobody else has a reference to it: no chunk or lease reaches beyond the filled part.
+        // SAFETY: the room behind the filled part lies inside the buffer and is initialised: zeroed, or filled before.
+        // There is no other reference to it: no chunk or lease reaches beyond the filled part.
         let into = unsafe { std::slice::from_raw_parts_mut(at.as_ptr(), room as usize) };
         let received = match net::try_recv(borrow(fd), into) {
             Ok(0) => Received::End,
@@ -299,7 +300,7 @@ impl Ready {
         Some(Completion::Received { token, received, more: false })
     }
 
-    /// Bytes were read; `filled`: as many as there was room for.
+    /// Notes a read. `filled`: the read took as many bytes as it had room for.
     fn note_read(&mut self, index: usize, filled: bool) {
         let turn = self.turn;
         let source = self.sources.get(index);
@@ -329,8 +330,8 @@ impl Ready {
     }
 }
 
-/// Receives into the body's spare room, and behind it, when the whole rest of the body fits there, into the spill
-/// area. Returns how many bytes that was and how many could have been.
+/// Receives into the body's spare capacity and then, if the whole rest of the body fits there, into the spill area.
+/// Returns how many bytes it received, and how many it had room for.
 fn receive_direct(fd: BorrowedSocket<'_>, direct: &mut Direct) -> io::Result<(usize, usize)> {
     let rest = direct.rest;
     let body: &mut [MaybeUninit<u8>] = match direct.body.as_mut().filter(|_| rest > 0) {
@@ -343,14 +344,14 @@ fn receive_direct(fd: BorrowedSocket<'_>, direct: &mut Direct) -> io::Result<(us
     };
     let room = body.len();
     let spill = direct.spill.spare_capacity_mut();
-    // Bytes for the spill only follow when the whole body fits in front of it.
+    // Bytes reach the spill area only if the whole body fits in front of it.
     let spill = if room == rest { spill } else { &mut [] };
     let all = room + spill.len();
     let mut parts = [MaybeUninitSlice::new(body), MaybeUninitSlice::new(spill)];
-    // An empty part in front would be as good as none.
+    // An empty part in front serves no purpose: leave it out.
     let parts = if room == 0 { &mut parts[1..] } else { &mut parts[..] };
     let bytes = net::try_recv_vectored(fd, parts)?;
-    // SAFETY: the kernel filled the parts in order, so many bytes in all.
+    // SAFETY: the kernel filled the parts in order, with `bytes` bytes in all.
     unsafe { direct.filled(room, bytes) };
     Ok((bytes, all))
 }

@@ -5,8 +5,8 @@ use std::{io, time::Duration};
 use super::look::Looker;
 use crate::{sync::Arc, sys::poller::Found};
 
-/// A wait for readiness on any thread. Others may use the driver meanwhile: what they change in the poller counts at
-/// once.
+/// A wait for readiness on any thread. Other threads may use the driver meanwhile: their changes to the poller take
+/// effect at once.
 #[derive(Debug)]
 pub struct Parking {
     looker: Arc<Looker>,
@@ -19,11 +19,11 @@ impl Parking {
         Self { looker, found, timeout }
     }
 
-    /// Waits until something is ready, the shard is woken, a signal comes, or the time is up. While another thread
-    /// waits as well, it returns at once.
+    /// Waits until something is ready, the shard is woken, a signal comes, or the time is up. Returns at once while
+    /// another thread waits.
     ///
     /// # Errors
-    /// What the system said.
+    /// The system's error.
     pub fn wait(&mut self) -> io::Result<()> {
         self.looker.wait(&mut self.found, self.timeout)
     }

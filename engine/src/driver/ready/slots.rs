@@ -1,4 +1,4 @@
-//! Op slots: what an operation needs until it ends.
+//! Op slots: the state of an operation until it ends.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub(super) enum Kind {
         pause: Duration,
     },
     Receive {
-        /// It ends with the first bytes.
+        /// The receive ends with the first bytes.
         once: bool,
     },
     Direct(Direct),
@@ -29,7 +29,7 @@ pub(super) enum Kind {
         gather: Gather,
         sent: usize,
     },
-    /// A send with files in it.
+    /// A send of a list with files.
     Files(Box<FileSend>),
 }
 
@@ -38,7 +38,7 @@ pub(super) struct Slot {
     pub(super) token: Token,
     pub(super) fd: RawSocket,
     generation: u32,
-    /// Where it waits for readiness, if it does.
+    /// The source where the operation waits for readiness, if it does.
     pub(super) source: Option<usize>,
     pub(super) kind: Kind,
 }
@@ -67,7 +67,7 @@ impl Slots {
         self.slab.get_mut(index(op)).filter(|slot| u64::from(slot.generation) == op.0 >> 32)
     }
 
-    /// Ends the operation; a stale id ends nothing.
+    /// Ends the operation. Does nothing if the id is stale.
     pub(super) fn remove(&mut self, op: OpId) -> Option<Slot> {
         self.find(op)?;
         Some(self.slab.remove(index(op)))

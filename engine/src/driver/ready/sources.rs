@@ -1,4 +1,4 @@
-//! Descriptors that operations wait on, and what the poller was told about them.
+//! Descriptors that operations wait on, and the events that the poller is to report for them.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,11 +13,11 @@ use crate::{
     sys::{RawSocket, borrow_raw},
 };
 
-/// Half of a key names the place in the table, the other half who has it.
+/// One half of a key is an index into the table. The other half is the generation of the source that has the place.
 const INDEX_BITS: u32 = usize::BITS / 2;
 const INDEX_MASK: usize = (1 << INDEX_BITS) - 1;
 
-/// What is asked of the poller for one descriptor.
+/// The events that the poller is to report for one descriptor.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Interest {
     read: bool,
@@ -37,10 +37,10 @@ impl Interest {
 /// One descriptor.
 ///
 /// # Invariants
-/// - With `is_added` the poller has the descriptor, and will report `armed`.
-/// - When `armed` differs from what the operations want, it is listed in `Sources::changed`. It may ask for too
-///   much until the next flush, never for too little while [`PollMode::Level`].
-/// - It stands in `Sources::ready` or `Sources::postponed` once at most (`is_queued`).
+/// - If `is_added`, the poller has the descriptor and reports `armed`.
+/// - If `armed` differs from what the operations want, the source is listed in `Sources::changed`. It may ask for too
+///   much until the next flush, but never for too little while [`PollMode::Level`].
+/// - The source is in `Sources::ready` or `Sources::postponed`, once at most (`is_queued`).
 #[derive(Debug)]
 pub(super) struct Source {
     fd: RawSocket,
@@ -54,7 +54,7 @@ pub(super) struct Source {
     is_changed: bool,
     is_queued: bool,
     ready: Interest,
-    /// The last read took all it had room for: more is likely to be there.
+    /// The last read filled its buffer: more bytes are likely to be there.
     pub(super) is_hot: bool,
     /// Reads in `turn` so far.
     reads: u32,
@@ -66,7 +66,7 @@ impl Source {
         Interest { read: self.read.is_some(), write: self.write.is_some() }
     }
 
-    /// Whether it may be read once more in this turn.
+    /// Counts a read. Returns whether the source may be read once more in this turn.
     pub(super) fn may_read(&mut self, turn: u64, reads_max: u32) -> bool {
         if self.turn != turn {
             (self.turn, self.reads) = (turn, 0);
@@ -76,7 +76,7 @@ impl Source {
     }
 }
 
-/// What a source is ready for, and who waits for that.
+/// The operation that a ready source carries on.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Work {
     Read { index: usize, op: OpId },
@@ -89,13 +89,13 @@ pub(super) struct Sources {
     table: Slab<Source>,
     by_fd: HashMap<RawSocket, usize>,
     generation: usize,
-    /// Places whose interest has to be adjusted, by key: a place may have passed on meanwhile.
+    /// Keys of sources whose interest has to be adjusted. A key may be stale: its place may have another source by now.
     changed: Vec<usize>,
-    /// Keys of sources that are ready for something, in turn.
+    /// Keys of sources that are ready, in turn.
     ready: VecDeque<usize>,
-    /// Those that have to wait for the next turn, to be the first then.
+    /// Keys of sources that have to wait for the next turn, to come first then.
     postponed: Vec<usize>,
-    /// The poller was told something to wait for since this was last taken back.
+    /// The poller was given something to wait for since this flag was last cleared.
     pub(super) has_told: bool,
 }
 
@@ -128,12 +128,12 @@ impl Sources {
         (source.generation == key >> INDEX_BITS).then_some((index, source))
     }
 
-    /// The place of a descriptor in the table.
+    /// The index of a descriptor's source in the table. Adds a source if there is none.
     pub(super) fn enter(&mut self, fd: RawSocket) -> usize {
         if let Some(&index) = self.by_fd.get(&fd) {
             return index;
         }
-        // Stays below the mask, so no key equals one that is reserved.
+        // The generation stays below the mask, so no key equals one that is reserved.
         self.generation = (self.generation + 1) % INDEX_MASK;
         let index = self.table.insert(Source {
             fd,
@@ -158,8 +158,8 @@ impl Sources {
         &mut self.table[index]
     }
 
-    /// Makes the poller report at least what the operations of the source want. Whatever it reports beyond that is
-    /// taken back by [`Sources::flush`]: who waits again before costs no system call.
+    /// Makes the poller report at least what the operations of the source want. [`Sources::flush`] takes back what it
+    /// reports beyond that: an operation that waits again before the flush costs no system call.
     pub(super) fn arm(&mut self, poller: &Poller, index: usize) -> io::Result<()> {
         let source = &self.table[index];
         let wanted = source.wanted();
@@ -172,12 +172,12 @@ impl Sources {
     fn tell(&mut self, poller: &Poller, index: usize, wanted: Interest) -> io::Result<()> {
         let event = self.event(index, wanted);
         let source = &mut self.table[index];
-        // SAFETY: operations wait on it, so its owner keeps it open; before closing it he calls `Driver::close`.
+        // SAFETY: operations wait on it, so its owner keeps it open, and calls `Driver::close` before closing it.
         let fd = unsafe { borrow_raw(source.fd) };
         if source.is_added {
             poller.modify_with_mode(fd, event, self.mode)?;
         } else {
-            // SAFETY: as above; `close` and `clear` take it out of the poller before it is closed.
+            // SAFETY: as above; `close` and `clear` remove it from the poller before it is closed.
             unsafe { poller.add_with_mode(&fd, event, self.mode)? };
             source.is_added = true;
         }
@@ -207,8 +207,8 @@ impl Sources {
         self.note_changed(index);
     }
 
-    /// Tells the poller what is wanted no longer, and re-arms what reports only once. A descriptor that nobody waits
-    /// on leaves the poller: epoll reports errors and hang-ups even where nothing was asked for.
+    /// Takes back from the poller what is wanted no longer, and re-arms what it reports only once. A descriptor without
+    /// operations leaves the poller: epoll reports errors and hang-ups even if it was asked for nothing.
     pub(super) fn flush(&mut self, poller: &Poller) -> io::Result<()> {
         while let Some(key) = self.changed.pop() {
             let Some((index, source)) = self.find(key) else { continue };
@@ -227,7 +227,7 @@ impl Sources {
         let source = self.table.remove(index);
         self.by_fd.remove(&source.fd);
         if source.is_added {
-            // SAFETY: open until `Driver::close` or the shard's end, and both come here first.
+            // SAFETY: the descriptor is open until `Driver::close` or the shard's end, and both come here first.
             let fd = unsafe { borrow_raw(source.fd) };
             if let Err(error) = poller.delete(fd) {
                 tracing::error!(fd = source.fd, %error, "a descriptor was closed under its driver");
@@ -235,14 +235,14 @@ impl Sources {
         }
     }
 
-    /// The descriptor is about to be closed.
+    /// Removes a descriptor that is about to be closed.
     pub(super) fn close(&mut self, poller: &Poller, fd: RawSocket) {
         let Some(&index) = self.by_fd.get(&fd) else { return };
         debug_assert!(self.table[index].wanted().is_none(), "closed with operations under way");
         self.remove(poller, index);
     }
 
-    /// Takes everything out of the poller.
+    /// Removes all descriptors from the poller.
     pub(super) fn clear(&mut self, poller: &Poller) {
         let all: Vec<usize> = self.table.iter().map(|(index, _)| index).collect();
         all.into_iter().for_each(|index| self.remove(poller, index));
@@ -251,7 +251,7 @@ impl Sources {
         self.postponed.clear();
     }
 
-    /// Files what the poller reported. An event of a descriptor that has been let go of is ignored.
+    /// Notes an event of the poller. An event for a descriptor that is no longer in the table is ignored.
     pub(super) fn note(&mut self, event: &Event) {
         let is_oneshot = self.mode == PollMode::Oneshot;
         let Some((index, source)) = self.find(event.key) else { return };
@@ -266,7 +266,7 @@ impl Sources {
         self.queue(index);
     }
 
-    /// The source can be read at once, or so it seems.
+    /// Marks the source as readable, which may prove wrong.
     pub(super) fn note_readable(&mut self, index: usize) {
         self.table[index].ready.read = true;
         self.queue(index);
@@ -279,8 +279,8 @@ impl Sources {
         }
     }
 
-    /// The source is ready to be read, but not in this turn. The poller would tell again; but it tells in an order of
-    /// its own, in which the same ones may come first each time.
+    /// Leaves a ready source to the next turn. The poller would report it again, but in an order of its own, in which
+    /// the same sources may come first each time.
     pub(super) fn postpone(&mut self, index: usize) {
         let source = &mut self.table[index];
         source.ready.read = true;
@@ -289,22 +289,22 @@ impl Sources {
         }
     }
 
-    /// A turn begins.
+    /// Begins a turn: postponed sources are ready again.
     pub(super) fn resume(&mut self) {
         self.ready.extend(self.postponed.drain(..));
     }
 
-    /// Whether something is ready in this turn.
+    /// Whether a source is ready in this turn.
     pub(super) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
     }
 
-    /// Whether something is ready that the poller need not tell of.
+    /// Whether there is work that the poller need not report.
     pub(super) fn has_leftover(&self) -> bool {
         self.has_ready() || !self.postponed.is_empty()
     }
 
-    /// The next operation that may get on. One source after the other has its turn.
+    /// The next operation that can go on. The sources take turns.
     pub(super) fn next_ready(&mut self) -> Option<Work> {
         while let Some(key) = self.ready.pop_front() {
             let Some((index, source)) = self.find(key) else { continue };

@@ -20,7 +20,7 @@ const CONFIG: PoolConfig =
     PoolConfig { buffers: 8, buffer_bytes: 16 << 10, with_kernel: 4, reserve: 1 };
 const PAUSE_NS: u64 = 20_000_000;
 
-/// A driver in a mode of the poller that this system might not choose.
+/// A driver with a mode of the poller that this system might not choose.
 pub(in crate::driver) fn open_with(mode: PollMode, config: PoolConfig) -> (Ready, Pool) {
     let driver = Ready::with(Poller::new().unwrap(), mode, Calls::new(&Config::default()));
     let mut pool = Pool::new(config, true);
@@ -59,9 +59,9 @@ fn turn(driver: &mut Ready, pool: &mut Pool, wait: Wait) -> Vec<Completion> {
     completions
 }
 
-/// Fails unless a wait is as long as it was told to be.
+/// Fails unless a wait lasts as long as it was told to.
 fn assert_silent(driver: &mut Ready, pool: &mut Pool) {
-    // What was reported for an operation that has ended may show once.
+    // An event for an operation that has ended may show once.
     turn(driver, pool, Wait::No);
     let start = Instant::now();
     assert!(turn(driver, pool, Wait::Park(Some(PAUSE_NS))).is_empty());
@@ -154,11 +154,11 @@ fn a_number_that_is_used_again_is_another_descriptor() {
         let number = raw(&far);
         let op = receive(&mut driver, 1, &far);
         driver.cancel(op);
-        // Closed before anything was flushed, and its open file lives on elsewhere.
+        // Close the socket before a flush, while a duplicate keeps its open file alive.
         let twin = far.try_clone().unwrap();
         driver.close(far.into());
         let (mut other_near, other_far) = pair();
-        // Another thread of the tests may have taken it in between: then this round proves less.
+        // Another test's thread may have taken the number in between: then this round proves less.
         let is_same = raw(&other_far) == number || raw(&other_near) == number;
         let cancelled = turn(&mut driver, &mut pool, Wait::No);
         assert!(matches!(&cancelled[..], [Completion::Received { token: 1, more: false, .. }]));
@@ -194,7 +194,7 @@ fn a_descriptor_without_operations_is_silent_whatever_happens_to_it() {
             panic!("{completions:?}")
         };
         assert!((1..4 << 20).contains(bytes), "what went out is told: {bytes}");
-        // Unread bytes and a hang-up.
+        // The peer leaves unread bytes and a hang-up.
         (&near).write_all(b"unread").unwrap();
         drop(near);
         assert_silent(&mut driver, &mut pool);
@@ -214,7 +214,7 @@ fn one_connection_does_not_keep_the_others_waiting() {
         receive(&mut driver, 2, &waiting);
         (&flood).write_all(&[7; 100_000]).unwrap();
         (&quiet).write_all(b"x").unwrap();
-        // A sender that has its answer at once, each time.
+        // A sender whose sends complete at once, each time.
         let (echo, _sink) = pair();
         send(&mut driver, 3, &echo, vec![1]);
         driver.poll(Wait::No).unwrap();
@@ -259,7 +259,7 @@ fn a_wake_is_told_once() {
     assert!(turn(&mut driver, &mut pool, Wait::Spin).is_empty());
 }
 
-// Elsewhere there is no descriptor to show anything on.
+// Other systems have no descriptor that could show anything.
 #[cfg(target_os = "linux")]
 #[test]
 fn what_ends_between_turns_shows_on_the_descriptor() {
@@ -279,7 +279,7 @@ fn what_ends_between_turns_shows_on_the_descriptor() {
         assert!(is_readable(&mut driver));
         assert_eq!(turn(&mut driver, &mut pool, Wait::No).len(), 1);
         assert!(!is_readable(&mut driver));
-        // Of two alarms the later one is not forgotten.
+        // The later one of two alarms is not forgotten.
         driver.alarm(2 * PAUSE_NS);
         driver.alarm(PAUSE_NS / 10);
         for _ in 0..2 {

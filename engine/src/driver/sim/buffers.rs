@@ -1,11 +1,11 @@
-//! The buffers of a pool that the simulated kernel has.
+//! The pool buffers that the simulated kernel has.
 
 use std::collections::VecDeque;
 
 use super::fault::{Faults, Random};
 use crate::buf::{Chunk, Pool};
 
-/// What a buffer holds until it is filled, so that whoever still reads an old chunk of it finds out.
+/// The content of a buffer before it is filled, so that a reader of an old chunk in it fails.
 const POISON: u8 = 0xdb;
 
 /// # Invariants
@@ -13,7 +13,7 @@ const POISON: u8 = 0xdb;
 #[derive(Debug)]
 pub(crate) struct Buffers {
     provided: VecDeque<u16>,
-    /// The one that the driver fills by itself, beyond those provided.
+    /// The buffer that the driver fills by itself, beyond those provided.
     beyond: Option<u16>,
     /// Each receive takes a whole buffer.
     is_whole: bool,
@@ -33,7 +33,7 @@ impl Buffers {
         self.len() > 0
     }
 
-    /// Takes what the pool gives to the kernel.
+    /// Takes the buffers that the pool gives to the kernel.
     pub(crate) fn provide(&mut self, pool: &mut Pool) -> usize {
         let mut taken = 0;
         while let Some(buffer) = pool.take_ready() {
@@ -76,8 +76,8 @@ impl Buffers {
     ) -> Chunk {
         let (at, room) = pool.room(buffer);
         assert!(bytes.len() <= room as usize, "more bytes than room");
-        // SAFETY: the room lies inside the buffer, which is the driver's to write (it is in here); no chunk or
-        // lease reaches beyond what was filled before, and `bytes` is memory of the network's.
+        // SAFETY: the room lies inside the buffer, which is the driver's to write (it is in here); no chunk or lease
+        // reaches beyond the bytes filled before, and `bytes` is the network's memory.
         unsafe { at.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
         let is_full = bytes.len() == room as usize;
         let keeps = !self.is_whole && !is_full && !random.chance(faults.buffer_end_ppm);

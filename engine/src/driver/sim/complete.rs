@@ -1,4 +1,4 @@
-//! How operations end: what a completion says is decided when it is asked for.
+//! How operations end. The content of a completion is decided when the driver asks for it.
 
 use std::{
     io,
@@ -21,7 +21,7 @@ fn failed(errno: i32) -> io::Error {
     io::Error::from_raw_os_error(errno)
 }
 
-/// What a receive finds.
+/// The state of a socket, as a receive finds it.
 enum Found {
     Bytes(usize),
     End,
@@ -30,7 +30,7 @@ enum Found {
 }
 
 impl Net {
-    /// The next completion of an operation that has something to report; `None` when that is gone again.
+    /// The next completion of an operation that has something to report; `None` if it has nothing to report any more.
     pub(super) fn complete(
         &mut self,
         op: OpRef,
@@ -39,7 +39,7 @@ impl Net {
     ) -> Option<Completion> {
         let state = self.op(op).expect("only operations in flight are ready");
         let (socket, is_cancelled) = (state.socket, state.is_cancelled);
-        // A cancelled operation may still find something on its way out.
+        // A cancelled operation may still find something before it ends.
         let gives_up = is_cancelled && !self.random.chance(self.faults.cancel_race_ppm);
         let state = self.op(op).expect("just seen");
         let completion = match &state.work {
@@ -126,7 +126,7 @@ impl Net {
             self.note(Some(op.driver), "send cut", op.id, sent as u64);
         }
         assert!(!is_short || is_cancelled || error.is_some(), "a short send has a reason");
-        // A cancellation that cuts a send leaves no error, as long as it took something.
+        // If a cancellation cuts a send that has taken something, the error may be missing.
         let cancelled = is_cancelled && (says_why || sent == 0);
         let error = error.or(cancelled.then_some(libc::ECANCELED)).filter(|_| is_short);
         let error = fault.map(io::Error::from).or(error.map(failed));
@@ -232,7 +232,7 @@ impl Net {
         Some(Completion::ReceivedDirect { token, direct, result: Ok(bytes) })
     }
 
-    /// What a receive that does not wait takes.
+    /// Receives without waiting.
     pub(super) fn take_now(
         &mut self,
         driver: usize,
@@ -270,7 +270,7 @@ impl Net {
     /// Ties a socket to its descriptor.
     pub(super) fn name(&mut self, driver: usize, id: SocketId, fd: &OwnedFd) {
         let number = fd.as_raw_fd();
-        // The number is free again, so whatever had it was closed.
+        // The number is free again, so the socket that had it was closed.
         if let Some(old) = self.by_fd.remove(&number) {
             self.close(old);
         }
@@ -298,8 +298,8 @@ fn put(direct: &mut Direct, room: usize, bytes: &[u8]) {
     direct.spill.extend_from_slice(spilled);
 }
 
-/// A real socket that never goes anywhere: the name of a simulated one. Unlike a duplicate of some descriptor it has
-/// an inode of its own, so that a number that was used again is recognised; and options can be set on it.
+/// A real socket that is never connected: its descriptor names a simulated socket. Unlike a duplicate of another
+/// descriptor it has an inode of its own, so a reused number is recognised; and options can be set on it.
 pub(super) fn new_descriptor(family: Family, options: &SocketOptions) -> io::Result<OwnedFd> {
     match family {
         Family::V4 | Family::V6 => net::connect_socket(Family::V4, options),

@@ -1,4 +1,4 @@
-//! What one driver has asked of the network: its operations, from submission to the last completion.
+//! The operations of one driver, from submission to the last completion.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,24 +17,24 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OpRef {
     pub(crate) driver: usize,
-    /// Never used twice.
+    /// An id is never used twice.
     pub(crate) id: u64,
 }
 
-/// What an operation does.
+/// The kind and the state of an operation.
 #[derive(Debug)]
 pub(crate) enum Work {
     Accept,
     Connect {
-        /// Where to; nothing when the address is none that the simulator has.
+        /// The port to connect to; `None` if the simulator has no such address.
         port: Option<u16>,
-        /// How it ended, and the error if it has one.
+        /// Whether it has ended, and the error if there was one.
         outcome: Option<Option<i32>>,
     },
     Receive {
-        /// It was armed while the driver had no buffer.
+        /// The receive was armed while the driver had no buffer.
         is_starved: bool,
-        /// It ends with the first bytes.
+        /// The receive ends with the first bytes.
         once: bool,
     },
     Direct(Direct),
@@ -43,7 +43,7 @@ pub(crate) enum Work {
         gather: Gather,
         sent: usize,
         error: Option<i32>,
-        /// The file to blame for it.
+        /// The file's fault, if that is the reason.
         fault: Option<FileFault>,
     },
 }
@@ -54,18 +54,18 @@ pub(crate) struct Op {
     pub(crate) socket: SocketId,
     pub(crate) work: Work,
     pub(crate) is_cancelled: bool,
-    /// In [`Desk::ready`].
+    /// The operation is in [`Desk::ready`].
     is_ready: bool,
-    /// Will be in [`Desk::ready`].
+    /// The operation will be in [`Desk::ready`] later.
     is_late: bool,
 }
 
-/// Wakes a driver, and whoever turns it, from anywhere.
+/// Wakes a driver, and the turner that turns it, from any thread.
 #[derive(Debug, Default)]
 pub(crate) struct Bell {
     /// For the driver: its waker was called.
     pub(crate) is_woken: AtomicBool,
-    /// For the scheduler: something happened since the shard was turned last.
+    /// For the scheduler: something happened since the shard was last turned.
     pub(crate) is_rung: AtomicBool,
     pub(crate) shown: OnceLock<Arc<EventFd>>,
 }
@@ -84,7 +84,7 @@ impl Wake for Bell {
         self.wake_by_ref();
     }
 
-    // Called with any lock held: no lock here.
+    // The caller may hold any lock, so this takes none.
     fn wake_by_ref(self: &std::sync::Arc<Self>) {
         self.is_woken.store(true, Ordering::Release);
         self.ring();
@@ -99,7 +99,7 @@ pub(crate) struct Desk {
     pub(crate) ready: Vec<u64>,
     pub(crate) bell: Arc<Bell>,
     pub(crate) sockets: BTreeSet<SocketId>,
-    /// Who turned it last, of those that the scheduler turns.
+    /// The turner that turned it last.
     pub(crate) turner: Option<usize>,
     /// How many buffers of the pool the driver has.
     pub(crate) buffers: usize,
@@ -147,7 +147,7 @@ impl Net {
         op
     }
 
-    /// The operation's last completion.
+    /// Removes an operation at its last completion.
     pub(crate) fn remove_op(&mut self, op: OpRef) -> Op {
         let state = self.desks[op.driver].ops.remove(&op.id).expect("an operation ends once");
         let socket = self.sockets.get_mut(&state.socket).expect("it outlives its operations");
@@ -193,7 +193,7 @@ impl Net {
         }
     }
 
-    /// The operation has something to report, now or a little later.
+    /// Reports the operation, now or a little later.
     pub(crate) fn finish(&mut self, op: OpRef) {
         if self.op(op).is_none_or(|state| state.is_ready || state.is_late) {
             return;
@@ -218,7 +218,7 @@ impl Net {
         }
     }
 
-    /// One of the operations that have something to report.
+    /// Picks one of the operations that have something to report.
     pub(crate) fn pick_ready(&mut self, driver: usize) -> Option<OpRef> {
         let at = match self.desks[driver].ready.len() {
             0 => return None,
@@ -258,7 +258,7 @@ impl Net {
         self.report(op);
     }
 
-    /// A send goes on: the network takes what there is room for, or a piece of it.
+    /// A send goes on: the network takes as many bytes as it has room for, or a piece of them.
     pub(crate) fn progress(&mut self, op: OpRef) {
         let Some(state) = self.op(op).filter(|state| !state.is_cancelled) else { return };
         let socket = state.socket;
@@ -277,7 +277,7 @@ impl Net {
         let room = self.space(socket).min(rest);
         if room == 0 {
             self.note(Some(op.driver), "send waits", op.id, socket);
-            // Whoever receives lets it go on.
+            // The send goes on when the other end receives.
             return;
         }
         let piece = self.piece(room);
@@ -302,7 +302,7 @@ impl Net {
         }
     }
 
-    /// Why nothing can be sent on a socket. The connection's own error is told once.
+    /// The error of a send on this socket; `None` if bytes can be sent. The connection's own error is reported once.
     pub(crate) fn refusal(&mut self, socket: SocketId) -> Option<i32> {
         let Some(stream) = self.sockets.get_mut(&socket).and_then(Socket::stream) else {
             return Some(libc::EPIPE);
@@ -310,7 +310,7 @@ impl Net {
         stream.is_broken.then(|| stream.take_error().unwrap_or(libc::EPIPE))
     }
 
-    /// Who connects where to, unless it was cancelled.
+    /// The socket and the port of a connect, unless the connect was cancelled.
     pub(crate) fn connect_target(&mut self, op: OpRef) -> Option<(SocketId, Option<u16>)> {
         let state = self.op(op).filter(|state| !state.is_cancelled)?;
         let Work::Connect { port, .. } = state.work else { unreachable!("only connects arrive") };
@@ -336,7 +336,7 @@ pub(crate) fn name(work: &Work) -> &'static str {
     }
 }
 
-/// Up to `len` bytes of the list, behind the first `skip`: as many as lie in memory or in one file.
+/// Copies up to `len` bytes of the list behind the first `skip`: as many as lie in memory or in one file.
 fn copy(gather: &Gather, skip: usize, len: usize) -> Result<Vec<u8>, FileFault> {
     if let Some((region, at)) = gather.file_at(skip) {
         let mut bytes = vec![0; len.min(region.len() - at)];

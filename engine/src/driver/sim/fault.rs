@@ -1,4 +1,4 @@
-//! What the simulated network does wrong, how often, and the random numbers behind it.
+//! The faults of the simulated network, how often they happen, and the random numbers behind them.
 
 /// A small generator of random numbers (SplitMix64): the same seed gives the same run.
 #[derive(Debug, Clone)]
@@ -30,12 +30,12 @@ impl Random {
         low + self.below((high.max(low) - low).saturating_add(1))
     }
 
-    /// Whether something of this probability, in parts per million, happens.
+    /// Whether an event with this probability, in parts per million, happens.
     pub fn chance(&mut self, ppm: u32) -> bool {
         ppm > 0 && self.below(MILLION) < u64::from(ppm)
     }
 
-    /// Small numbers more often than large ones: any number of bits up to that of `high` is as likely.
+    /// Small numbers more often than large ones: each number of bits, up to that of `high`, is equally likely.
     fn skewed(&mut self, high: u64) -> u64 {
         let bits = u64::from(u64::BITS - high.leading_zeros());
         let bits = self.between(0, bits);
@@ -46,16 +46,16 @@ impl Random {
 const MILLION: u64 = 1_000_000;
 const MS: u64 = 1_000_000;
 
-/// Bounds for what goes wrong in a world, as parts per million of the occasions there are. The world's own ratios
-/// are drawn from the seed below these, and some are drawn as zero, so that seeds differ in kind as well.
+/// Bounds for the faults of a world, in parts per million of the occasions there are. Each world draws its own ratios
+/// from the seed, up to these bounds. Some ratios are drawn as zero, so that worlds also differ in the kinds of faults.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Faults {
     /// A send is taken, or a receive delivers, in a piece of random size.
     pub short_ppm: u32,
-    /// A piece that is sent breaks its connection, at a time of its own; both ends see `ECONNRESET`.
+    /// A sent piece breaks its connection at some later time; both ends see `ECONNRESET`.
     pub reset_ppm: u32,
-    /// A connect is refused although somebody listens.
+    /// A connect is refused although a socket listens.
     pub refuse_ppm: u32,
     /// A connect fails otherwise (`ETIMEDOUT`, `EHOSTUNREACH`).
     pub connect_fail_ppm: u32,
@@ -69,21 +69,21 @@ pub struct Faults {
     pub no_buffer_ppm: u32,
     /// A receive ends with the bytes it brings.
     pub receive_end_ppm: u32,
-    /// The pool's buffer is given up before it is full.
+    /// A buffer of the pool is given up before it is full.
     pub buffer_end_ppm: u32,
-    /// A cancellation comes late, or finds the operation at work.
+    /// A cancellation comes late, or the operation gets on before it takes effect.
     pub cancel_race_ppm: u32,
     /// A finished operation is reported late.
     pub late_ppm: u32,
-    /// A wait ends for nothing; a shard is turned for nothing.
+    /// A wait ends, or a shard is turned, without a reason.
     pub spurious_ppm: u32,
-    /// How long a piece is on its way, at most.
+    /// How long a piece is on its way at most.
     pub delay_ns_max: u64,
-    /// How long a slow connect and a late completion take, at most.
+    /// How long a slow connect and a late completion take at most.
     pub slow_ns_max: u64,
-    /// The least that a direction of a stream holds before its sender has to wait.
+    /// The smallest window: how many bytes a direction of a stream holds before its sender has to wait.
     pub window_bytes_min: u64,
-    /// The most.
+    /// The largest window.
     pub window_bytes_max: u64,
 }
 
@@ -112,13 +112,13 @@ impl Faults {
         }
     }
 
-    /// Everything that a correct program does not notice: no connection is lost, refused or fails.
+    /// All faults that a correct program does not notice: no connection is lost, refused or fails.
     #[must_use]
     pub fn lossless() -> Self {
         Self { reset_ppm: 0, refuse_ppm: 0, connect_fail_ppm: 0, accept_fail_ppm: 0, ..Self::all() }
     }
 
-    /// Everything.
+    /// All faults.
     #[must_use]
     pub fn all() -> Self {
         Self {
@@ -142,7 +142,7 @@ impl Faults {
         }
     }
 
-    /// The ratios of one world.
+    /// Draws the ratios of one world.
     pub(crate) fn draw(&self, random: &mut Random) -> Self {
         // Every fourth kind of fault is absent from a world, and another fourth is rare.
         let mut ratio = |max: u32| match random.below(4) {
@@ -177,7 +177,7 @@ impl Faults {
         }
     }
 
-    /// Nothing goes wrong any more; delays and windows stay.
+    /// Ends all faults; delays and windows stay.
     pub(crate) fn heal(&mut self) {
         let Self { delay_ns_max, slow_ns_max, window_bytes_min, window_bytes_max, .. } = *self;
         *self =

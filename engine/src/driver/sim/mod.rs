@@ -1,7 +1,7 @@
 //! The simulated driver: a seeded, faulty network in memory, under a virtual clock.
 //!
-//! Part of [`crate::sim`], which says how to use it. A socket of the simulator goes by a real descriptor that is
-//! never used for anything but its number. Only TCP addresses exist; all of them are one host's, by port alone.
+//! Part of [`crate::sim`], which says how to use it. A real descriptor names each simulated socket; nothing but its
+//! number is used. Only TCP addresses exist. All of them belong to one host, and only the port counts.
 
 mod buffers;
 mod complete;
@@ -42,10 +42,10 @@ use crate::{
     },
 };
 
-/// How long a spinning shard looks, at most.
+/// How long a spinning shard polls at most.
 const SPIN_NS_MAX: u64 = 20_000;
 
-/// What waits for the next flush.
+/// A request that waits for the next flush.
 #[derive(Debug)]
 enum Queued {
     Start(OpRef),
@@ -55,14 +55,14 @@ enum Queued {
 /// See the module.
 pub struct Sim {
     net: Arc<Mutex<Net>>,
-    /// Its desk's place.
+    /// The index of its desk.
     index: usize,
     queue: Vec<Queued>,
     buffers: Buffers,
     bell: Arc<Bell>,
 }
 
-/// A wait in the world of a driver.
+/// A wait in the driver's world.
 #[derive(Debug)]
 pub struct Parking {
     net: Arc<Mutex<Net>>,
@@ -74,7 +74,7 @@ pub(crate) fn lock(net: &Mutex<Net>) -> std::sync::MutexGuard<'_, Net> {
     net.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether the simulator is what a configuration asks for.
+/// Whether a configuration asks for the simulator.
 pub(super) fn is_wanted(choice: DriverChoice) -> bool {
     match choice {
         DriverChoice::Sim => true,
@@ -87,7 +87,8 @@ pub(super) fn is_wanted(choice: DriverChoice) -> bool {
 fn inode(fd: RawFd) -> Option<u64> {
     // SAFETY: `stat` is plain integers, for which zero is valid.
     let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-    // SAFETY: writes into `stat` alone; a number that is not open is an error and nothing else.
+    // SAFETY: `fstat` writes into `stat` alone. For a number that is not open it returns an error and does nothing
+    // else.
     let outcome = unsafe { libc::fstat(fd, &raw mut stat) };
     (outcome == 0).then_some(stat.st_ino)
 }
@@ -104,7 +105,7 @@ impl Sim {
         let index = locked.desks.len();
         let turner = locked.turner;
         locked.desks.push(Desk { bell: bell.clone(), turner, ..Desk::default() });
-        // Where nothing goes wrong, everything is the same each time.
+        // Without faults every shard has the same geometry.
         let is_faulty = locked.faults.short_ppm > 0;
         let is_whole = is_faulty && locked.random.below(2) == 0;
         let uses_beyond = is_faulty && locked.random.below(2) == 0;
@@ -128,7 +129,7 @@ impl Sim {
         id
     }
 
-    /// Sockets whose descriptors were closed without [`Driver::close`].
+    /// Closes the sockets whose descriptors were closed without [`Driver::close`].
     fn notice_closed(net: &mut Net, index: usize) {
         for id in net.idle_sockets(&net.desks[index].sockets) {
             let name = net.sockets[&id].name;
@@ -155,7 +156,7 @@ impl Sim {
         lock(&self.net).desks[self.index].has_news()
     }
 
-    /// Takes note of who turns this driver.
+    /// Notes which turner turns this driver.
     fn look_around(&mut self) {
         let mut net = lock(&self.net);
         if let Some(turner) = net.turner {
@@ -163,7 +164,7 @@ impl Sim {
         }
         drop(net);
         if let Some(event_fd) = self.bell.shown.get() {
-            // Before looking, so that whatever completes later makes it readable again.
+            // Drain before looking, so that any later completion makes the descriptor readable again.
             let _ = event_fd.drain();
         }
     }
@@ -209,7 +210,7 @@ impl Driver for Sim {
         let id = Self::socket(&net, fd.as_raw_fd());
         net.close(id);
         net.desks[self.index].sockets.remove(&id);
-        // With the lock held: nobody gets the number before the socket is gone.
+        // Close it with the lock held, so that no other socket gets the number before this one is gone.
         drop(fd);
     }
 
@@ -352,7 +353,7 @@ impl Driver for Sim {
     fn next(&mut self, pool: &mut Pool) -> Option<Completion> {
         let Self { net, index, buffers, bell, .. } = self;
         let mut net = lock(net);
-        // A wake waits for its turn like everything else: one that comes back each time must not keep others out.
+        // A wake waits for its turn like every completion: a wake that comes back each time must not keep others out.
         let is_its_turn = bell.is_woken.load(Ordering::Acquire) && net.random.below(2) == 0;
         let woken = || bell.is_woken.swap(false, Ordering::AcqRel).then_some(Completion::Woken);
         if is_its_turn {
@@ -384,7 +385,7 @@ impl Driver for Sim {
 
     fn shut_down(&mut self, _pool: &mut Pool) -> bool {
         if std::thread::panicking() {
-            // The world has failed; its state may be halfway between two others.
+            // The world has failed; its state may be halfway through a change.
             return false;
         }
         self.hand_over();
@@ -392,7 +393,7 @@ impl Driver for Sim {
         let ids: Vec<u64> = net.desks[self.index].ops.keys().copied().collect();
         for id in ids {
             let op = OpRef { driver: self.index, id };
-            // A send may be cut anywhere on its way out.
+            // The network may take another piece of a send before the send is cut.
             if net.random.chance(net.faults.cancel_race_ppm)
                 && matches!(net.op(op).map(|state| &state.work), Some(Work::Send { .. }))
             {
@@ -418,7 +419,7 @@ impl Driver for Sim {
     fn event_fd(&mut self) -> io::Result<BorrowedFd<'_>> {
         if self.bell.shown.get().is_none() {
             let event_fd = EventFd::new()?;
-            // Whatever completed before has signalled nobody.
+            // Completions from before did not signal the new descriptor.
             event_fd.signal()?;
             let _ = self.bell.shown.set(Arc::new(event_fd));
         }
@@ -433,7 +434,7 @@ impl Drop for Sim {
             return;
         }
         let mut net = lock(&self.net);
-        // The shard's descriptors go with it, without being closed one by one.
+        // The shard's descriptors are closed with it, not one by one.
         for id in std::mem::take(&mut net.desks[self.index].sockets) {
             net.close(id);
         }

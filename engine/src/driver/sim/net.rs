@@ -1,4 +1,4 @@
-//! The simulated network: one host, its ports, its streams and what is on its way at what time.
+//! The simulated network: one host with its ports and streams, and the events to come.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -19,13 +19,13 @@ use crate::{
 /// Names a socket of the world; never used twice.
 pub(crate) type SocketId = u64;
 
-/// What even the fastest network needs.
+/// The delay of even the fastest network.
 const HOP_NS: u64 = 1_000;
-/// A connect to a listener with a full backlog tries again after this.
+/// A connect to a listener with a full backlog is tried again after this.
 const RETRY_NS: u64 = 1_000_000;
 const FIRST_PORT: u16 = 49_152;
 
-/// Something that happens to the network at a certain time.
+/// An event of the network at a certain time.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A send goes on.
@@ -40,13 +40,13 @@ pub(crate) enum Event {
     Arrive { from: SocketId, to: SocketId, bytes: Vec<u8> },
     /// The end of a direction reaches the other end.
     End { to: SocketId },
-    /// The other end has said that there is no connection.
+    /// The other end reports that there is no connection.
     Reset { to: SocketId },
     /// A fault breaks a connection.
     Tear { from: SocketId, to: SocketId },
     /// A descriptor for event loops becomes readable.
     Alarm(Arc<EventFd>),
-    /// Somebody sleeps until now; the scheduler wakes them.
+    /// A task sleeps until now; the scheduler wakes it.
     Wake(Waker),
 }
 
@@ -74,7 +74,7 @@ impl Inbox {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The first `len` bytes, which are taken away.
+    /// Takes the first `len` bytes.
     pub(crate) fn take(&mut self, len: usize) -> &[u8] {
         let start = self.taken;
         self.taken += len;
@@ -91,16 +91,16 @@ impl Inbox {
 #[derive(Debug)]
 pub(crate) struct Stream {
     pub(crate) peer: SocketId,
-    /// Arrived and not yet received.
+    /// Bytes that have arrived and were not received yet.
     pub(crate) inbox: Inbox,
-    /// Sent and not yet arrived.
+    /// How many bytes were sent and have not arrived yet.
     in_flight_bytes: u64,
-    /// When the last of what is on its way to this end arrives.
+    /// When the last of the bytes on their way to this end arrive.
     inbound_until_ns: u64,
     /// The other end's direction has ended.
     pub(crate) is_ended: bool,
     pub(crate) is_broken: bool,
-    /// Why it is broken, until an operation was told.
+    /// Why it is broken, until an operation has reported it.
     error: Option<i32>,
 }
 
@@ -117,7 +117,7 @@ impl Stream {
         }
     }
 
-    /// The error that is told once.
+    /// Takes the error, which is reported once.
     pub(crate) fn take_error(&mut self) -> Option<i32> {
         self.error.take()
     }
@@ -131,11 +131,11 @@ pub(crate) enum Role {
 }
 
 /// # Invariants
-/// - At most one receive, one send and one connect or accept are in flight on it.
-/// - It is in the table exactly as long as its descriptor is open (or it waits in a backlog).
+/// - At most one receive, one send and one connect or accept are in flight on a socket.
+/// - A socket is in the table exactly as long as its descriptor is open (or it waits in a backlog).
 #[derive(Debug)]
 pub(crate) struct Socket {
-    /// Its descriptor and the descriptor's inode; none in a backlog.
+    /// Its descriptor and the descriptor's inode; `None` in a backlog.
     pub(crate) name: Option<(RawFd, u64)>,
     pub(crate) role: Role,
     pub(crate) receive: Option<OpRef>,
@@ -156,7 +156,7 @@ impl Socket {
     }
 }
 
-/// Everything of a world that drivers share.
+/// The state of a world that its drivers share.
 #[derive(Debug)]
 pub(crate) struct Net {
     pub(crate) random: Random,
@@ -167,7 +167,7 @@ pub(crate) struct Net {
     pub(crate) by_fd: BTreeMap<RawFd, SocketId>,
     pub(crate) desks: Vec<Desk>,
     pub(crate) trace: Trace,
-    /// Who is turned at the moment.
+    /// The turner that is being called.
     pub(crate) turner: Option<usize>,
     ports: BTreeMap<u16, SocketId>,
     next_port: u16,
@@ -222,7 +222,7 @@ impl Net {
         self.at(self.now_ns + ns, event);
     }
 
-    /// How long something is on its way.
+    /// How long bytes are on their way.
     pub(crate) fn delay_ns(&mut self) -> u64 {
         HOP_NS + self.random.below(self.faults.delay_ns_max + 1)
     }
@@ -235,7 +235,7 @@ impl Net {
         self.events.first_key_value().map(|((at_ns, _), _)| *at_ns)
     }
 
-    /// Lets the next due event happen. A waker is the caller's to call, without the network's lock.
+    /// Handles the next event that is due. Returns a waker that the caller has to call without the network's lock.
     pub(crate) fn happen(&mut self) -> Option<Waker> {
         if self.next_event_ns().is_none_or(|at_ns| at_ns > self.now_ns) {
             return None;
@@ -299,7 +299,7 @@ impl Net {
     /// The socket's descriptor was closed.
     pub(crate) fn close(&mut self, id: SocketId) {
         if !self.sockets.get(&id).is_none_or(Socket::is_idle) {
-            // What unwinds has failed already: a second panic would keep the first one's report from being seen.
+            // A thread that unwinds has failed already: a second panic would hide the report of the first one.
             assert!(std::thread::panicking(), "socket {id} was closed under an operation");
             return;
         }
@@ -316,7 +316,7 @@ impl Net {
             }
             Role::Stream(stream) if stream.is_broken => {}
             Role::Stream(stream) => {
-                // As Linux does it: a close over unread bytes is a reset.
+                // As on Linux, a close over unread bytes is a reset.
                 let to = stream.peer;
                 let is_rude = !stream.inbox.is_empty();
                 let at_ns = self.arrival_ns(to);
@@ -325,7 +325,7 @@ impl Net {
         }
     }
 
-    /// Nobody accepts this connection any more.
+    /// Resets a connection that no listener accepts any more.
     fn refuse(&mut self, waiting: SocketId) {
         let socket = self.sockets.remove(&waiting);
         let Some(Role::Stream(Stream { peer, .. })) = socket.map(|socket| socket.role) else {
@@ -384,7 +384,7 @@ impl Net {
 
     // Streams.
 
-    /// How many bytes more the sender may send.
+    /// How many more bytes the sender may send.
     pub(crate) fn space(&self, id: SocketId) -> u64 {
         let Some(Socket { role: Role::Stream(stream), .. }) = self.sockets.get(&id) else {
             return 0;
@@ -396,17 +396,17 @@ impl Net {
         self.faults.window_bytes_max.saturating_sub(stream.in_flight_bytes + unread)
     }
 
-    /// How much of so many bytes goes at a time.
+    /// How many of so many bytes are transferred at a time.
     pub(crate) fn piece(&mut self, bytes: u64) -> u64 {
         if bytes > 1 && self.random.chance(self.faults.short_ppm) {
-            // Up to each power of two as likely: tiny pieces are frequent, so are large ones.
+            // Each power of two is an equally likely bound: tiny pieces are frequent, and so are large ones.
             let bits = self.random.between(0, u64::from(bytes.ilog2()));
             return self.random.between(1, bytes.min(1 << (bits + 1)));
         }
         bytes
     }
 
-    /// When something sent now arrives, never before what was sent earlier.
+    /// The arrival time of something sent now, never before that of something sent earlier.
     fn arrival_ns(&mut self, to: SocketId) -> u64 {
         let at_ns = self.now_ns + self.delay_ns();
         match self.sockets.get_mut(&to).and_then(Socket::stream) {
@@ -457,7 +457,7 @@ impl Net {
         receive.into_iter().for_each(|op| self.finish(op));
     }
 
-    /// A connection is lost as far as this end goes: what is on its way is lost, and what is unread sometimes too.
+    /// Breaks one end of a connection: bytes on their way are lost, and sometimes the unread ones, too.
     fn break_off(&mut self, to: SocketId) {
         let discards = self.faults.reset_ppm > 0 && self.random.below(2) == 0;
         let Some(socket) = self.sockets.get_mut(&to) else { return };
@@ -473,7 +473,7 @@ impl Net {
         send.into_iter().for_each(|op| self.progress(op));
     }
 
-    /// Bytes were received: whoever waited for room goes on.
+    /// Bytes were received: a sender that waited for room goes on.
     pub(crate) fn made_room(&mut self, id: SocketId) {
         let Some(peer) = self.sockets.get_mut(&id).and_then(Socket::stream).map(|it| it.peer)
         else {
@@ -485,14 +485,14 @@ impl Net {
         }
     }
 
-    /// A turner is about to look at its shards, or has just done so: what was rung is heard.
+    /// A turner is about to look at its shards, or has just done so: their bells are silent again.
     pub(crate) fn quieten(&self, turner: usize) {
         for desk in self.desks.iter().filter(|desk| desk.turner == Some(turner)) {
             desk.bell.is_rung.store(false, Ordering::Release);
         }
     }
 
-    /// What a completion that is reported late waits.
+    /// The delay of a completion; `None` if it is on time.
     pub(crate) fn late_ns(&mut self) -> Option<u64> {
         let is_late = self.random.chance(self.faults.late_ppm);
         is_late.then(|| self.slow_ns())

@@ -17,7 +17,7 @@ struct Pair {
     far: OwnedFd,
 }
 
-/// Some descriptor to stand in for one that is taken away.
+/// A descriptor to take the place of one that is taken away.
 fn spare() -> OwnedFd {
     EventFd::new().unwrap().as_fd().try_clone_to_owned().unwrap()
 }
@@ -209,7 +209,7 @@ fn a_number_that_is_used_again_is_another_socket() {
     in_world(|world| {
         let mut pair = Pair::new(world);
         let number = pair.near.as_raw_fd();
-        // Closed without the driver, as a shard that is dropped does it.
+        // Close it without the driver, as a dropped shard does.
         drop(std::mem::replace(&mut pair.near, spare()));
         let again = (0..100).find_map(|_| {
             let fd = pair.driver.connect_socket(Family::V4, &SocketOptions::default()).unwrap();

@@ -1,4 +1,4 @@
-//! The last things that happened in a world, for the report of a failure, and a digest of all of them.
+//! The last events of a world, for the report of a failure, and a digest of all events.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -67,12 +67,12 @@ impl Trace {
         self.digest = (self.digest.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
     }
 
-    /// A number that differs when anything that happened differed.
+    /// A number that differs if any event differed.
     pub(crate) fn digest(&self) -> u64 {
         self.digest
     }
 
-    /// How often something was noted.
+    /// How often an event of this name was noted.
     pub(crate) fn count(&self, what: &str) -> u64 {
         self.counts.get(what).copied().unwrap_or(0)
     }

@@ -1,4 +1,4 @@
-//! The ring of provided buffers that the kernel picks receive memory from.
+//! The ring of provided buffers, from which the kernel picks memory for receives.
 
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
@@ -81,7 +81,7 @@ impl BufRing {
         Ok(this)
     }
 
-    /// Gives the memory up for ever: the kernel may still look for buffers in it.
+    /// Never frees the memory: the kernel may still look for buffers in it.
     pub(super) fn leak(&mut self) {
         self.is_leaked = true;
     }
@@ -91,8 +91,8 @@ impl BufRing {
         let mut given = 0;
         while let Some(buffer) = pool.take_ready() {
             let address = pool.address(buffer);
-            // SAFETY: `mask` keeps the index inside; the pool never has more buffers than the ring
-            // entries, so the slot is not one that the kernel still has to consume.
+            // SAFETY: `mask` keeps the index inside. The pool never has more buffers than the ring has entries, so the
+            // kernel does not still have to consume this slot.
             let entry =
                 unsafe { &mut *self.entries.as_ptr().add(usize::from(self.tail & self.mask)) };
             entry.set_addr(address.as_ptr() as u64);

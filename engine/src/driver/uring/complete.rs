@@ -1,4 +1,4 @@
-//! What a completion of the kernel's means.
+//! Translates the kernel's completions.
 
 use std::{
     io,
@@ -52,7 +52,7 @@ impl Uring {
 
     fn complete_wake(&mut self, entry: &cqueue::Entry) -> Completion {
         let _ = self.waker.park.drain();
-        // After the drain, which would take the signal of whoever wakes next.
+        // Clear the flag after the drain: the other way round, the drain could take the signal of the next wake.
         self.waker.is_woken.swap(false, Ordering::AcqRel);
         if !cqueue::more(entry.flags()) {
             self.arm_wake();
@@ -66,7 +66,7 @@ impl Uring {
         if !more {
             self.slots.remove(op);
         }
-        // SAFETY: a successful accept hands over a fresh descriptor that nobody else owns.
+        // SAFETY: a successful accept hands over a fresh descriptor without another owner.
         let result = outcome(entry.result()).map(|fd| unsafe { OwnedFd::from_raw_fd(fd as RawFd) });
         Completion::Accepted { token, result, more }
     }
@@ -80,8 +80,8 @@ impl Uring {
         pool: &mut Pool,
     ) -> Completion {
         let mut more = cqueue::more(entry.flags());
-        // Without bytes no part of a shared buffer was consumed, whatever the flags say: several kernels
-        // forget F_BUF_MORE there and go on filling the buffer.
+        // A receive without bytes consumed no part of a shared buffer, whatever the flags say: several kernels forget
+        // F_BUF_MORE there and go on filling the buffer.
         let uses_buffer = entry.result() > 0 || self.features.incremental.is_none();
         let buffer = cqueue::buffer_select(entry.flags()).filter(|_| uses_buffer);
         let chunk = buffer.map(|buffer| {
@@ -152,7 +152,7 @@ impl Uring {
             if !zero_copy.asks && goes_on(gather.bytes() - *sent) {
                 // SAFETY: the shard keeps a descriptor open until the operations on it have ended.
                 let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-                // A fault shows again when the rest is submitted.
+                // An error shows again when the rest is submitted.
                 *sent += self.calls.send_list(fd, gather, *sent).unwrap_or(0);
             }
             if *sent < gather.bytes() {

@@ -1,5 +1,5 @@
-//! Connects. One to a Unix-domain listener whose backlog is full is told to come again and never told when (Linux
-//! would make a thread wait, and io_uring does not): it is tried again after a growing pause.
+//! Connects. If the backlog of a Unix-domain listener is full, the kernel refuses the connect (a blocking one would
+//! wait, but io_uring's does not) and never tells when there is room. The driver tries again after a growing pause.
 
 use std::{io, os::fd::RawFd, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::driver::{Completion, OpId, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN, Token};
 #[derive(Debug)]
 pub(super) struct Pause {
     length: Duration,
-    /// What the timeout's entry points at.
+    /// The time that the timeout's entry points at.
     time: types::Timespec,
     is_over: bool,
 }
@@ -26,7 +26,7 @@ pub(super) fn entry(fd: RawFd, address: &SockAddr) -> squeue::Entry {
 }
 
 impl Uring {
-    /// An attempt has ended, or the pause behind one.
+    /// An attempt has ended, or the pause after one.
     pub(super) fn complete_connect(
         &mut self,
         op: OpId,

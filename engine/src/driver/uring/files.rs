@@ -1,4 +1,4 @@
-//! Sends with files in them: made on this thread, and waited for with a poll on the ring.
+//! Sends of lists with files. The shard's thread makes the calls, and waits for writability with a poll on the ring.
 
 use std::{
     io,
@@ -40,7 +40,7 @@ impl Uring {
         op
     }
 
-    /// Files a completion that no event of the ring's tells of.
+    /// Queues a completion that no event of the ring announces.
     pub(super) fn end(&mut self, completion: Completion) {
         self.ended.push_back(completion);
         if let Some(shown) = self.waker.shown.get() {
@@ -70,7 +70,7 @@ impl Uring {
         }
     }
 
-    /// The socket is writable, or broken, or the send was cancelled.
+    /// The poll of a send has ended: the socket is writable or broken, or the send was cancelled.
     pub(super) fn complete_files(&mut self, op: OpId, result: i32) -> Option<Completion> {
         let slot = self.slots.find(op).expect("checked by the caller");
         let Slot { cancelled, kind: Kind::Files { polls, .. }, .. } = slot else {
@@ -86,7 +86,7 @@ impl Uring {
         }
     }
 
-    /// The thread that reads files may have answered.
+    /// Takes the answers of the thread that reads files.
     pub(super) fn hear_files(&mut self) {
         for (op, outcome) in self.files.take_answers() {
             let kind = self.slots.find(op).map(|slot| &mut slot.kind);
@@ -99,7 +99,7 @@ impl Uring {
         }
     }
 
-    /// Ends a send of which the kernel has nothing.
+    /// Ends a send of which the kernel has no operation.
     pub(super) fn end_files(&mut self, op: OpId, error: Option<io::Error>) -> Completion {
         let Slot { token, kind: Kind::Files { send, .. }, .. } = self.slots.remove(op) else {
             unreachable!("checked by the caller")

@@ -1,9 +1,9 @@
 //! Receives into registered memory ("fixed buffers" of io_uring).
 //!
-//! They are reads with `IORING_OP_READ_FIXED`: `recv(2)` and its operation take no such memory. Each is told not to wait
-//! (`RWF_NOWAIT`), so that it ends, one way or the other, inside the call that asks for it, and the kernel has the memory
-//! no longer than that. They have a ring of their own, with room for one: on the shard's, what completes there could be
-//! anything.
+//! The driver makes them as reads with `IORING_OP_READ_FIXED`, because `recv(2)` and its operation take no such memory.
+//! Each read is told not to wait (`RWF_NOWAIT`). So it ends in any case inside the call that submits it, and the kernel
+//! keeps the memory no longer. The reads have a ring of their own with room for one entry: on the shard's ring, the
+//! next completion could belong to any operation.
 //!
 //! Source: `io_uring_enter(2)`, `io_uring_register(2)`, `preadv2(2)`.
 
@@ -23,21 +23,21 @@ const PIECES_MAX: u16 = 1024;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct FixedReads {
-    /// `None`: masked, or the kernel has refused.
+    /// `None`: the feature is masked, or the kernel has refused it.
     feature: Option<Fixed>,
     table: Option<Table>,
     reads: u64,
 }
 
-/// The kernel's table of pieces, and where they are.
+/// The kernel's table of registered pieces, and their addresses.
 #[derive(Debug)]
 struct Table {
     ring: Ring,
-    /// By address.
+    /// Sorted by address.
     pieces: Vec<Piece>,
-    /// Places in the kernel's table that are free again.
+    /// Indices of the kernel's table that were used and are free again.
     free: Vec<u16>,
-    /// Places that were never used begin here.
+    /// The first index that was never used.
     fresh: u16,
 }
 
@@ -65,15 +65,15 @@ impl FixedReads {
         Self { feature, table: None, reads: 0 }
     }
 
-    /// How many receives brought something this way.
+    /// How many receives brought bytes this way.
     pub(super) fn reads(&self) -> u64 {
         self.reads
     }
 
-    /// Registers memory; whether that is possible at all.
+    /// Registers memory. Returns whether the kernel supports that.
     ///
     /// # Errors
-    /// What the kernel said, `ENOMEM` beyond `RLIMIT_MEMLOCK`; `QuotaExceeded` beyond 1,024 pieces.
+    /// The kernel's error, `ENOMEM` beyond `RLIMIT_MEMLOCK`; `QuotaExceeded` beyond 1,024 pieces.
     pub(super) fn register(&mut self, memory: &mut [u8]) -> io::Result<bool> {
         if self.feature.is_none() {
             return Ok(false);
@@ -91,12 +91,12 @@ impl FixedReads {
         table.add(memory).map(|()| true)
     }
 
-    /// Memory is about to go.
+    /// Takes back the registration of memory that is about to be freed.
     pub(super) fn unregister(&mut self, memory: &[u8]) {
         let Some(table) = &mut self.table else { return };
         if let Err(error) = table.remove(memory) {
             tracing::warn!("registered memory cannot be given back: {error}; doing without");
-            // The ring's end is the end of all that is registered with it.
+            // Closing the ring ends all of its registrations.
             self.give_up();
         }
     }
@@ -105,7 +105,8 @@ impl FixedReads {
         (self.feature, self.table) = (None, None);
     }
 
-    /// Receives what is there at once into registered memory; `None`: it is not, or the kernel does not do so.
+    /// Receives what is available now into registered memory. `None`: the memory is not registered, or the kernel does
+    /// not support it.
     #[inline]
     pub(super) fn try_receive(
         &mut self,
@@ -118,7 +119,7 @@ impl FixedReads {
             Ok(Err(error))
                 if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) =>
             {
-                // Before Linux 6.4 a socket cannot be told not to wait in this way.
+                // Before Linux 6.4 a read from a socket does not support `RWF_NOWAIT`.
                 self.give_up();
                 None
             }
@@ -168,7 +169,7 @@ impl Table {
             }
         };
         let piece = libc::iovec { iov_base: memory.as_mut_ptr().cast(), iov_len: memory.len() };
-        // SAFETY: the kernel pins the pages, so they stay whatever becomes of the memory. It writes to them only in
+        // SAFETY: the kernel pins the pages, so they stay, whatever becomes of the memory. It writes to them only in
         // reads that name an address inside (`read`).
         let added = unsafe {
             self.ring.0.submitter().register_buffers_update(index.into(), &[piece], None)
@@ -196,7 +197,7 @@ impl Table {
         Ok(())
     }
 
-    /// The piece that all of `body` lies in.
+    /// The piece that contains all of `body`.
     fn find(&self, body: &[u8]) -> Option<u16> {
         let body = addresses(body);
         let behind = self.pieces.partition_point(|piece| piece.addresses.start <= body.start);
@@ -204,7 +205,7 @@ impl Table {
         (!body.is_empty() && body.end <= piece.addresses.end).then_some(piece.index)
     }
 
-    /// What a read gave; the outer error: the kernel has not taken it, and the ring must not be used again.
+    /// The result of a read. The outer error: the kernel has not taken the entry, and the ring must not be used again.
     fn read(
         &mut self,
         fd: BorrowedFd<'_>,
@@ -217,8 +218,8 @@ impl Table {
         let entry = opcode::ReadFixed::new(fd, body.as_mut_ptr(), len, index)
             .rw_flags(libc::RWF_NOWAIT)
             .build();
-        // SAFETY: `body` is borrowed until the read's completion was reaped below. If that never comes, because the kernel
-        // did not take the entry, the caller drops the ring and the entry with it.
+        // SAFETY: `body` is borrowed until the read's completion is reaped below. If that never comes, because the
+        // kernel did not take the entry, the caller drops the ring and the entry with it.
         unsafe { ring.submission().push(&entry) }
             .map_err(|_| io::Error::other("the entry before was not taken"))?;
         loop {
@@ -277,7 +278,7 @@ mod tests {
     fn pieces_are_told_apart_and_their_places_used_again() {
         let (mut near, far) = UnixStream::pair().unwrap();
         let mut fixed = fixed();
-        // Neighbours, registered in any order.
+        // Neighbouring pieces, registered in any order.
         let mut memory = vec![0; 6 * 1000];
         let mut pieces: Vec<&mut [u8]> = memory.chunks_mut(1000).collect();
         for at in [3, 0, 5, 1, 4] {
@@ -339,7 +340,7 @@ mod tests {
         let mut fixed = fixed();
         let (mut memory, (mut near, far)) = (vec![0; 100], UnixStream::pair().unwrap());
         assert!(fixed.register(&mut memory).unwrap());
-        // One is left in the queue, as when the kernel is short of memory.
+        // An entry is left in the queue, as when the kernel is short of memory.
         let ring = &mut fixed.table.as_mut().unwrap().ring.0;
         // SAFETY: an operation that touches nothing.
         unsafe { ring.submission().push(&opcode::Nop::new().build()) }.unwrap();

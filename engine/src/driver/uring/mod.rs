@@ -1,5 +1,5 @@
-//! The io_uring driver: one ring per shard, SINGLE_ISSUER and DEFER_TASKRUN, so completions are
-//! produced only while the shard's own thread is inside the kernel.
+//! The io_uring driver: one ring per shard, with SINGLE_ISSUER and DEFER_TASKRUN. The kernel therefore produces
+//! completions only while the shard's own thread is inside the kernel.
 
 mod bufring;
 mod complete;
@@ -47,7 +47,7 @@ use crate::{
     sys::{eventfd::EventFd, net, pages::lock_limit_bytes},
 };
 
-/// User data of cancellations, whose own completions mean nothing.
+/// User data of cancellations. Their own completions are ignored.
 const CANCEL: u64 = u64::MAX;
 /// User data of the poll on the waker's eventfd.
 const WAKE: u64 = u64::MAX - 1;
@@ -58,19 +58,20 @@ const SPINS: u32 = 512;
 /// How many rounds a shutdown waits for the last completions before it leaks their memory instead.
 const DRAIN_ROUNDS: u32 = 100;
 const DRAIN_ROUND_NS: u64 = 20_000_000;
-/// How many rounds it waits once only peers that have not acknowledged are missing: about half a second.
+/// How many rounds a shutdown waits for zero-copy notifications of peers that have not acknowledged: about half a
+/// second.
 const HELD_ROUNDS: u32 = 25;
 const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
 
 #[derive(Debug)]
 struct EventFdWaker {
-    /// The waker was called, and no completion has told yet. A storm of wakes costs neither the wakers a system call
-    /// each, nor the shard a completion for each time the kernel's poll sees the counter rise.
+    /// The waker was called, and no completion has reported it yet. In a storm of wakes the flag saves each waker a
+    /// system call, and the shard a completion each time the kernel's poll sees the counter rise.
     is_woken: AtomicBool,
-    /// Polled by the ring.
+    /// The eventfd that the ring polls.
     park: EventFd,
-    /// The one of [`Driver::event_fd`]. Linux 6.11 and later tell it only once of a completion that another
-    /// eventfd caused (the deferred signal is never taken up again), so a wake tells it directly.
+    /// The eventfd of [`Driver::event_fd`]. Linux 6.11 and later signal it only once for a completion that another
+    /// eventfd caused (the deferred signal is never taken up again), so a wake signals it directly.
     shown: OnceLock<EventFd>,
 }
 
@@ -83,7 +84,7 @@ impl Wake for EventFdWaker {
         if !self.is_woken.swap(true, Ordering::AcqRel) {
             let _ = self.park.signal();
         }
-        // Each poll takes that of the shown one back, whether the completion was reached or not.
+        // Each poll drains the shown eventfd, whether the completion was reached or not, so signal it on every wake.
         if let Some(shown) = self.shown.get() {
             let _ = shown.signal();
         }
@@ -96,21 +97,22 @@ impl Wake for EventFdWaker {
 /// - Only the thread that opened it calls it.
 /// - A slot is removed when its last completion was seen, never before.
 pub struct Uring {
-    // Dropped in this order: the ring first, so that the kernel has let go of the rest.
+    // The fields are dropped in this order: the ring first, so that the kernel has let go of the rest.
     ring: IoUring,
     buffers: BufRing,
     slots: Slots,
     backlog: VecDeque<squeue::Entry>,
     /// Entries were queued since the kernel was entered last.
     pushed: bool,
-    /// Some of them are not to wait for the next poll.
+    /// Some of these entries must not wait for the next poll.
     is_urgent: bool,
-    /// Some receives may: only a poll completes them, and one that sleeps submits them with the same call.
+    /// Some receives may wait: only a poll completes them, and a poll that sleeps submits them with the same system
+    /// call.
     defers: bool,
-    /// Receives that are asked for instead of armed; only while the shard spins.
+    /// Receives that are polled with `recv(2)` instead of armed; only while the shard spins.
     watch: Watch,
     spins: bool,
-    /// Completions that the kernel has nothing to do with.
+    /// Completions that do not come from the kernel.
     ended: VecDeque<Completion>,
     features: Features,
     zero_copy: ZeroCopy,
@@ -118,17 +120,17 @@ pub struct Uring {
     calls: Calls,
     waker: Arc<EventFdWaker>,
     files: super::files::Desk,
-    /// What the next alarm entry to be submitted points at.
+    /// The time of the next alarm entry to be submitted, which points at it.
     alarm: Box<types::Timespec>,
-    /// The ring's own descriptor, for whoever waits on it without the ring; made on first use.
+    /// The ring's own descriptor, for threads that wait on it without the ring; made on first use.
     parking: Option<Arc<OwnedFd>>,
-    /// How many wait on it.
+    /// How many threads wait on that descriptor.
     parked: u32,
 }
 
 // SAFETY: the raw pointers in the slots point into boxes that the slots own, and the kernel's access to them does not
-// depend on the thread. The kernel refuses to be entered by any thread but the one that opened the ring
-// (SINGLE_ISSUER), so a ring that moved is of no use and does no harm.
+// depend on the thread. The kernel lets no thread but the one that opened the ring enter it (SINGLE_ISSUER), so a ring
+// on another thread is of no use and does no harm.
 unsafe impl Send for Uring {}
 
 impl Uring {
@@ -192,14 +194,15 @@ impl Uring {
         self.features.incremental.is_some()
     }
 
-    /// Queues an entry. When the submission queue stays full it waits in the backlog, which every
-    /// later flush or poll empties first; a refusal by the kernel surfaces there.
+    /// Queues an entry. If the submission queue stays full, the entry waits in the backlog, which every later flush or
+    /// poll empties first. If the kernel refuses the entry, that flush or poll returns the error.
     fn push(&mut self, entry: squeue::Entry) {
         self.is_urgent = true;
         self.push_deferred(entry);
     }
 
-    /// As [`Uring::push`], for a receive that takes no buffer of the pool: where they are scarce, who comes first matters.
+    /// As [`Uring::push`], for a receive that takes no buffer of the pool. Where buffers are scarce, the order of
+    /// receives matters.
     fn push_deferred(&mut self, entry: squeue::Entry) {
         self.pushed = true;
         if self.backlog.is_empty() {
@@ -235,31 +238,31 @@ impl Uring {
             }
             interruptible(self.ring.submit())?;
         }
-        // What the kernel did not take may be anything.
+        // The entries that the kernel did not take may be urgent.
         self.is_urgent = !self.ring.submission().is_empty() || !self.backlog.is_empty();
         Ok(())
     }
 
-    /// Whether a completion waits. Only reads: letting go of the queue's handle would store its head, and
-    /// a spinning core must not keep taking away the cache line that the other one is about to flag.
+    /// Whether a completion waits. Only reads: dropping the queue's handle would store its head, and a spinning core
+    /// must not keep taking away the cache line that the other core is about to flag.
     #[inline]
     fn has_completion(&mut self) -> bool {
         let queue = ManuallyDrop::new(self.ring.completion());
         !queue.is_empty()
     }
 
-    /// Whether the kernel has to be entered. Only reads, as above.
+    /// Whether the kernel has to be entered. Only reads, as [`Uring::has_completion`] does.
     #[inline]
     fn has_work(&mut self) -> bool {
         let queue = ManuallyDrop::new(self.ring.submission());
         !queue.is_empty() || queue.taskrun() || queue.cq_overflow() || !self.backlog.is_empty()
     }
 
-    /// Has the kernel finish what it has begun; whether anything completed. If not, answered sends end as they are.
+    /// Lets the kernel finish what it has begun. Returns whether anything completed. If not, ends the answered sends.
     #[cold]
     fn finds_more(&mut self) -> bool {
         if self.has_work() {
-            // A fault comes up again with the next turn.
+            // An error shows again in the next turn.
             let _ = self.enter();
         }
         let finds = self.has_completion();
@@ -269,18 +272,18 @@ impl Uring {
         finds
     }
 
-    /// Whether something ended without the kernel, or is about to.
+    /// Whether a completion that does not come from the kernel is queued, or is about to be.
     #[inline]
     fn has_ended(&self) -> bool {
         !self.ended.is_empty() || self.zero_copy.has_answered()
     }
 
-    /// Whether the next receive is to be asked for instead of armed.
+    /// Whether the next receive is to be polled instead of armed.
     fn watches(&self) -> bool {
         self.spins && self.parked == 0 && self.waker.shown.get().is_none() && self.watch.has_room()
     }
 
-    /// Arms what was asked for until now.
+    /// Arms the receives that are no longer polled.
     fn arm_unserved(&mut self) {
         while let Some(op) = self.watch.pop_unserved() {
             let slot = self.slots.find(op).expect("a watched receive has its slot");
@@ -307,7 +310,7 @@ impl Uring {
         }
     }
 
-    /// Submits what of `gather` is not yet sent, from inside its slot.
+    /// Submits the rest of `gather` from inside its slot.
     fn push_send(&mut self, op: OpId) {
         let slot = self.slots.find(op).expect("the caller holds the slot");
         let fd = types::Fd(slot.fd);
@@ -432,8 +435,8 @@ impl Driver for Uring {
     ) -> io::Result<Option<usize>> {
         let received = match self.fixed.try_receive(fd, body) {
             None => net::try_recv_into(fd, body, spill),
-            // One such read fills one piece of memory. An end or a fault behind a body shows again in the next receive,
-            // which is then the first to tell.
+            // A fixed read fills one piece of memory, so another receive fills the spill. Its end or error is dropped
+            // here: the next receive meets it again, and is then the first to report it.
             Some(Ok(bytes)) if bytes == body.len() && spill.len() < spill.capacity() => {
                 Ok(bytes + net::try_recv_into(fd, &mut [], spill).unwrap_or(0))
             }
@@ -463,14 +466,14 @@ impl Driver for Uring {
             return self.ended.push_back(completion);
         }
         let Some(slot) = self.slots.find(op) else { return };
-        // What is held has ended for everybody but the kernel, which ends it when it can.
+        // Only the kernel still has a held send, and ends it when it can.
         if matches!(slot.kind, Kind::Held { .. }) {
             return;
         }
         let is_ours = matches!(slot.kind, Kind::Files { polls: false, .. });
         if !std::mem::replace(&mut slot.cancelled, true) {
             if is_ours {
-                // The kernel has nothing of it.
+                // The kernel has no operation for this send.
                 let completion = self.end_files(op, Some(files::cancellation()));
                 return self.end(completion);
             }
@@ -491,7 +494,7 @@ impl Driver for Uring {
     fn poll(&mut self, wait: Wait) -> io::Result<()> {
         self.watch.start(wait == Wait::Spin);
         if let Some(event_fd) = self.waker.shown.get() {
-            // Before looking, so that whatever completes later makes it readable again.
+            // Drain before looking, so that any later completion makes the descriptor readable again.
             let _ = event_fd.drain();
         }
         if wait == Wait::No || self.has_ended() || self.has_completion() {
@@ -499,7 +502,8 @@ impl Driver for Uring {
         }
         if let Wait::Park(timeout_ns) = wait {
             if !self.backlog.is_empty() {
-                // Nothing may sleep in front of the kernel; if it takes none of it now, the caller comes again.
+                // No entry may wait in the backlog while the thread sleeps. If the kernel takes none now, the caller
+                // tries again.
                 return self.enter();
             }
             (self.pushed, self.is_urgent) = (false, false);
@@ -513,7 +517,7 @@ impl Driver for Uring {
             };
             return interruptible(park);
         }
-        // With receives to be asked, asking is the spinning: `next` does it.
+        // If there are receives to poll, polling them is the spinning, and `next` does that.
         let spins = if self.watch.is_empty() { SPINS } else { 1 };
         for _ in 0..spins {
             if self.has_work() {
@@ -561,7 +565,7 @@ impl Driver for Uring {
     #[inline]
     fn next(&mut self, pool: &mut Pool) -> Option<Completion> {
         loop {
-            // The queue's handle goes before the entry is looked at.
+            // Drop the queue's handle before the entry is used.
             let entry = self.ring.completion().next();
             let Some(entry) = entry else {
                 if self.zero_copy.has_answered() && self.finds_more() {
@@ -589,7 +593,7 @@ impl Driver for Uring {
     }
 
     fn buffers(&self, pool: &Pool) -> usize {
-        // The one that watched receives fill is theirs alone.
+        // The buffer of polled receives serves them alone.
         pool.with_kernel()
     }
 
@@ -632,8 +636,8 @@ impl Driver for Uring {
     }
 
     fn alarm(&mut self, after_ns: u64) {
-        // The kernel copies the time when it takes the entry, which is now unless it is short of memory. An
-        // entry that has to wait then finds the time of a later alarm, which is an earlier one or as good.
+        // The kernel copies the time when it takes the entry, which is now unless the kernel is short of memory. An
+        // entry that has to wait then takes the time of a later alarm, which is earlier or as good.
         *self.alarm = types::Timespec::from(std::time::Duration::from_nanos(after_ns));
         self.push(opcode::Timeout::new(&raw const *self.alarm).build().user_data(ALARM));
         let _ = self.enter();
@@ -643,7 +647,7 @@ impl Driver for Uring {
         if self.waker.shown.get().is_none() {
             let event_fd = EventFd::new()?;
             self.ring.submitter().register_eventfd(event_fd.as_fd().as_raw_fd())?;
-            // Whatever completed before the registration has signalled nobody.
+            // Completions from before the registration did not signal it.
             event_fd.signal()?;
             let _ = self.waker.shown.set(event_fd);
             // Only an armed receive makes the descriptor readable.
@@ -659,7 +663,7 @@ impl Driver for Uring {
 impl Drop for Uring {
     fn drop(&mut self) {
         if self.in_flight() > 0 {
-            // The kernel may still write into these slots: losing the memory is the lesser evil.
+            // The kernel may still write into these slots: leaking the memory is the lesser evil.
             tracing::error!(
                 ops = self.in_flight(),
                 "io_uring operations did not end; leaking them"
@@ -667,7 +671,8 @@ impl Drop for Uring {
             self.buffers.leak();
             std::mem::forget(std::mem::take(&mut self.slots));
         } else if self.zero_copy.held() > 0 {
-            // A peer has not acknowledged them yet, and used again, their memory would be sent to it.
+            // A peer has not acknowledged these sends yet. If their memory were reused, the new bytes would be sent to
+            // it.
             tracing::warn!(
                 sends = self.zero_copy.held(),
                 "the kernel still sends from memory of a shard that is dropped: it is never freed"
@@ -686,7 +691,7 @@ impl std::fmt::Debug for Uring {
     }
 }
 
-/// Whether a send of so many bytes ends with what the kernel has room for: calls go on from there ([`Calls`]).
+/// Whether a send of so many bytes ends once the kernel's buffer is full: calls send the rest ([`Calls`]).
 fn goes_on(bytes: usize) -> bool {
     bytes >= AGAIN_BYTES_MIN
 }
@@ -706,7 +711,7 @@ fn outcome(result: i32) -> io::Result<u32> {
     u32::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result))
 }
 
-/// Turns the ways an `io_uring_enter` ends early without a fault into success.
+/// Turns the outcomes in which an `io_uring_enter` ends early without a fault into success.
 fn interruptible(entered: io::Result<usize>) -> io::Result<()> {
     match entered {
         Ok(_) => Ok(()),

@@ -1,4 +1,4 @@
-//! Waiting for a completion without holding the ring.
+//! Waits for a completion without holding the ring.
 
 use std::{
     io,
@@ -12,8 +12,8 @@ use crate::sync::Arc;
 const IORING_ENTER_GETEVENTS: u32 = 1;
 const IORING_ENTER_EXT_ARG: u32 = 1 << 3;
 
-/// A wait for one completion. Nothing is submitted by it, so others may queue entries meanwhile (under the lock that
-/// guards the ring); the waker's eventfd ends it.
+/// A wait for one completion. It submits nothing, so other threads may queue entries meanwhile (under the lock that
+/// guards the ring). The waker's eventfd ends the wait.
 #[derive(Debug)]
 pub struct Parking {
     fd: Arc<OwnedFd>,
@@ -37,7 +37,7 @@ impl Parking {
     /// Waits on the thread that opened the ring.
     ///
     /// # Errors
-    /// What the kernel said, also when another thread waits (`EEXIST`). A signal or the time's end is no error.
+    /// The kernel's error, also when another thread waits (`EEXIST`). A signal or an expired timeout is no error.
     pub fn wait(&mut self) -> io::Result<()> {
         let time =
             self.timeout_ns.map(|ns| types::Timespec::from(std::time::Duration::from_nanos(ns)));
@@ -47,8 +47,8 @@ impl Parking {
             min_wait_usec: 0,
             ts: time.as_ref().map_or(0, |time| std::ptr::from_ref(time).addr() as u64),
         };
-        // SAFETY: the descriptor is a ring's; the argument and the time it points at live through the call, and the
-        // kernel only reads them.
+        // SAFETY: the descriptor is a ring's. The argument, and the time that it points at, live through the call, and
+        // the kernel only reads them.
         let entered = unsafe {
             libc::syscall(
                 libc::SYS_io_uring_enter,

@@ -1,5 +1,5 @@
-//! What this kernel's io_uring can do. A feature is a value that only the probe builds, so nothing
-//! below the driver ever looks at a version.
+//! The features of this kernel's io_uring. A feature is a value that only the probe builds, so no code below the driver
+//! ever looks at a version.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use crate::error::Error;
 /// The environment variable that hides features from the probe: a comma-separated list of names.
 pub const MASK_VARIABLE: &str = "ZRING_URING_MASK";
 
-/// A bit-set of features to hide, for tests that must cover every geometry.
+/// A set of features to hide, for tests that must cover every geometry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Mask {
     inc: bool,
@@ -64,7 +64,7 @@ pub(super) struct Multishot(());
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ZeroCopySends(());
 
-/// Leave to try receives into registered memory (Linux 5.19, on sockets 6.4).
+/// Permission to try receives into registered memory (Linux 5.19, on sockets 6.4).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fixed(());
 
@@ -82,7 +82,7 @@ impl ZeroCopySends {
     }
 }
 
-/// What the probe found.
+/// The features that the probe found.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Features {
     pub(super) incremental: Option<Incremental>,
@@ -92,7 +92,7 @@ pub(super) struct Features {
 }
 
 impl Features {
-    /// Tries what the kernel accepts on a ring of ours; `mask` hides the rest.
+    /// Tries what the kernel accepts on one of our rings. Features in `mask` count as missing.
     pub(super) fn probe(ring: &IoUring, mask: Mask) -> io::Result<Self> {
         // Linux 6.0 has SINGLE_ISSUER, 6.1 DEFER_TASKRUN: a ring that was set up with both also has
         // multishot receives, so only the mask decides.
@@ -100,7 +100,7 @@ impl Features {
         let incremental =
             (!mask.inc && BufRing::accepts_incremental(ring)?).then_some(Incremental(()));
         let zero_copy = (!mask.zc && knows_zero_copy(ring)?).then_some(ZeroCopySends(()));
-        // The first registration tells whether there is such a thing, and the first receive whether sockets have it.
+        // The first registration tells whether the kernel supports it, and the first receive whether its sockets do.
         let fixed = (!mask.fixed).then_some(Fixed(()));
         Ok(Self { incremental, multishot, zero_copy, fixed })
     }

@@ -1,4 +1,4 @@
-//! Op slots: everything the kernel may touch, kept until the operation's last completion.
+//! Op slots: everything that the kernel may touch, kept until the operation's last completion.
 
 use libc::{iovec, msghdr};
 use slab::Slab;
@@ -46,7 +46,7 @@ impl Message {
         self.set_len(segments);
     }
 
-    /// Points at the body's spare room and at the spill area; returns the room.
+    /// Points at the body's spare capacity and at the spill area. Returns how many bytes of the body it offers.
     pub(super) fn scatter(&mut self, direct: &mut Direct) -> usize {
         let mut segments = 0;
         let mut room = 0;
@@ -56,7 +56,7 @@ impl Message {
             room = len;
             segments += 1;
         }
-        // Bytes for the spill only follow when the whole body fits in front of it.
+        // Bytes reach the spill area only if the whole body fits in front of it.
         if room == direct.rest {
             let spill = direct.spill.spare_capacity_mut();
             self.iov[segments] =
@@ -74,14 +74,14 @@ pub(super) enum Kind {
     Accept,
     Connect {
         address: Box<SockAddr>,
-        /// The pause before another attempt, while it lasts: its timeout has the operation's user data.
+        /// The pause before another attempt, while it lasts. Its timeout entry has the operation's user data.
         pause: Option<Box<Pause>>,
     },
     Receive {
-        /// It ends with the first bytes.
+        /// The receive ends with the first bytes.
         once: bool,
     },
-    /// A receive that is asked for, not armed: see `watch`.
+    /// A receive that is polled, not armed: see `watch`.
     Watched,
     Readable,
     Direct {
@@ -95,13 +95,13 @@ pub(super) enum Kind {
         message: Option<Box<Message>>,
         zero_copy: Progress,
     },
-    /// A send that is over, but the kernel still reads its memory: see `zero_copy`.
+    /// A send that is over, but whose memory the kernel still reads: see `zero_copy`.
     Held {
         gather: Gather,
         message: Option<Box<Message>>,
         zero_copy: Progress,
     },
-    /// A send with files in it: what the kernel has of it is at most a poll for writability.
+    /// A send of a list with files. The kernel has at most a poll for writability of it.
     Files {
         send: Box<FileSend>,
         polls: bool,
@@ -113,7 +113,7 @@ pub(super) struct Slot {
     pub(super) token: Token,
     pub(super) fd: i32,
     generation: u32,
-    /// The end was asked for: nothing is submitted again on its behalf.
+    /// The operation was cancelled: nothing is submitted again on its behalf.
     pub(super) cancelled: bool,
     pub(super) kind: Kind,
 }
@@ -142,7 +142,7 @@ impl Slots {
         (u64::from(slot.generation) == op.0 >> 32).then_some(slot)
     }
 
-    /// Ends the operation. The caller has seen its last completion, or never submitted it.
+    /// Ends the operation. The caller has seen its last completion, or has never submitted it.
     pub(super) fn remove(&mut self, op: OpId) -> Slot {
         self.slab.remove((op.0 & u64::from(u32::MAX)) as usize)
     }

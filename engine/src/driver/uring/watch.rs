@@ -1,9 +1,9 @@
-//! Busy-polled receives: while a shard spins anyway, its first few connections are read with plain
-//! `recv(2)` calls instead of being armed on the ring.
+//! Busy-polled receives: a shard that spins reads its first few connections with plain `recv(2)` calls instead of
+//! arming receives on the ring.
 //!
-//! A spinning thread has nothing better to do than to ask, and asking the socket finds its bytes sooner than
-//! the socket's wake-up, the task work it queues and the system call that runs it can announce them. Beyond
-//! [`WATCHED_MAX`] connections the ring wins, because one look at it covers all.
+//! A spinning thread has nothing better to do than to poll, and a `recv(2)` finds the bytes sooner than the socket's
+//! wake-up, the task work it queues and the system call that runs it can announce them. Beyond [`WATCHED_MAX`]
+//! connections the ring wins, because one look at it covers all.
 
 use std::{io, os::fd::BorrowedFd};
 
@@ -14,22 +14,22 @@ use crate::{
     sys::net::try_recv,
 };
 
-/// How many connections are asked one by one.
+/// How many connections are polled one by one.
 const WATCHED_MAX: usize = 2;
-/// Rounds of asking in one turn that may wait.
+/// How many rounds of polling a turn makes if it may wait.
 const SPIN_ROUNDS: u32 = 32;
-/// A buffer with less room than this left is given up for the next one.
+/// A buffer with less space left than this is given up for the next one.
 const ROOM_BYTES_MIN: u32 = 4096;
 
-/// The receives that are asked for bytes, and the buffer they fill.
+/// The polled receives, and the buffer they fill.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     ops: Vec<OpId>,
-    /// No longer asked, for want of a buffer: the kernel may still have some.
+    /// Receives that are no longer polled, for want of a buffer: the kernel may still have some.
     unserved: Vec<OpId>,
     buffer: Option<u16>,
     rounds: u32,
-    /// The next one to be asked in this round.
+    /// The index of the next receive to poll in this round.
     turn: usize,
 }
 
@@ -46,7 +46,7 @@ impl Watch {
         self.ops.push(op);
     }
 
-    /// Somebody else has no buffer: the one that is filled here goes back to the pool, and the ring serves everybody.
+    /// Another receive has no buffer: gives this buffer back to the pool, and leaves all receives to the ring.
     #[cold]
     pub(super) fn yield_buffer(&mut self, pool: &mut Pool) {
         self.give_up();
@@ -56,12 +56,12 @@ impl Watch {
         }
     }
 
-    /// Gives all of them up, to be armed on the ring instead.
+    /// Stops polling all receives, so that they are armed on the ring instead.
     pub(super) fn give_up(&mut self) {
         self.unserved.append(&mut self.ops);
     }
 
-    /// The next one to be armed on the ring instead.
+    /// The next receive to arm on the ring instead.
     pub(super) fn pop_unserved(&mut self) -> Option<OpId> {
         self.unserved.pop()
     }
@@ -71,13 +71,13 @@ impl Watch {
         self.turn = 0;
     }
 
-    /// A poll begins: how often the connections may be asked until the next one.
+    /// Begins a poll. `spins` sets how many rounds of polling it may make.
     pub(super) fn start(&mut self, spins: bool) {
         self.rounds = if spins { SPIN_ROUNDS } else { 1 };
         self.turn = 0;
     }
 
-    /// Asks each connection once per round; `interrupted` ends the asking early.
+    /// Polls each connection once per round; `interrupted` ends the polling early.
     pub(super) fn look(
         &mut self,
         slots: &mut Slots,
@@ -117,8 +117,8 @@ impl Watch {
         let (at, room) = pool.room(buffer);
         // SAFETY: the shard keeps the connection's descriptor open until this receive has ended.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        // SAFETY: the room behind what was filled is inside the buffer, zero-initialised or filled before, and
-        // nobody else has a reference to it: no chunk or lease reaches beyond the filled part.
+        // SAFETY: the room behind the filled part lies inside the buffer and is initialised: zeroed, or filled before.
+        // There is no other reference to it: no chunk or lease reaches beyond the filled part.
         let into = unsafe { std::slice::from_raw_parts_mut(at.as_ptr(), room as usize) };
         match try_recv(fd, into) {
             Ok(0) => end(self, slots, Received::End),
@@ -129,7 +129,8 @@ impl Watch {
                 if !keeps {
                     self.buffer = None;
                 }
-                // What did not fill the room was all there is: asking again has to wait for the next poll.
+                // A read that did not fill the buffer took all there was: poll again only with the next poll of the
+                // driver.
                 if bytes == room {
                     self.turn -= 1;
                 } else {
@@ -142,7 +143,7 @@ impl Watch {
         }
     }
 
-    /// Ends one receive, if it is watched.
+    /// Ends one receive, if it is polled here.
     pub(super) fn cancel(&mut self, op: OpId, slots: &mut Slots) -> Option<Completion> {
         if !matches!(slots.find(op)?.kind, Kind::Watched) {
             return None;

@@ -1,16 +1,16 @@
-//! Sends that the kernel makes from our memory, without a copy of its own, where it really can.
+//! Sends that the kernel makes from our memory, without a copy of its own, where it can.
 //!
-//! Asking for it (`IORING_OP_SENDMSG_ZC`) promises nothing: over loopback, and through devices that cannot gather, the
-//! kernel copies all the same, and has then done more work than for an ordinary send. It says afterwards which it was.
-//! So each connection asks once and follows the answer ([`Path`]).
+//! A request for that (`IORING_OP_SENDMSG_ZC`) promises nothing: over loopback, and through devices that cannot gather,
+//! the kernel copies all the same, and has then done more work than for an ordinary send. It reports afterwards whether
+//! it copied. So each connection asks once and follows the answer ([`Path`]).
 //!
 //! ```text
 //! submitted ──▶ taken (bytes, F_MORE) ──▶ Completion::Sent, with a twin of the list
 //!                  └─ the list stays in its slot ([`Kind::Held`]) ──▶ notification (F_NOTIF, usage) ──▶ dropped
 //! ```
 //! `Sent` does not wait for the notification, which over TCP comes with the peer's acknowledgement: the connection's
-//! next send would wait a round trip for it. The bodies in the twin are the same memory, counted once more, so whoever
-//! asks whether he has a body for himself again is told when the kernel is done with it.
+//! next send would wait a round trip for it. The bodies in the twin are the same memory with one more reference, so a
+//! caller that checks whether it is the only owner of a body learns when the kernel is done with it.
 
 use std::{
     collections::HashMap,
@@ -31,47 +31,47 @@ use crate::{
 /// `IORING_SEND_ZC_REPORT_USAGE` and `IORING_NOTIF_USAGE_ZC_COPIED` of `linux/io_uring.h` (6.2).
 const REPORT_USAGE: u16 = 1 << 3;
 const COPIED: u32 = 1 << 31;
-/// After so many large sends a connection whose kernel copied asks again: routes change.
+/// After so many large sends, a connection for which the kernel copied asks again, because routes change.
 const ASKED_AGAIN_AFTER: u32 = 1000;
-/// How many lists are kept for twins.
+/// How many empty lists are kept for twins.
 const SPARE_LISTS_MAX: usize = 16;
 
-/// How the large sends of one connection go.
+/// How the kernel makes the large sends of one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Path {
-    /// One has asked; until it is answered the others are ordinary.
+    /// One send has asked. Until it is answered, the others are ordinary.
     Asking,
-    /// The kernel made do without a copy: all ask.
+    /// The kernel avoided the copy: all sends ask.
     Avoids,
-    /// It copied, or had no room to do otherwise: ordinary sends, so many until one asks again.
+    /// The kernel copied, or was short of memory: `left` ordinary sends follow until one asks again.
     Copies { left: u32 },
-    /// Such sockets cannot.
+    /// The socket does not support such sends.
     Never,
 }
 
-/// The part of one send in it.
+/// The state of one send.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Progress {
-    /// What is submitted asks to go without a copy.
+    /// The submitted entry asks to go without a copy.
     pub(super) asks: bool,
-    /// The kernel refused the asking: its notifications say nothing.
+    /// The kernel refused the request, so its notifications report nothing.
     refused: bool,
-    /// Notifications to come.
+    /// How many notifications are still to come.
     notifications: u32,
-    /// What the kernel said of the send as a whole, once it has.
+    /// The kernel's result for the send as a whole, once it is there.
     answer: Option<i32>,
 }
 
-/// What the connections of a driver learned, and the totals.
+/// The paths of a driver's connections, and the totals.
 #[derive(Debug)]
 pub(super) struct ZeroCopy {
     feature: Option<ZeroCopySends>,
     bytes_min: usize,
-    /// By descriptor; of connections that had a large send. The token tells a descriptor that is used again.
+    /// The paths by descriptor, of connections that had a large send. The token recognises a reused descriptor.
     paths: HashMap<RawFd, (Token, Path)>,
-    /// Sends that the kernel has answered, but whose notification is not there yet.
+    /// Sends that the kernel has answered, while their notifications are still to come.
     answered: Vec<OpId>,
-    /// Sends that are over for all but the kernel.
+    /// How many sends are over for all but the kernel.
     held: usize,
     /// Empty lists for twins.
     spare: Vec<Gather>,
@@ -95,17 +95,17 @@ impl ZeroCopy {
         self.stats
     }
 
-    /// Whether a send has been answered that is not completed yet.
+    /// Whether an answered send has not completed yet.
     pub(super) fn has_answered(&self) -> bool {
         !self.answered.is_empty()
     }
 
-    /// How many slots wait for notifications alone.
+    /// How many slots wait only for notifications.
     pub(super) fn held(&self) -> usize {
         self.held
     }
 
-    /// Whether it is large enough to be asked for.
+    /// Whether a list is large enough to ask.
     pub(super) fn is_for(&self, gather: &Gather) -> bool {
         self.is_for_bytes(gather.bytes())
     }
@@ -114,7 +114,7 @@ impl ZeroCopy {
         self.feature.is_some() && bytes >= self.bytes_min
     }
 
-    /// Decides on one send.
+    /// Decides whether one send asks.
     pub(super) fn choose(&mut self, token: Token, fd: RawFd, gather: &Gather) -> Progress {
         if !self.is_for(gather) {
             return Progress::default();
@@ -148,7 +148,7 @@ impl ZeroCopy {
         (*known == token).then_some(path)
     }
 
-    /// The kernel's report on a send that asked.
+    /// Notes the kernel's report on a send that asked.
     fn learn(&mut self, token: Token, fd: RawFd, copied: bool) {
         self.stats.sends += 1;
         self.stats.copied += u64::from(copied);
@@ -158,20 +158,20 @@ impl ZeroCopy {
                 *path = Path::Copies { left: ASKED_AGAIN_AFTER };
             }
             (Path::Asking, false) => *path = Path::Avoids,
-            // Reports on sends from before another one changed the path.
+            // Reports on sends from before the path changed.
             (Path::Avoids, false) | (Path::Copies { .. } | Path::Never, _) => {}
         }
     }
 
-    /// The kernel did not take the asking at all.
+    /// Notes that the kernel refused a request.
     fn refuse(&mut self, token: Token, fd: RawFd, errno: i32) {
         self.stats.refused += 1;
         if errno == libc::EINVAL {
-            // It does not know the report (before Linux 6.2), so nothing would ever be learned.
+            // The kernel does not know such reports (before Linux 6.2), so the driver would learn nothing.
             self.feature = None;
         }
         if let Some(path) = self.path(token, fd) {
-            // Pinned memory counts towards a limit (ENOMEM, ENOBUFS), which other sends may leave room under later.
+            // Pinned memory counts towards a limit (ENOMEM, ENOBUFS). Other sends may leave space under it later.
             let is_for_now = matches!(errno, libc::ENOMEM | libc::ENOBUFS);
             *path = if is_for_now { Path::Copies { left: ASKED_AGAIN_AFTER } } else { Path::Never };
         }
@@ -182,7 +182,7 @@ impl ZeroCopy {
     }
 }
 
-/// How many bytes lie in memory that outlives the send by itself.
+/// How many bytes of a list are in memory that lives independently of the send.
 fn referenced_bytes(gather: &Gather) -> usize {
     let bytes = |segment: &Segment| match segment {
         Segment::Shared(_) | Segment::Lease(_) | Segment::Static(_) => segment.bytes().len(),
@@ -191,14 +191,14 @@ fn referenced_bytes(gather: &Gather) -> usize {
     gather.segments().map(bytes).sum()
 }
 
-/// The send of a message that asks to go without a copy, and for a report.
+/// An entry that sends a message, asks the kernel not to copy, and asks for a report.
 pub(super) fn entry(fd: types::Fd, header: *const msghdr) -> squeue::Entry {
     opcode::SendMsgZc::new(fd, header).ioprio(REPORT_USAGE).flags(SEND_FLAGS as u32).build()
 }
 
 impl Uring {
-    /// The kernel has answered a send that may have asked. Returns whether the answer was a refusal, after which the
-    /// send is on its way once more, as an ordinary one.
+    /// The kernel has answered a send that may have asked. If it refused the request, submits the send again as an
+    /// ordinary one and returns `true`.
     pub(super) fn note_answer(&mut self, op: OpId, entry: &cqueue::Entry) -> bool {
         let slot = self.slots.find(op).expect("the caller holds the slot");
         let (token, fd, cancelled) = (slot.token, slot.fd, slot.cancelled);
@@ -222,8 +222,9 @@ impl Uring {
         true
     }
 
-    /// The kernel has answered for all of a send. One that it still reads from waits until the completions that are there
-    /// were looked at: over loopback the notification is mostly among them, and then nothing has to be held.
+    /// The kernel has answered for a whole send. A send whose memory it still reads waits until all available
+    /// completions have been looked at: over loopback the notification is mostly among them, and then nothing has to be
+    /// held.
     pub(super) fn end_send(&mut self, op: OpId, result: i32) -> Option<Completion> {
         let slot = self.slots.find(op).expect("the caller holds the slot");
         let Kind::Send { zero_copy, .. } = &mut slot.kind else {
@@ -246,11 +247,12 @@ impl Uring {
         Some(Completion::Sent { token, gather, bytes: sent, error })
     }
 
-    /// Nothing else has completed: what was answered ends now, with a twin of its list, and is held.
+    /// Nothing else has completed: the answered sends complete now, each with a twin of its list, and their slots are
+    /// held.
     pub(super) fn end_answered(&mut self) {
         while let Some(op) = self.zero_copy.answered.pop() {
             let slot = self.slots.find(op).expect("it ends here");
-            // A kind without memory stands in for a moment.
+            // A kind without memory takes the place for a moment.
             let kind = std::mem::replace(&mut slot.kind, Kind::Readable);
             let Kind::Send { mut gather, sent, message, zero_copy } = kind else {
                 unreachable!("only sends are answered so")
@@ -264,7 +266,7 @@ impl Uring {
         }
     }
 
-    /// The kernel is done with the memory of one send that asked.
+    /// The kernel is done with the memory of a send that asked.
     pub(super) fn complete_notification(&mut self, op: OpId, result: i32) -> Option<Completion> {
         let slot = self.slots.find(op).expect("checked by the caller");
         let (token, fd) = (slot.token, slot.fd);
@@ -290,7 +292,7 @@ impl Uring {
         self.end_send(op, result)
     }
 
-    /// Nobody reads what was held any more.
+    /// Frees a held send: the kernel does not read it any more.
     fn let_go(&mut self, op: OpId) {
         self.zero_copy.held -= 1;
         let Kind::Held { mut gather, message, .. } = self.slots.remove(op).kind else {
@@ -305,7 +307,8 @@ impl Uring {
         }
     }
 
-    /// The ring goes, and with it the notifications that have not come: what they are about is kept for ever.
+    /// The ring is about to be dropped, and its outstanding notifications with it: keeps the memory of those sends for
+    /// ever.
     pub(super) fn keep_held(&mut self) {
         static KEPT: OnceLock<Mutex<Vec<Gather>>> = OnceLock::new();
         let mut kept = KEPT
@@ -319,7 +322,7 @@ impl Uring {
         }
     }
 
-    /// A descriptor is closed: its number says nothing any more.
+    /// A descriptor is closed: forgets the path of its connection.
     pub(super) fn forget_path(&mut self, fd: &OwnedFd) {
         self.zero_copy.forget(fd.as_raw_fd());
     }
@@ -343,7 +346,7 @@ mod tests {
         gather
     }
 
-    /// What happens to a large send of connection `token` on descriptor 7.
+    /// Whether a large send of connection `token` on descriptor 7 asks.
     fn asks(zero_copy: &mut ZeroCopy, token: Token) -> bool {
         zero_copy.choose(token, 7, &large()).asks
     }
@@ -375,7 +378,7 @@ mod tests {
             zero_copy.learn(1, 7, false);
         }
         assert!(asks(&mut zero_copy, 1));
-        // The route changed; a report from before that comes late changes nothing.
+        // The route changed. A report on an earlier send that comes late changes nothing.
         zero_copy.learn(1, 7, true);
         assert!(!asks(&mut zero_copy, 1));
         zero_copy.learn(1, 7, false);
