@@ -61,6 +61,8 @@ pub(crate) enum Sends {
     Never,
     /// The peer whose turn it is receives the message as it stands; [`Sending::route`] decides nothing.
     ByTurn,
+    /// Each peer that [`Sending::matches`] names receives the message as it stands; [`Sending::route`] decides nothing.
+    ToEach,
     /// [`Sending::route`] decides.
     Decides,
 }

@@ -23,7 +23,7 @@ pub(crate) struct Publisher {
 impl Pattern for Publisher {
     const FACTS: Facts = Facts {
         socket_type: SocketType::Pub,
-        sends: Sends::Decides,
+        sends: Sends::ToEach,
         takes: Takes::Never,
         spread: Spread::Everywhere,
         rotates: false,

@@ -68,7 +68,12 @@ impl Content<'_> {
             return self.hand_over(peer, head);
         }
         if let Some(head) = head {
-            append_head(peer, shard, head);
+            if !head.is_plain() {
+                append_frames(peer, shard, head);
+            }
+            if head.is_delimited {
+                peer.outbox.append(&mut shard.arena, true, &[]);
+            }
         }
         match self {
             Self::Bytes(bytes) => {
@@ -116,12 +121,9 @@ impl Content<'_> {
     }
 }
 
-fn append_head(peer: &mut Peer, shard: &mut Shard, head: &Head) {
+fn append_frames(peer: &mut Peer, shard: &mut Shard, head: &Head) {
     for frame in head.numbered().iter().chain(&head.frames) {
         peer.outbox.append_frame(&mut shard.arena, true, frame);
         peer.stats.bytes_out += frame.len() as u64;
-    }
-    if head.is_delimited {
-        peer.outbox.append(&mut shard.arena, true, &[]);
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     error::{Error, Refusal},
     frame::{Frame, INLINE_BYTES_MAX},
     message::{Message, Sendable},
-    pattern::{Head, Plan, SUBSCRIPTION_BYTES_MAX, Spread},
+    pattern::{Head, Plan, SUBSCRIPTION_BYTES_MAX, Sends, Spread},
     wire::{FRAME_HEADER_BYTES_MAX, encode_header, short_header},
 };
 
@@ -171,8 +171,13 @@ impl Hub {
         content: &Content<'_>,
     ) -> Result<(), Refusal> {
         // One comparison for the types that are about nothing but throughput.
-        if self.sockets[socket].sends_plainly {
+        let state = &self.sockets[socket];
+        if state.sends_plainly {
             return self.send_by_turn(shard, socket, content);
+        }
+        if state.facts.sends == Sends::ToEach {
+            self.publish(shard, socket, content);
+            return Ok(());
         }
         self.carry_out(shard, socket, content)
     }
