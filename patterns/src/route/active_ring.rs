@@ -1,8 +1,8 @@
-//! Round robin over those pipes that are ready for it.
+//! Round robin over the active pipes.
 
 use super::PipeId;
 
-/// No pipe. Never a pipe's key: the table would be too large.
+/// No pipe. No pipe has this key: the table would be too large.
 const NONE: u32 = u32::MAX;
 
 /// The attached pipes, the active ones among them in a ring.
@@ -14,7 +14,7 @@ const NONE: u32 = u32::MAX;
 /// ```
 ///
 /// A pipe that becomes active joins behind all others, so each of `n` active pipes is current once in `n` calls of
-/// [`advance`](Self::advance), whatever the others do meanwhile. Every operation takes constant time; only attaching
+/// [`advance`](Self::advance), whatever happens to the other pipes. Every operation takes constant time; only attaching
 /// may allocate.
 #[derive(Clone, Debug)]
 pub struct ActiveRing {
@@ -48,10 +48,10 @@ impl ActiveRing {
         (self.current != NONE).then_some(PipeId(self.current))
     }
 
-    /// Passes the turn to the next active pipe; with none or one there is nothing to do.
+    /// Passes the turn to the next active pipe; does nothing with fewer than two.
     #[inline]
     pub fn advance(&mut self) {
-        // One that has the turn alone keeps it, and nothing waits for what was written a moment ago.
+        // A sole active pipe keeps the turn, so nothing waits here for a link that was just written.
         if self.active_pipes > 1
             && let Some(link) = self.links.get(self.current as usize)
         {
@@ -59,7 +59,7 @@ impl ActiveRing {
         }
     }
 
-    /// Adds an inactive pipe. Returns `false`, and changes nothing, when it is there already.
+    /// Adds an inactive pipe. Returns `false`, and changes nothing, if the pipe is already attached.
     pub fn attach(&mut self, pipe: PipeId) -> bool {
         debug_assert_ne!(pipe.0, NONE);
         let index = pipe.0 as usize;
@@ -72,7 +72,7 @@ impl ActiveRing {
         attached
     }
 
-    /// Removes a pipe. Returns `false` when it is not there.
+    /// Removes a pipe. Returns `false` if it is not attached.
     pub fn detach(&mut self, pipe: PipeId) -> bool {
         if !self.is_attached(pipe) {
             return false;
@@ -83,7 +83,7 @@ impl ActiveRing {
         true
     }
 
-    /// Lets an attached pipe take part, last in turn. Returns whether it was inactive.
+    /// Makes an attached pipe active, last in turn. Returns whether it was inactive.
     #[inline]
     pub fn activate(&mut self, pipe: PipeId) -> bool {
         if !self.is_attached(pipe) || self.is_active(pipe) {
@@ -103,7 +103,7 @@ impl ActiveRing {
         true
     }
 
-    /// Takes a pipe out of the turn; if it was current, the next one is. Returns whether it was active.
+    /// Makes a pipe inactive; if it was current, the next one is. Returns whether it was active.
     #[inline]
     pub fn deactivate(&mut self, pipe: PipeId) -> bool {
         if !self.is_active(pipe) {
@@ -140,7 +140,7 @@ impl ActiveRing {
         self.attached_pipes
     }
 
-    /// How many of them are active.
+    /// How many pipes are active.
     #[must_use]
     pub fn active_len(&self) -> usize {
         self.active_pipes
@@ -249,7 +249,7 @@ mod tests {
         ]
     }
 
-    /// The same as a queue whose front is current.
+    /// The reference model: a queue whose front is current.
     #[derive(Default)]
     struct Model {
         attached: BTreeSet<u32>,

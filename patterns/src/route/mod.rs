@@ -1,6 +1,6 @@
-//! Where messages go: pure data structures that know pipes by their id only.
+//! Routing of messages: pure data structures that know pipes by their ids only.
 //!
-//! Nothing here does I/O or reads a clock, and nothing knows of frames or connections. Choosing a pipe and matching a
+//! This module does no I/O, reads no clock, and knows neither frames nor connections. Choosing a pipe and matching a
 //! topic allocate nothing; attaching pipes and changing subscriptions may.
 
 pub mod active_ring;
@@ -20,7 +20,7 @@ pub type LoadBalance = ActiveRing;
 
 /// One peer of one socket, by the key of its slot in the owner's table.
 ///
-/// Keys are expected to be small and reused, as those of a slab: [`ActiveRing`] keeps a few bytes for each up to the
+/// Keys should be small and reused, like those of a slab: [`ActiveRing`] keeps a few bytes for each key up to the
 /// largest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PipeId(pub u32);
