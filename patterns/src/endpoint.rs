@@ -73,7 +73,7 @@ pub enum EndpointError {
     PathTooLong {
         /// The length of the path, the leading NUL of an abstract name included.
         bytes: usize,
-        /// The longest length allowed.
+        /// The maximum length.
         bytes_max: usize,
     },
     /// `inproc://` with nothing behind it.
@@ -348,8 +348,7 @@ fn parse_ipv6(text: &str) -> Option<Host> {
     Some(Host::Name(format!("{ip}%{zone}")))
 }
 
-/// Letters, digits and the other bytes of host and interface names. Names in other scripts use their ASCII form (RFC
-/// 5891).
+/// Letters, digits and the other bytes of host and interface names. Other scripts use their ASCII form (RFC 5891).
 fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')
 }

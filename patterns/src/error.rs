@@ -56,7 +56,7 @@ pub enum Error {
     SubscriptionTooLong {
         /// The length of the subscription.
         bytes: usize,
-        /// The longest length allowed.
+        /// The maximum length.
         max: usize,
     },
     /// Sockets of different contexts cannot be waited on together.

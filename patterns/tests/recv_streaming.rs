@@ -330,7 +330,7 @@ fn what_is_left_is_skipped_without_being_kept() {
         // A streaming receiver gets no large body before it has said where the body goes.
         let grown = peak_bytes().saturating_sub(before);
         assert!(grown < 48 << 20, "{grown} bytes of {HUGE} twice");
-        // A dropped frame is discarded before the next receive of any kind.
+        // The rest of a dropped message is received and discarded before the next receive of any kind.
         turn_for(&ctx, QUIET);
         assert_eq!(pull.recv_bytes().expect("the next message"), [3]);
         sender.join().expect("sent");

@@ -37,7 +37,7 @@ pub enum Command<'a> {
         /// The properties, still encoded.
         metadata: &'a [u8],
     },
-    /// The peer ends the handshake.
+    /// The peer refuses to continue.
     Error {
         /// The reason; at most 255 bytes, not necessarily text.
         reason: &'a [u8],
