@@ -3,8 +3,8 @@
 /// Appends a header and a body to a block if the block has room for both; otherwise leaves the block unchanged and
 /// returns `false`.
 ///
-/// Two calls of `Vec::extend_from_slice` would check the room twice, which is a third of the total cost of sending a
-/// short message in a batch.
+/// Two calls of `Vec::extend_from_slice`, each with its own check of the room, would be a third of the total cost of
+/// sending a short message in a batch.
 #[inline]
 pub fn append_short(block: &mut Vec<u8>, header: [u8; 2], body: &[u8]) -> bool {
     let bytes = header.len() + body.len();
