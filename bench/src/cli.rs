@@ -80,31 +80,32 @@ pub enum Command {
     Idle(Crowd),
 }
 
-/// What a command line asks for. A program that brings its own subjects starts from [`Plan::new`].
+/// The request of a command line. A program with its own subjects starts from [`Plan::new`].
 #[derive(Clone, Copy, Debug)]
 pub struct Plan<'a> {
-    /// What happens between the sides.
+    /// The traffic between the sides.
     pub workload: &'static dyn Workload,
-    /// What every workload is told.
+    /// The options of every workload.
     pub options: &'a Options,
     /// Length of every body; `None` for a workload without messages.
     pub size_bytes: Option<usize>,
-    /// Silent connections; `None` for a workload that has none.
+    /// Silent connections; `None` for a workload without any.
     pub connections: Option<u32>,
     /// Subscribers of a fan-out, senders of a fan-in; `None` for any other workload.
     pub peers: Option<u32>,
-    /// Messages a second of a schedule; `None`: each when the one before is done, or as fast as it goes.
+    /// Scheduled messages per second; `None`: no schedule, each message follows the one before or is sent as fast as
+    /// possible.
     pub rate: Option<f64>,
-    /// Looks for the highest rate whose p99.9 stays within this, instead of one figure for one rate.
+    /// Searches for the highest rate whose p99.9 stays within this bound, instead of measuring one rate.
     pub bound_p999: Option<Duration>,
     /// A fan-out without a window.
     pub is_free_running: bool,
-    /// Where the receiver of a stream has its messages put.
+    /// Where the receiver of a stream gets its messages.
     pub receive: Receive,
 }
 
 impl<'a> Plan<'a> {
-    /// Messages of `size_bytes`, as fast as they go, between two sides.
+    /// A plan for messages of `size_bytes` between two sides, as fast as possible.
     pub fn new(workload: &'static dyn Workload, options: &'a Options, size_bytes: usize) -> Self {
         Self {
             workload,
@@ -154,7 +155,7 @@ impl Command {
     }
 }
 
-/// Messages a second of a workload that cannot do without a schedule.
+/// Messages per second of a workload that needs a schedule.
 const RATE: f64 = 10_000.0;
 
 /// Options of workloads with messages.
@@ -325,7 +326,7 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// What the command line takes when it is told nothing.
+    /// The options of an empty command line.
     fn default() -> Self {
         Self {
             subjects: Vec::new(),
@@ -341,7 +342,7 @@ impl Default for Options {
     }
 }
 
-/// What messages travel over.
+/// The transport of the messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
@@ -354,7 +355,7 @@ pub enum Transport {
     Inproc,
 }
 
-/// Where the receiver of a stream has its messages put.
+/// Where the receiver of a stream gets its messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Receive {
     /// Where the library likes to: of zring a message, which may be a lease of its receive buffer.
@@ -367,7 +368,7 @@ pub enum Receive {
 }
 
 impl Receive {
-    /// What the command line calls it.
+    /// The option's spelling on the command line.
     #[must_use]
     pub fn option(self) -> &'static str {
         match self {
@@ -378,7 +379,7 @@ impl Receive {
     }
 }
 
-/// What zring's contexts ask the operating system through.
+/// The system interface of zring's contexts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Driver {
     /// io_uring. Of a background context its Runner alone does.
@@ -388,7 +389,7 @@ pub enum Driver {
     Ready,
 }
 
-/// What a side does while it waits.
+/// How a side waits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Wait {

@@ -1,4 +1,4 @@
-//! The whole command line of `zring-bench`: the workloads of [`crate::cli`], and what is done with their results.
+//! The whole command line of `zring-bench`: the workloads of [`crate::cli`], and the handling of their results.
 
 use std::process::ExitCode;
 
@@ -15,7 +15,7 @@ use crate::suite::Suite;
 #[cfg(target_os = "linux")]
 use crate::workload::file::{self, FileOptions, SenderOptions};
 
-/// The exit code of a comparison that found something slower.
+/// The exit code of a comparison that found a slower figure.
 pub const SLOWER: u8 = 3;
 
 const AFTER_HELP: &str = "\
@@ -71,7 +71,7 @@ pub enum Task {
     Doctor(Doctor),
 }
 
-/// Does what the command line asks for and says how it went.
+/// Runs the command line and returns the exit code.
 pub fn run(program: Program) -> ExitCode {
     let done = match program.task {
         Task::Measure(command) => crate::run::run(&Cli { command }).map(|()| Finding::NotSlower),

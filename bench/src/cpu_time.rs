@@ -1,15 +1,15 @@
-//! CPU time of the process: of both sides, of the threads a library runs for them, and of the kernel's workers.
+//! CPU time of the process: of both sides, of a library's threads, and of the kernel's workers.
 
 use std::time::Duration;
 
-/// CPU time all threads of the process have used so far; `None` where the system does not tell.
+/// CPU time that all threads of the process have used so far; `None` where the system does not tell.
 /// Source: `clock_gettime(2)`, `CLOCK_PROCESS_CPUTIME_ID`.
 #[cfg(unix)]
 pub fn of_this_process() -> Option<Duration> {
     read(rustix::time::ClockId::ProcessCPUTime)
 }
 
-/// CPU time all threads of the process but the calling one have used so far; `None` where the system does not tell.
+/// CPU time that all threads except the calling one have used so far; `None` where the system does not tell.
 #[cfg(unix)]
 pub fn of_other_threads() -> Option<Duration> {
     let own = read(rustix::time::ClockId::ThreadCPUTime)?;
@@ -22,19 +22,19 @@ fn read(clock: rustix::time::ClockId) -> Option<Duration> {
     Some(Duration::new(time.tv_sec.try_into().ok()?, time.tv_nsec.try_into().ok()?))
 }
 
-/// CPU time all threads of the process have used so far; `None` where the system does not tell.
+/// CPU time that all threads of the process have used so far; `None` where the system does not tell.
 #[cfg(not(unix))]
 pub fn of_this_process() -> Option<Duration> {
     None
 }
 
-/// CPU time all threads of the process but the calling one have used so far; `None` where the system does not tell.
+/// CPU time that all threads except the calling one have used so far; `None` where the system does not tell.
 #[cfg(not(unix))]
 pub fn of_other_threads() -> Option<Duration> {
     None
 }
 
-/// CPU time the process has used since `earlier`, an answer of [`of_this_process`].
+/// CPU time that the process has used since `earlier`, a result of [`of_this_process`].
 pub fn since(earlier: Option<Duration>) -> Option<Duration> {
     Some(of_this_process()?.saturating_sub(earlier?))
 }
@@ -55,7 +55,7 @@ mod tests {
             }
         });
         busy.join().unwrap();
-        // The thread may have had to share its core, and so have got less than it asked for.
+        // The thread may have shared its core, and so have got less time than it wanted.
         assert!(since(before).unwrap() > Duration::from_millis(1));
         assert!(of_other_threads().unwrap() - others_before > Duration::from_millis(1));
     }

@@ -13,7 +13,7 @@ pub enum Failure {
         /// Sequence number that arrived.
         received: u64,
     },
-    /// A message arrived again, or behind a later one.
+    /// A message arrived again, or after a later one.
     #[error("repeat in the stream: message {expected} was due, message {received} arrived again")]
     Repeat {
         /// Sequence number that was due.
@@ -21,47 +21,47 @@ pub enum Failure {
         /// Sequence number that arrived.
         received: u64,
     },
-    /// A body has another length than every message of the run.
+    /// The length of a body differs from that of all messages of the run.
     #[error("body of {received_bytes} bytes at message {expected}, the run sends {expected_bytes}")]
     WrongLength {
         /// Sequence number that was due.
         expected: u64,
-        /// Length every body of the run has.
+        /// Length of every body of the run.
         expected_bytes: usize,
-        /// Length that arrived.
+        /// Length of the received body.
         received_bytes: usize,
     },
-    /// A frame header is not the one every frame of the run carries.
+    /// A frame header differs from that of all frames of the run.
     #[error("frame header {received:02x?} at message {expected}, the run sends {header:02x?}")]
     WrongHeader {
         /// Sequence number that was due.
         expected: u64,
-        /// Header every frame of the run carries.
+        /// Header of every frame of the run.
         header: Vec<u8>,
         /// Bytes found in its place.
         received: Vec<u8>,
     },
-    /// The stream went on behind its end marker.
+    /// The stream continued after its end marker.
     #[error("{bytes} bytes followed the end marker")]
     AfterEnd {
         /// Bytes left over.
         bytes: usize,
     },
-    /// The operating system refused something.
+    /// The operating system refused a call.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// The library under measurement reported an error.
+    /// The measured library reported an error.
     #[error("{0}")]
     Library(String),
-    /// The run could not be set up as asked.
+    /// The run could not be set up as requested.
     #[error("{0}")]
     Setup(String),
-    /// A subject was asked for something that its library does not offer.
+    /// A subject's library does not offer the requested operation.
     #[error("{what} is not supported by {subject}")]
     NotSupported {
-        /// What the command line calls the subject.
+        /// The subject's name on the command line.
         subject: &'static str,
-        /// What was asked for.
+        /// The requested operation.
         what: &'static str,
     },
     /// The kernel has no io_uring, or does not allow it.
@@ -82,11 +82,11 @@ impl From<clap::Error> for Failure {
 }
 
 impl Failure {
-    /// Wraps whatever error type a library uses.
+    /// Wraps a library's error of any type.
     pub fn library(error: impl std::fmt::Display) -> Self {
         Self::Library(error.to_string())
     }
 }
 
-/// What the harness returns everywhere.
+/// The result type of the harness.
 pub type Result<T> = std::result::Result<T, Failure>;

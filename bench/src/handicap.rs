@@ -1,4 +1,4 @@
-//! A subject made slower on purpose, by a known part: to see whether a comparison finds it.
+//! A subject slowed down on purpose by a known fraction, to check that a comparison detects it.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::subject::{
     Subscribers, Visitor, Worker,
 };
 
-/// Another subject, whose side A spins after each round trip or burst for `part` of the time that took.
+/// Wraps a subject; side A spins after each round trip or burst for the fraction `part` of its duration.
 #[derive(Clone, Copy)]
 pub struct Handicapped<'a> {
     inner: &'a dyn Subject,
@@ -108,7 +108,7 @@ impl Subject for Handicapped<'_> {
     }
 }
 
-/// A side that lags.
+/// A slowed-down side.
 struct Slow<S: ?Sized> {
     part: f64,
     inner: Box<S>,

@@ -1,9 +1,9 @@
-//! The zring latency harness as a library: what a run is made of, and how to add to it.
+//! The zring latency harness as a library: the parts of a run, and how to add to them.
 //!
-//! A *workload* ([`workload`]) says what happens between two sides, side A (sender, requester) and side B
-//! (receiver, replier), each on its own thread. A *subject* ([`subject`]) is a transport that can play both
-//! sides. [`run`] interleaves the subjects round by round, so that whatever disturbs the machine disturbs all of
-//! them, and [`report`] takes medians over the rounds and puts them beside the raw socket floor.
+//! A *workload* ([`workload`]) defines the traffic between two sides, side A (sender, requester) and side B (receiver,
+//! replier), each on its own thread. A *subject* ([`subject`]) is a transport that can play both sides. [`run`]
+//! interleaves the subjects round by round, so that a disturbance of the machine affects all of them. [`report`] takes
+//! medians over the rounds and puts them beside the raw socket floor.
 //!
 //! Adding a subject is one file in `src/subject` and one line in [`subject::ALL`]; adding a workload is one file in
 //! `src/workload` and one subcommand in [`cli`].

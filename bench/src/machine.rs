@@ -1,4 +1,4 @@
-//! What the figures were measured on.
+//! The machine that the figures come from.
 
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -28,14 +28,14 @@ pub struct Machine {
     pub io_uring: Option<&'static str>,
     /// Version of zring measured.
     pub zring_version: &'static str,
-    /// What spoils latency here; see [`crate::doctor`].
+    /// Properties that spoil latency here; see [`crate::doctor`].
     pub findings: Vec<Finding>,
     /// When the report was made, RFC 3339 in UTC.
     pub date: String,
 }
 
 impl Machine {
-    /// Asks the system; cheap, a few small files are read.
+    /// Queries the system; cheap, because it only reads a few small files.
     pub fn probe() -> Self {
         Self {
             os: std::env::consts::OS,
@@ -55,7 +55,7 @@ impl Machine {
     }
 }
 
-/// The text of a file in which Linux tells about itself; `None` on other systems, and if it cannot be read.
+/// The text of a file in which Linux describes itself; `None` if it cannot be read, and on other systems.
 pub(crate) fn told_by_linux(path: &str) -> Option<String> {
     if cfg!(target_os = "linux") { fs::read_to_string(path).ok() } else { None }
 }
@@ -98,7 +98,7 @@ fn rfc3339(unix_seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
-/// The Gregorian date of a day counted from 1970-01-01. Walks the years: called once per report.
+/// The Gregorian date of a day counted from 1970-01-01. Iterates over the years, because it is called once per report.
 fn civil_date(mut days: u64) -> (u64, u64, u64) {
     let is_leap = |year: u64| {
         (year.is_multiple_of(4) && !year.is_multiple_of(100)) || year.is_multiple_of(400)

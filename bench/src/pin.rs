@@ -1,11 +1,11 @@
-//! Which core each side of a pair runs on.
+//! The core of each side of a pair.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Failure, Result};
 
-/// The cores of side A (sender, requester) and side B (receiver, replier), as the system numbers them.
+/// The cores of side A (sender, requester) and side B (receiver, replier), in the system's numbering.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pin {
     /// Core of side A.
@@ -43,7 +43,7 @@ impl fmt::Display for Pin {
 /// # Errors
 /// [`Failure::Setup`] if this process may not use that core.
 pub fn pin_this_thread(core: usize) -> Result<()> {
-    // Elsewhere it takes the core for the number of a bit in a word.
+    // Outside Unix the crate uses the core as a bit index in a word.
     let is_number = cfg!(unix) || core < usize::BITS as usize;
     if is_number && core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
         return Ok(());

@@ -1,4 +1,4 @@
-//! What the system keeps about this process: how often its threads sleep, how much memory it has, how many files it may open.
+//! The system's data about this process: how often its threads sleep, its memory, its limit on open files.
 //!
 //! Source: `proc(5)`, `/proc/PID/task/TID/status` and `/proc/PID/smaps_rollup`; `getrlimit(2)`.
 
@@ -10,18 +10,18 @@ use crate::error::Failure;
 use crate::error::Result;
 use crate::machine::told_by_linux;
 
-/// Descriptors beside those of connections: standard streams, rings, pollers, eventfds, listeners, the report.
+/// Descriptors other than those of connections: standard streams, rings, pollers, eventfds, listeners, the report.
 #[cfg(unix)]
 const SPARE_DESCRIPTORS: u64 = 64;
 
-/// How often every thread of the process but the calling one gave its core up to wait for something.
+/// How often each thread except the calling one gave up its core to wait.
 #[derive(Clone, Debug)]
 pub struct VoluntarySwitches {
     by_thread: HashMap<String, u64>,
 }
 
 impl VoluntarySwitches {
-    /// Asks the system; `None` where it does not tell.
+    /// Queries the system; `None` where it does not tell.
     pub fn of_other_threads() -> Option<Self> {
         let own = fs::read_link("/proc/thread-self").ok()?;
         let mut by_thread = HashMap::new();
@@ -31,7 +31,7 @@ impl VoluntarySwitches {
                 continue;
             }
             let id = id.into_string().ok()?;
-            // A thread that ended meanwhile has nothing to tell.
+            // A thread that has ended meanwhile has no data.
             if let Some(switches) = switches(&id) {
                 by_thread.insert(id, switches);
             }
@@ -39,7 +39,7 @@ impl VoluntarySwitches {
         Some(Self { by_thread })
     }
 
-    /// How often that was since `earlier`, all threads together.
+    /// The number of switches since `earlier`, summed over all threads.
     pub fn since(&self, earlier: &Self) -> u64 {
         let then = |id| earlier.by_thread.get(id).copied().unwrap_or_default();
         self.by_thread.iter().map(|(id, now)| now.saturating_sub(then(id))).sum()
@@ -56,29 +56,29 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     fields.find(|(key, _)| *key == name).map(|(_, value)| value.trim())
 }
 
-/// Memory of the process that is resident, exactly; `None` where the system does not tell.
+/// Exact resident memory of the process; `None` where the system does not tell.
 pub fn resident_bytes() -> Option<u64> {
     let text = told_by_linux("/proc/self/smaps_rollup")?;
     let kibibytes: u64 = field(&text, "Rss")?.strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }
 
-/// The most memory of the process that was ever resident, or since [`reset_peak`]; `None` where the system does not
-/// tell. The kernel counts in batches: it may be some 100 KiB off.
+/// Peak of the resident memory, over the whole life of the process or since [`reset_peak`]; `None` where the system
+/// does not tell. The kernel counts in batches, so the peak may be off by some 100 KiB.
 pub fn peak_bytes() -> Option<u64> {
     let text = told_by_linux("/proc/self/status")?;
     let kibibytes: u64 = field(&text, "VmHWM")?.strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }
 
-/// Lets [`peak_bytes`] begin anew with what is resident now; does nothing where the system does not offer that.
+/// Restarts [`peak_bytes`] from the current resident memory; does nothing where the system does not support that.
 pub fn reset_peak() {
     // Source: proc_pid_clear_refs(5).
     let _ = fs::write("/proc/self/clear_refs", "5");
 }
 
-/// Sees that `connections` with both ends in this process can be open, by raising the soft limit of descriptors as far
-/// as is needed.
+/// Ensures that `connections` connections with both ends in this process can be open: raises the soft limit of
+/// descriptors as far as needed.
 ///
 /// # Errors
 /// [`Failure::Setup`] if the hard limit is below that.
@@ -87,7 +87,7 @@ pub fn allow_connections(connections: u32) -> Result<()> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let needed = 2 * u64::from(connections) + SPARE_DESCRIPTORS;
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    // `None` is no limit.
+    // `None` means unlimited.
     if current.is_none_or(|current| current >= needed) {
         return Ok(());
     }
@@ -102,7 +102,7 @@ pub fn allow_connections(connections: u32) -> Result<()> {
     })
 }
 
-/// Sees that `connections` can be open: this system has no such limit that could be raised.
+/// Does nothing: this system has no such limit.
 ///
 /// # Errors
 /// None.
@@ -143,7 +143,7 @@ mod tests {
         let before = resident_bytes().unwrap();
         let block = vec![1_u8; 32 << 20];
         let after = resident_bytes().unwrap();
-        // Other tests may give memory back meanwhile.
+        // Other tests may free memory meanwhile.
         assert!(after >= before + (16 << 20), "{before} bytes, then {after} ({})", block[1]);
     }
 
@@ -152,7 +152,7 @@ mod tests {
         let block = vec![1_u8; 48 << 20];
         let with = resident_bytes().unwrap();
         drop(std::hint::black_box(block));
-        // Counted in batches.
+        // The kernel counts in batches.
         assert!(peak_bytes().unwrap() + (2 << 20) >= with);
     }
 

@@ -1,4 +1,4 @@
-//! Runs what the command line asks for.
+//! Executes the command line.
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;
@@ -16,13 +16,13 @@ use crate::workload::Round;
 
 pub mod sweep;
 
-/// Runs that take less than this show no progress.
+/// Shorter runs show no progress.
 const PROGRESS_FROM: Duration = Duration::from_secs(1);
 
 /// Measures and reports.
 ///
 /// # Errors
-/// Whatever a subject failed with, or that the report could not be written.
+/// The failure of a subject, or of writing the report.
 pub fn run(cli: &Cli) -> Result<()> {
     let plan = cli.command.plan();
     if let Some(warning) = warning(plan.options) {
@@ -32,7 +32,7 @@ pub fn run(cli: &Cli) -> Result<()> {
     Report::new(&outcomes).write(&plan.options.outputs)
 }
 
-/// What makes a run's figures mean something else than its reader expects.
+/// Warns about options that give the figures another meaning than the reader expects.
 fn warning(options: &Options) -> Option<&'static str> {
     let spins = options.wait == Wait::Spin;
     if cfg!(debug_assertions) {
@@ -50,7 +50,7 @@ fn warning(options: &Options) -> Option<&'static str> {
     (spins && cores < 2).then_some("two sides that spin need two cores, this machine offers one")
 }
 
-/// Measures the subjects the plan names, of those the harness knows: [`measure_subjects`] with [`subject::ALL`].
+/// Measures those of the harness's subjects that the plan names: [`measure_subjects`] with [`subject::ALL`].
 ///
 /// # Errors
 /// As [`measure_subjects`].
@@ -68,15 +68,15 @@ pub fn measure(plan: &Plan<'_>) -> Result<Vec<Outcome>> {
 /// The names of the subjects that [`measure`] would measure.
 ///
 /// # Errors
-/// [`Failure::Setup`] if none is left.
+/// [`Failure::Setup`] if no subject is left.
 pub fn able_names(plan: &Plan<'_>) -> Result<Vec<&'static str>> {
     let subjects = able(plan, &Place::new()?, &chosen(&plan.options.subjects))?;
     Ok(subjects.iter().map(|subject| subject.name()).collect())
 }
 
-/// Runs every subject for every round, in turn, and condenses the rounds of each; or, with [`Plan::bound_p999`],
-/// looks for the highest rate of each. The subjects may be anybody's, and [`Options::subjects`] is not looked at. Those
-/// that cannot do what the plan asks for are left out, with a line on stderr.
+/// Runs every subject in every round, in turn, and condenses the rounds of each; or, with [`Plan::bound_p999`],
+/// searches for the highest rate of each. The subjects may come from elsewhere, and [`Options::subjects`] is ignored.
+/// Subjects that do not support the plan are left out, with a line on stderr.
 ///
 /// # Errors
 /// The first failure, with subject and round; [`Failure::Setup`] if no subject is left.
@@ -107,7 +107,7 @@ pub fn measure_subjects(plan: &Plan<'_>, subjects: &[&dyn Subject]) -> Result<Ve
     Ok(outcomes)
 }
 
-/// Where unix sockets are bound.
+/// The directory for unix sockets.
 struct Place(TempDir);
 
 impl Place {
@@ -156,7 +156,7 @@ fn condense(plan: &Plan<'_>, subject: &dyn Subject, place: &Place, rounds: &[Rou
     Outcome::new(plan, subject.name(), subject.settings(&place.case(plan, "any")), rounds)
 }
 
-/// The subjects that can do what is asked for.
+/// The subjects that support the plan.
 fn able<'s>(
     plan: &Plan<'_>,
     place: &Place,
@@ -185,7 +185,7 @@ fn able<'s>(
     if able.is_empty() { Err(none_left) } else { Ok(able) }
 }
 
-/// The subjects asked for, in the order of [`subject::ALL`] and once each; all of them if none is named.
+/// The named subjects, in the order of [`subject::ALL`] and once each; all default ones if none is named.
 fn chosen(names: &[String]) -> Vec<&'static dyn Subject> {
     let is_chosen = |subject: &&dyn Subject| {
         (names.is_empty() && subject.is_default())
@@ -194,7 +194,7 @@ fn chosen(names: &[String]) -> Vec<&'static dyn Subject> {
     subject::ALL.iter().copied().filter(is_chosen).collect()
 }
 
-/// A bar on stderr. It moves between rounds only: a thread that draws would take time from the sides.
+/// A progress bar on stderr. It moves only between rounds, because a drawing thread would take time from the sides.
 fn progress(options: &Options, subjects: usize) -> ProgressBar {
     let total = options.seconds * u32::try_from(subjects).unwrap_or(1);
     if total < PROGRESS_FROM {
@@ -204,7 +204,7 @@ fn progress(options: &Options, subjects: usize) -> ProgressBar {
     bar(rounds, "{bar:30} {pos}/{len} {msg} (about {eta} left)")
 }
 
-/// A bar on stderr, if that is a terminal.
+/// A progress bar on stderr, if that is a terminal.
 pub(crate) fn bar(length: u64, template: &str) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();

@@ -1,4 +1,4 @@
-//! Sequence numbers: every body starts with one, every receiver checks it.
+//! Sequence numbers: every body starts with one, and every receiver checks it.
 //!
 //! ```text
 //!  0        8                       size_bytes
@@ -6,7 +6,7 @@
 //! | u64 LE | filler                    |
 //! +--------+---------------------------+
 //! ```
-//! Where several senders talk to one receiver, the upper 16 bits are the number of the stream ([`first_of_stream`]).
+//! With several senders to one receiver, the upper 16 bits are the number of the stream ([`first_of_stream`]).
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -14,19 +14,19 @@ use std::time::{Duration, Instant};
 use crate::error::{Failure, Result};
 use crate::record::Recorder;
 
-/// Bytes a sequence number takes, hence the smallest body.
+/// Length of a sequence number, and hence of the smallest body.
 pub const SEQUENCE_BYTES: usize = 8;
 
 /// The sequence number of the message that ends a stream.
 pub const END: u64 = u64::MAX;
 
-/// The sequence number of messages by which a publisher finds out who listens, before it begins.
+/// The sequence number of the messages by which a publisher finds its subscribers before it begins.
 pub const HELLO: u64 = u64::MAX - 1;
 
-/// The bits of a sequence number that count within a stream.
+/// The number of low bits that count within a stream.
 const STREAM_SHIFT: u32 = 48;
 
-/// The sequence number of the first message of a stream, of those to one receiver.
+/// The sequence number of the first message of stream `stream` to a receiver.
 pub fn first_of_stream(stream: u32) -> u64 {
     u64::from(stream) << STREAM_SHIFT
 }
@@ -45,16 +45,16 @@ pub fn filler(size_bytes: usize) -> Vec<u8> {
     (0..size_bytes).map(|i| (i % 251) as u8).collect()
 }
 
-/// What an accepted message means for the stream.
+/// The meaning of an accepted message for the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The message that was due, or one of those that stand in front of a stream.
+    /// The message that was due, or one of those in front of a stream.
     InOrder,
     /// The end marker.
     End,
 }
 
-/// When each message of a stream is due. Both sides know it, so that no time stamp has to travel.
+/// When each message of a stream is due. Both sides know the schedule, so no time stamp has to be sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Schedule {
     started: Instant,
@@ -63,7 +63,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Message 0 is due now; the first `untimed` messages are not recorded.
+    /// Starts now with message 0; the first `untimed` messages are not recorded.
     pub fn start_now(messages_per_second: f64, untimed: u64) -> Self {
         Self { started: Instant::now(), messages_per_second, untimed }
     }
@@ -87,10 +87,10 @@ impl Schedule {
     }
 }
 
-/// A schedule that the sender sets when it starts, and that the receiver looks at from then on.
+/// A schedule that the sender sets when it starts and the receiver then reads.
 pub type SharedSchedule = Arc<OnceLock<Schedule>>;
 
-/// Latencies by a schedule.
+/// Latencies relative to a schedule.
 #[derive(Debug)]
 struct Timing {
     schedule: SharedSchedule,
@@ -101,14 +101,15 @@ struct Timing {
 #[derive(Debug)]
 pub struct SequenceCheck {
     expected: u64,
-    /// The length that the short way looks for: that of the bodies, or one that no body has.
+    /// The length that the fast path accepts: the bodies' length, or one that no body has.
     short_way_bytes: usize,
     body_bytes: usize,
     is_lossy: bool,
     dropped: u64,
     has_heard: bool,
     ends: u32,
-    /// What is due of each stream; empty where there is but one. That of the last message is in `expected`.
+    /// The number due in each stream; empty with a single stream. For the stream of the last message the current number
+    /// is in `expected`.
     streams: Vec<u64>,
     timing: Option<Timing>,
 }
@@ -129,24 +130,24 @@ impl SequenceCheck {
         }
     }
 
-    /// A check for a subscriber: gaps are counted and legal, [`HELLO`]s may come first, and the end may come again.
+    /// A check for a subscriber: gaps are legal and counted, [`HELLO`]s may come first, and the end may be repeated.
     pub fn lossy(body_bytes: usize) -> Self {
         Self { is_lossy: true, ..Self::new(body_bytes) }
     }
 
-    /// A check for `streams` streams that arrive mingled; each must be in order, and each has its end.
+    /// A check for `streams` interleaved streams; each must be in order, and each has its end.
     pub fn mingled(body_bytes: usize, streams: u32) -> Self {
         Self { streams: (0..streams).map(first_of_stream).collect(), ..Self::new(body_bytes) }
     }
 
-    /// A check that records how long after its time by `schedule` each message arrived.
+    /// A check that records how late after its time in `schedule` each message arrived.
     pub fn timed(body_bytes: usize, schedule: SharedSchedule) -> Self {
         let timing = Timing { schedule, recorder: Recorder::new() };
         Self { short_way_bytes: usize::MAX, timing: Some(timing), ..Self::new(body_bytes) }
     }
 
-    /// Messages accepted so far; [`HELLO`]s and end markers do not count. In a stream that loses nothing this is also
-    /// the sequence number that is due.
+    /// Messages accepted so far, without [`HELLO`]s and end markers. In a lossless stream this is also the sequence
+    /// number that is due.
     #[inline(always)]
     pub fn accepted(&self) -> u64 {
         if self.streams.is_empty() { self.expected - self.dropped } else { self.of_all_streams() }
@@ -160,7 +161,7 @@ impl SequenceCheck {
         others.map(|(stream, due)| of(stream, *due)).sum::<u64>() + of(current, self.expected)
     }
 
-    /// The sequence number that is due: one more than the last, whatever was dropped before that.
+    /// The sequence number that is due: one after the last, regardless of drops.
     pub fn due(&self) -> u64 {
         self.expected
     }
@@ -170,17 +171,17 @@ impl SequenceCheck {
         self.dropped
     }
 
-    /// Whether gaps are legal, and ends may repeat.
+    /// Whether gaps are legal and ends may be repeated.
     pub fn is_lossy(&self) -> bool {
         self.is_lossy
     }
 
-    /// Whether anything has arrived yet.
+    /// Whether any message has arrived yet.
     pub fn has_heard(&self) -> bool {
         self.has_heard || self.expected > 0 || self.ends > 0
     }
 
-    /// End markers accepted so far: one of each stream, or any number in a lossy one.
+    /// End markers accepted so far: one per stream, or any number in a lossy one.
     pub fn ends(&self) -> u32 {
         self.ends
     }
@@ -190,7 +191,7 @@ impl SequenceCheck {
         self.timing.map(|timing| timing.recorder)
     }
 
-    /// Judges one received body.
+    /// Checks one received body.
     ///
     /// # Errors
     /// [`Failure::Gap`], [`Failure::Repeat`] or [`Failure::WrongLength`].
@@ -207,8 +208,8 @@ impl SequenceCheck {
         self.accept_otherwise(body)
     }
 
-    /// The long way: whatever is not simply the next message of the same stream.
-    // Out of the way of those streams that are measured by their rate.
+    /// The slow path: every message except the next one of the same stream.
+    // Out of line, to keep it away from streams that are measured by their rate.
     #[cold]
     #[inline(never)]
     fn accept_otherwise(&mut self, body: &[u8]) -> Result<Verdict> {
@@ -219,7 +220,7 @@ impl SequenceCheck {
         if received == END {
             self.ends += 1;
             if self.streams.is_empty() {
-                // Whatever comes behind the end is looked at closely.
+                // All messages after the end take the slow path.
                 self.short_way_bytes = usize::MAX;
             }
             return Ok(Verdict::End);
@@ -249,7 +250,7 @@ impl SequenceCheck {
         }
     }
 
-    /// Makes another stream the one whose next message is expected.
+    /// Switches to stream `stream`, whose next message is then expected.
     fn switch_to(&mut self, stream: u64) {
         let current = (self.expected >> STREAM_SHIFT) as usize;
         if let Some(&due) = self.streams.get(stream as usize) {
@@ -393,7 +394,7 @@ mod tests {
         }
         let recorder = check.into_recorder().unwrap();
         assert_eq!(recorder.count(), 2);
-        // Due after 2 ms, it came after 30.
+        // The message was due after 2 ms and came after 30.
         assert!(recorder.percentiles().p50.unwrap() >= 27_000_000);
     }
 

@@ -6,23 +6,23 @@ use std::thread::{self, Scope, ScopedJoinHandle};
 use crate::error::{Failure, Result};
 use crate::pin::{Pin, pin_this_thread};
 
-/// Tells side A where side B is bound.
+/// Tells side A the endpoint of side B.
 #[derive(Debug)]
 pub struct Announce(mpsc::Sender<String>);
 
 impl Announce {
-    /// Hands the bound endpoint over, for example `tcp://127.0.0.1:49152`.
+    /// Hands over the bound endpoint, for example `tcp://127.0.0.1:49152`.
     pub fn endpoint(self, endpoint: String) {
         // Side A may have failed already; it reports that itself.
         let _ = self.0.send(endpoint);
     }
 }
 
-/// Runs both sides, each on a thread of its own and, if asked, on its core. Side A starts when B has announced
-/// its endpoint. Everything a side uses is made on its thread, so that sides need not be `Send`.
+/// Runs both sides, each on a thread of its own and, if requested, on its core. Side A starts when B has announced its
+/// endpoint. Each side makes its resources on its own thread, so sides need not be `Send`.
 ///
 /// # Errors
-/// Whatever a side failed with, named by side; a panic counts as a failure.
+/// The failure of a side, with its name; a panic counts as a failure.
 pub fn run_pair<A: Send, B: Send>(
     pin: Option<Pin>,
     side_a: impl FnOnce(&str) -> Result<A> + Send,
@@ -37,7 +37,7 @@ pub fn run_pair<A: Send, B: Send>(
     })
 }
 
-/// The same where side A is the one that binds, and side B starts when A has announced its endpoint.
+/// The same, but side A binds, and side B starts when A has announced its endpoint.
 ///
 /// # Errors
 /// As [`run_pair`].
@@ -55,7 +55,7 @@ pub fn run_pair_from_a<A: Send, B: Send>(
     })
 }
 
-/// Runs a source, a worker and a sink. The sink binds first, then the worker, which is told where the sink is; source
+/// Runs a source, a worker and a sink. The sink binds first, then the worker, which gets the sink's endpoint; source
 /// and sink share the core of side A.
 ///
 /// # Errors
@@ -87,7 +87,7 @@ pub fn run_chain<A: Send, W: Send, S: Send>(
     })
 }
 
-/// The other end of an [`Announce`].
+/// The receiving end of an [`Announce`].
 pub(crate) struct Announced(mpsc::Receiver<String>);
 
 impl Announced {
@@ -122,7 +122,7 @@ fn both<A, B>(a: thread::Result<Result<A>>, b: thread::Result<Result<B>>) -> Res
     a.zip(b).ok_or_else(|| Failure::Sides(complaints.join("; ")))
 }
 
-/// What a side returned, or a complaint with its name.
+/// A side's result; a failure is added to the complaints with the side's name.
 fn settle<T>(
     name: &str,
     ended: thread::Result<Result<T>>,

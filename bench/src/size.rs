@@ -1,4 +1,4 @@
-//! Sizes as people type and read them.
+//! Sizes, as typed and as displayed.
 
 use crate::sequence::SEQUENCE_BYTES;
 
@@ -11,7 +11,7 @@ pub const FILE_BYTES_MAX: u64 = 1 << 40;
 /// Parses the length of a body, as [`parse_bytes`] does.
 ///
 /// # Errors
-/// A sentence for the command line, if the text is no size or lies outside
+/// A sentence for the command line, if the text is no size or the size is outside
 /// [`SEQUENCE_BYTES`]`..=`[`SIZE_BYTES_MAX`].
 pub fn parse(text: &str) -> Result<usize, String> {
     usize::try_from(parse_bytes(text)?)
@@ -23,7 +23,7 @@ pub fn parse(text: &str) -> Result<usize, String> {
 /// Parses the length of a file, as [`parse_bytes`] does.
 ///
 /// # Errors
-/// A sentence for the command line, if the text is no size or lies outside `1..=`[`FILE_BYTES_MAX`].
+/// A sentence for the command line, if the text is no size or the size is outside `1..=`[`FILE_BYTES_MAX`].
 pub fn parse_file(text: &str) -> Result<u64, String> {
     match parse_bytes(text)? {
         bytes @ 1..=FILE_BYTES_MAX => Ok(bytes),
@@ -31,10 +31,10 @@ pub fn parse_file(text: &str) -> Result<u64, String> {
     }
 }
 
-/// Parses `64`, `64B`, `4K`, `4KiB`, `1M`, `1MiB`, `1G` and the like, in capitals or not; the units are powers of 1024.
+/// Parses `64`, `64B`, `4K`, `4KiB`, `1M`, `1MiB`, `1G` and the like, in either case; the units are powers of 1024.
 ///
 /// # Errors
-/// A sentence for the command line, if the text is no size or 2^64 bytes and more.
+/// A sentence for the command line, if the text is no size or the size is 2^64 bytes or more.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let digits_end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at(digits_end);
@@ -55,7 +55,7 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     bytes.ok_or_else(|| format!("`{text}` is too large for a size"))
 }
 
-/// Writes a size the way [`parse`] reads it, with the largest unit that divides it.
+/// Formats a size so that [`parse`] can read it, with the largest unit that divides it.
 pub fn display(bytes: usize) -> String {
     match bytes {
         0 => "0 B".to_owned(),

@@ -2,7 +2,7 @@
 
 use crate::record::Percentiles;
 
-/// The median of `values`: the middle one, or the mean of the two in the middle. `None` for no values.
+/// The median of `values`: the middle value, or the mean of the two middle values. `None` without values.
 pub fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -14,19 +14,20 @@ pub fn median(values: &[f64]) -> Option<f64> {
     }
 }
 
-/// The arithmetic mean; `None` for no values.
+/// The arithmetic mean; `None` without values.
 pub fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
-/// The standard deviation of what the values are a sample of; `None` for fewer than two.
+/// The standard deviation of the population that the values are a sample of; `None` for fewer than two values.
 pub fn standard_deviation(values: &[f64]) -> Option<f64> {
     let mean = mean(values).filter(|_| values.len() > 1)?;
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
     Some((squares / (values.len() - 1) as f64).sqrt())
 }
 
-/// Each percentile's median over the rounds; `max` is the largest of all rounds, because a median of maxima hides the worst.
+/// The median over the rounds of each percentile. `max` is the largest of all rounds, because a median of maxima hides
+/// the worst.
 pub fn median_percentiles(rounds: &[Percentiles]) -> Percentiles {
     let over = |pick: fn(&Percentiles) -> Option<u64>| {
         let values: Vec<f64> = rounds.iter().filter_map(pick).map(|ns| ns as f64).collect();
@@ -41,7 +42,7 @@ pub fn median_percentiles(rounds: &[Percentiles]) -> Percentiles {
     }
 }
 
-/// How far the values lie apart, as a part of their median: `(largest - smallest) / median`.
+/// The spread of the values relative to their median: `(largest - smallest) / median`.
 pub fn spread(values: &[f64]) -> Option<f64> {
     let middle = median(values)?;
     let largest = values.iter().copied().fold(f64::MIN, f64::max);

@@ -1,4 +1,4 @@
-//! `zring-bench run`: a matrix of cells, each of which is a command line of its own, in one report.
+//! `zring-bench run`: a matrix of cells, each with a command line of its own, in one report.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::error::{Failure, Result};
 use crate::report::{Outcome, Outputs};
 use crate::run;
 
-/// Rounds of each subject in a cell; [`compare`](crate::compare) needs more of them to tell change from noise.
+/// Rounds of each subject in a cell; [`compare`](crate::compare) needs more, to distinguish a change from noise.
 const ROUNDS: u32 = 5;
 const ROUNDS_AGAINST: u32 = 20;
 
@@ -96,24 +96,24 @@ pub struct Suite {
 /// One point of the matrix.
 #[derive(Clone, Debug)]
 pub struct Cell {
-    /// What would have been typed behind the program's name, without subject, time and rounds.
+    /// The words typed behind the program's name, without subject, time and rounds.
     pub arguments: Vec<String>,
 }
 
-/// What the cells gave, and those that gave nothing.
+/// The results of the cells, and the failures.
 #[derive(Debug, Default)]
 pub struct Measured {
-    /// Of all cells.
+    /// The outcomes of all cells.
     pub outcomes: Vec<Outcome>,
-    /// Cells in which a subject failed, and how.
+    /// Cells in which a subject failed, with the failure.
     pub failures: Vec<String>,
 }
 
 impl Suite {
-    /// The cells, in the order in which they run. Options that a workload does not take are left out of its cells.
+    /// The cells, in running order. Options that a workload does not have are left out of its cells.
     ///
     /// # Errors
-    /// What is wrong with a workload or a value, as the cell's own command line would say.
+    /// The error that the cell's own command line reports for a wrong workload or value.
     pub fn cells(&self) -> std::result::Result<Vec<Cell>, clap::Error> {
         let dimensions: [(&str, &[String]); 5] = [
             ("transport", &self.transports),
@@ -154,7 +154,7 @@ impl Suite {
     /// Measures every cell. A cell in which a subject fails is reported and does not end the run.
     ///
     /// # Errors
-    /// [`Failure::Setup`] if no cell has a subject that can do what is asked for.
+    /// [`Failure::Setup`] if no cell has a subject that supports it.
     pub fn measure(&self, cells: &[Cell]) -> Result<Measured> {
         let mut measured = Measured::default();
         let started = Instant::now();
@@ -251,7 +251,7 @@ fn timing(seconds: Duration, rounds: u32) -> [String; 4] {
     ["--seconds".to_owned(), seconds, "--rounds".to_owned(), rounds.to_string()]
 }
 
-/// Whether the workload's own command line has this option. Of an unknown workload the cell says so itself.
+/// Whether the workload's own command line has this option. An unknown workload is reported by the cell itself.
 fn takes(workload: &str, option: &str) -> bool {
     let program = Cli::command();
     let command = program.find_subcommand(workload);
@@ -269,7 +269,7 @@ fn product(points: &[Vec<String>], name: &str, values: &[String]) -> Vec<Vec<Str
     points.iter().flat_map(|point| values.iter().map(move |value| with(point, value))).collect()
 }
 
-/// A line on stderr for each cell; the bar within a cell is that of its run.
+/// Prints a line on stderr for each cell; within a cell, its run shows a progress bar.
 fn announce(index: usize, cells: usize, started: Instant, cell: &Cell) {
     let left = match index {
         0 => String::new(),

@@ -22,7 +22,7 @@ use zring_engine::{
 /// Values in a queue whose producer and consumer take turns, as between two turns of a shard.
 const BURST: u64 = 64;
 
-/// As large as what an inproc pipe carries.
+/// The size of a value in an inproc pipe.
 type Value = [u8; 96];
 
 fn queues(c: &mut Criterion) {
@@ -54,7 +54,7 @@ fn queues(c: &mut Criterion) {
     });
 }
 
-/// Time for `iterations` hops there and back. The other thread yields now and then, so that this ends on one core too.
+/// Time for `iterations` round trips. The other thread yields now and then, so that this ends on a single core too.
 fn there_and_back(iterations: u64) -> Duration {
     let (mut out, mut other_in) = spsc::channel::<u64>();
     let (mut other_out, mut inward) = spsc::channel::<u64>();
@@ -141,7 +141,7 @@ fn leases(c: &mut Criterion) {
         b.iter(|| black_box(shard.pool().lease(black_box(&chunk), 0..64)));
     });
     group.bench_function("take, drop elsewhere", |b| {
-        // Only the time of the other thread counts: what a lease costs that is dropped away from its shard.
+        // Only the other thread's time counts: the cost of dropping a lease away from its shard.
         b.iter_custom(|iterations| {
             let mut spent = Duration::ZERO;
             let mut left = iterations;
@@ -199,7 +199,7 @@ fn wake_ups(c: &mut Criterion) {
     group.finish();
 }
 
-/// Time for `iterations` wakes there and back between two threads that sleep meanwhile.
+/// Time for `iterations` round trips of wakes between two threads that sleep in between.
 fn sleep_in_turn(iterations: u64) -> Duration {
     let here = Parker::current();
     let waker = here.waker();

@@ -1,5 +1,5 @@
-//! What a shard leaves behind: nothing. A test program of its own, because it counts the open files and the
-//! memory maps of the whole process.
+//! A shard leaves nothing behind. A test program of its own, because it counts the open files and the memory maps of
+//! the whole process.
 #![cfg(target_os = "linux")]
 
 use std::{
@@ -12,7 +12,7 @@ use zring_engine::{
     TurnWait, sys::net::SocketOptions, sys::net::listen_tcp,
 };
 
-/// Arms every accepted connection and lets all else pass.
+/// Arms every accepted connection and ignores everything else.
 #[derive(Default)]
 struct Armer {
     accepted: Vec<ConnId>,
@@ -61,7 +61,7 @@ fn open_files() -> usize {
     std::fs::read_dir("/proc/self/fd").expect("/proc").count()
 }
 
-/// Mappings of rings: the kernel keeps a ring alive for as long as one is there.
+/// Number of mappings of rings: the kernel keeps a ring alive while one of its mappings exists.
 fn ring_maps() -> usize {
     let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc");
     maps.lines().filter(|line| line.contains("io_uring")).count()
@@ -114,7 +114,7 @@ fn connections_come_and_go(rounds: usize) {
 
 #[test]
 fn nothing_stays_open() {
-    // A hang would fail the build's own time limit; nothing here waits for more than loopback traffic.
+    // If this hangs, the build's time limit fails it; nothing here waits for more than loopback traffic.
     let (tell, told) = std::sync::mpsc::channel();
     let before = (open_files(), ring_maps());
     let worker = std::thread::spawn(move || {

@@ -1,8 +1,8 @@
-//! The memory of receive pools against the real system: what the kernel says in `/proc` about each pool is what the
-//! shard says, limits are named when they are in the way, and nothing is left mapped or locked.
+//! The memory of receive pools on the real system: the kernel's numbers in `/proc` match those of the shard, errors
+//! name the limit in the way, and no memory stays mapped or locked.
 //!
 //! Each body runs in a process of its own, because limits, locked memory and huge pages are counted per process or
-//! machine. Whoever may not set huge pages aside tests the refusal instead.
+//! machine. A user who may not reserve huge pages tests the refusal instead.
 #![cfg(target_os = "linux")]
 
 use std::{
@@ -27,7 +27,7 @@ const CHILD: &str = "ZRING_TEST_CHILD";
 const MIB: usize = 1 << 20;
 const SMALL: PoolConfig = PoolConfig { buffers: 4, buffer_bytes: 4096, with_kernel: 2, reserve: 1 };
 
-/// Runs `body` in a process of its own, which is this test once more.
+/// Runs `body` in a child process, which is this test once more.
 fn in_child(test: &str, body: fn()) {
     if std::env::var_os(CHILD).is_some_and(|name| name == test) {
         return body();
@@ -42,7 +42,7 @@ fn in_child(test: &str, body: fn()) {
     assert!(child.status.success() && out.contains("1 passed"), "{out}\n{err}");
 }
 
-/// Leases the first bytes that come and keeps the lease.
+/// Leases the first bytes that arrive and keeps the lease.
 #[derive(Default)]
 struct Keeper(Option<Lease>);
 
@@ -82,7 +82,7 @@ fn open(
     })
 }
 
-/// A lease on bytes that the kernel has put into the shard's pool.
+/// A lease on bytes that the kernel has written into the shard's pool.
 fn receive(shard: &mut Shard) -> Lease {
     let any_port = "127.0.0.1:0".parse().expect("an address");
     let (fd, address) = listen_tcp(any_port, 8, &SocketOptions::default()).expect("listen");
@@ -96,7 +96,7 @@ fn receive(shard: &mut Shard) -> Lease {
     keeper.0.take().expect("just looked")
 }
 
-/// The fields in KiB of the mapping that a lease lies in; `None` when nothing is mapped there.
+/// A field in KiB of the mapping that a lease lies in; `None` without such a mapping.
 fn field_kib(address: usize, name: &str) -> Option<usize> {
     let smaps = fs::read_to_string("/proc/self/smaps").expect("/proc");
     let range = |line: &str| -> Option<(usize, usize)> {
@@ -168,7 +168,7 @@ fn a_locked_pool_is_locked_until_its_last_lease_is_gone() {
     });
 }
 
-/// As an ordinary user: nobody's locks are unlimited.
+/// Drops the privilege that exempts from the lock limit, as for an ordinary user.
 fn give_up_privilege() {
     let mut own = capabilities(None).expect("capabilities");
     own.effective.remove(CapabilitySet::IPC_LOCK);
@@ -180,7 +180,7 @@ fn a_limit_that_forbids_locking_is_named() {
     in_child("a_limit_that_forbids_locking_is_named", || {
         give_up_privilege();
         let hard = getrlimit(Resource::Memlock).maximum;
-        // Enough for rings, which some kernels count, too.
+        // Enough for rings, which some kernels count as well.
         let limit = Rlimit { current: Some(1 << 20), maximum: hard };
         setrlimit(Resource::Memlock, limit).expect("a lower limit");
         for driver in [DriverChoice::Uring, DriverChoice::Ready, DriverChoice::Auto] {
@@ -201,7 +201,7 @@ fn a_limit_that_forbids_locking_is_named() {
             assert_eq!(shard.stats().pool_backing.locked_bytes, 0);
             assert_eq!(&receive(&mut shard)[..], b"hello");
         }
-        // What fits is had.
+        // A pool within the limit is locked.
         let wanted = PoolMemory { lock: Some(Need::Required), ..PoolMemory::default() };
         let shard = open(DriverChoice::Uring, Some(SMALL), wanted).expect("16 KiB of 1 MiB");
         assert_eq!(shard.stats().pool_backing.locked_bytes, 16 << 10);
@@ -224,7 +224,7 @@ fn a_limit_that_forbids_registering_is_named() {
             assert_eq!((bytes, limit_bytes), (4 << 20, Some(1 << 20)));
             assert_eq!(cause.raw_os_error(), Some(libc::ENOMEM));
             assert!(text.contains("RLIMIT_MEMLOCK") && text.contains("1048576"), "{text}");
-            // What was given back counts no more; what the user's other processes have registered does.
+            // Unregistered memory no longer counts; registrations of the user's other processes do.
             let memory = shard.register(64 << 10).expect("a part of the limit");
             assert!(memory.is_fixed());
             shard.unregister(&memory);
@@ -235,7 +235,7 @@ fn a_limit_that_forbids_registering_is_named() {
     });
 }
 
-/// Transparent huge pages are the kernel's to give: where it says `never`, the refusal is what there is to test.
+/// The kernel decides about transparent huge pages: where its setting is `never`, only the refusal can be tested.
 #[test]
 fn transparent_huge_pages_are_there_or_missed() {
     in_child("transparent_huge_pages_are_there_or_missed", || {
@@ -267,7 +267,7 @@ fn transparent_huge_pages_are_there_or_missed() {
                     huge_bytes,
                     ..
                 })) => {
-                    // Memory may be too fragmented; where it is plenty, `never` is the one excuse.
+                    // Memory may be too fragmented. If it is plentiful, only the setting `never` excuses a failure.
                     assert!(huge_bytes < needed_bytes && needed_bytes == 4 << 20);
                     println!(
                         "skipped in part: no transparent huge pages here ({})",
@@ -292,7 +292,7 @@ fn free_huge_pages() -> u64 {
     number("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages").unwrap_or(0)
 }
 
-/// Huge pages set aside for a test, and given back.
+/// Huge pages reserved for a test, and released afterwards.
 struct SetAside(u64);
 
 impl SetAside {
@@ -310,7 +310,7 @@ impl Drop for SetAside {
     }
 }
 
-/// One test, because it changes what the whole machine has.
+/// One test, because it changes a setting of the whole machine.
 #[test]
 fn explicit_huge_pages_are_had_or_missed() {
     in_child("explicit_huge_pages_are_had_or_missed", || {
@@ -319,7 +319,7 @@ fn explicit_huge_pages_are_had_or_missed() {
             lock: Some(Need::Required),
             ..PoolMemory::default()
         };
-        // More than a machine has to spare, so that it is refused whatever is set aside.
+        // More than a machine can spare, so it is refused whatever is reserved.
         let vast =
             PoolConfig { buffers: 32_768, buffer_bytes: 16 << 20, with_kernel: 2, reserve: 1 };
         for driver in DRIVERS {
@@ -356,7 +356,7 @@ fn explicit_huge_pages_are_had_or_missed() {
             assert_eq!(free_huge_pages(), free - 2);
 
             if free == 2 {
-                // None are left for a second pool: it fails, or takes the next best.
+                // No huge page is left for a second pool: it fails, or takes the next best.
                 let error = open(driver, None, wanted(Need::Required)).expect_err("none left");
                 let text = error.to_string();
                 let Error::PoolMemory(PoolMemoryError::ExplicitHugePages { free_pages, .. }) =

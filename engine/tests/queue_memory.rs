@@ -1,5 +1,5 @@
-//! What queues between threads cost in memory: nothing while they are in use, little while they are not. A test
-//! program of its own, because it counts allocations.
+//! The memory cost of queues between threads: no allocation in steady state, little memory at rest. A test program of
+//! its own, because it counts allocations.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -19,16 +19,16 @@ thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
 }
 
-// SAFETY: everything is passed on to the system's allocator.
+// SAFETY: all calls are passed on to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
-        // SAFETY: passed on from the caller.
+        // SAFETY: the caller upholds the contract.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: passed on from the caller.
+        // SAFETY: the caller upholds the contract.
         unsafe { System.dealloc(at, layout) }
     }
 }
@@ -36,7 +36,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// How often `body` allocates on this thread.
+/// The number of allocations by `body` on this thread.
 fn allocations(body: impl FnOnce()) -> usize {
     let before = ALLOCATIONS.get();
     body();
@@ -97,7 +97,7 @@ fn two_threads_share_a_queue_without_allocating() {
         }
     });
     assert_eq!((taken, popping), (2 * VALUES, 0));
-    // At most what a swing that had never been reached before needs.
+    // At most the segments of one swing larger than all before.
     let pushing = pushing.join().unwrap();
     assert!(pushing <= ROOM.div_ceil(64) as usize + 1, "{pushing} segments");
 }

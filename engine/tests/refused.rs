@@ -1,5 +1,5 @@
-//! A kernel that refuses io_uring: the shard falls back to readiness and says so once. The refusal is real: a seccomp
-//! filter, as a container runtime installs it, in a child process of this test (filters cannot be taken off again).
+//! A kernel that refuses io_uring: the shard falls back to readiness and logs that once. The refusal is real: a seccomp
+//! filter, as a container runtime installs it, in a child process of this test, because filters cannot be removed.
 #![cfg(all(target_os = "linux", target_pointer_width = "64", target_endian = "little"))]
 
 use std::{
@@ -18,17 +18,17 @@ use zring_engine::{
     sys::net::{SocketOptions, listen_tcp},
 };
 
-/// In the child's environment: which error number the filter answers with.
+/// Environment variable of the child: the error number that the filter returns.
 const REFUSAL: &str = "ZRING_TEST_REFUSAL";
 
-/// Makes `io_uring_setup(2)` fail with `errno` in this thread and those it starts from now on.
+/// Makes `io_uring_setup(2)` fail with `errno` in this thread and in threads it starts later.
 #[allow(unsafe_code)]
 fn refuse_io_uring(errno: i32) {
     const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const JUMP_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
     let step = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
-    // The system call's number is the first word of `struct seccomp_data`.
+    // The first word of `struct seccomp_data` is the number of the system call.
     let mut filter = [
         step(LOAD_WORD, 0, 0, 0),
         step(JUMP_EQUAL, libc::SYS_io_uring_setup as u32, 0, 1),
@@ -37,17 +37,17 @@ fn refuse_io_uring(errno: i32) {
     ];
     let program =
         libc::sock_fprog { len: filter.len() as libc::c_ushort, filter: filter.as_mut_ptr() };
-    // SAFETY: the flag takes no pointer; the unused arguments have to be zero.
+    // SAFETY: the option takes no pointer; the unused arguments have to be zero.
     let locked = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
     assert_eq!(locked, 0, "{}", io::Error::last_os_error());
-    // SAFETY: the program and its steps live through the call, in which the kernel copies them.
+    // SAFETY: the program and its steps live through the call, which copies them.
     let installed = unsafe {
         libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program, 0, 0)
     };
     assert_eq!(installed, 0, "{}", io::Error::last_os_error());
 }
 
-/// Keeps the lines that are logged.
+/// Collects the log lines.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<String>>>);
 
@@ -73,7 +73,7 @@ impl Subscriber for Lines {
     fn exit(&self, _: &span::Id) {}
 }
 
-/// Sends back what comes.
+/// Echoes received bytes.
 #[derive(Default)]
 struct Echo {
     bytes: usize,
@@ -137,7 +137,7 @@ fn bytes_are_exchanged(shard: &mut Shard) {
     peer.join().expect("the peer");
 }
 
-/// What the child does.
+/// The child's part of the test.
 fn under_a_filter(errno: i32) {
     let lines = Lines::default();
     tracing::subscriber::set_global_default(lines.clone()).expect("the first subscriber");
@@ -166,7 +166,7 @@ fn under_a_filter(errno: i32) {
     assert_eq!(lines.0.lock().expect("lines").len(), 1, "an error is not logged, too");
 }
 
-/// Runs this program again with `variables`, for the one test of that name.
+/// Runs the test `test` of this program again, with `variables` in its environment.
 fn child(test: &str, variables: &[(&str, &str)]) {
     let program = std::env::current_exe().expect("this program");
     let mut command = Command::new(program);

@@ -1,4 +1,4 @@
-//! Sending a file to a peer that is gone raises no SIGPIPE, in a program that left the signal as the system has it.
+//! Sending a file to a closed peer raises no SIGPIPE, in a program that keeps the signal's default action.
 #![cfg(target_os = "linux")]
 
 use std::{
@@ -18,10 +18,10 @@ use zring_engine::{
     ReceiveEnd, ResolveError, Segment, Shard, TurnWait,
 };
 
-/// What the child process is to do.
+/// Environment variable that selects the child's job.
 const VARIABLE: &str = "ZRING_SIGPIPE_CHILD";
 
-/// What it says when all sends were refused.
+/// The child's output when all sends were refused.
 const SURVIVED: &str = "still there";
 
 #[derive(Default)]
@@ -47,7 +47,7 @@ impl Handler for Sends {
     fn on_resolved(&mut self, _: &mut Shard, _: u64, _: Result<Vec<SocketAddr>, ResolveError>) {}
 }
 
-/// Sends a file again and again until that fails; the error.
+/// Sends a file again and again until a send fails; returns the error.
 fn send_until_refused(driver: DriverChoice, ours: OwnedFd) -> i32 {
     let file = tempfile::tempfile().expect("a file");
     file.set_len(5000).expect("grow");
@@ -81,7 +81,7 @@ fn gone_over_unix() -> UnixStream {
 fn gone_over_tcp() -> TcpStream {
     let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
     let ours = TcpStream::connect(listener.local_addr().expect("a name")).expect("connect");
-    // Closed with something unread: a reset comes first, then a broken pipe.
+    // Closed with unread bytes: a reset comes first, then a broken pipe.
     let (mut theirs, _) = listener.accept().expect("accept");
     theirs.write_all(b"x").expect("write");
     drop(theirs);
@@ -89,11 +89,11 @@ fn gone_over_tcp() -> TcpStream {
     ours
 }
 
-/// Does nothing unless it runs in a child process.
+/// Does nothing except in a child process.
 #[test]
 fn child() {
     let Ok(what) = std::env::var(VARIABLE) else { return };
-    // SAFETY: gives the signal its default action back, which the test harness has changed; no handler is involved.
+    // SAFETY: restores the signal's default action, which the test harness has changed; no handler is involved.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     let driver = match what.as_str() {
         "uring" => DriverChoice::Uring,
@@ -112,12 +112,12 @@ fn child() {
     let error = send_until_refused(driver, gone_over_tcp().into());
     assert!([libc::EPIPE, libc::ECONNRESET].contains(&error), "{error}");
     println!("{SURVIVED}");
-    // The signal ends the program as it did before: nothing of ours holds it back.
-    // SAFETY: as above; raises it on this thread.
+    // The signal still ends the program: this library does not leave it blocked.
+    // SAFETY: as above; raises the signal on this thread.
     unsafe { libc::raise(libc::SIGPIPE) };
 }
 
-/// How it ended, and whether it came to its end.
+/// The child's exit status, and whether it ran to its end.
 fn run_child(what: &str) -> (ExitStatus, bool) {
     let program = std::env::current_exe().expect("this program");
     let mut command = Command::new(program);

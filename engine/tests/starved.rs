@@ -15,9 +15,9 @@ use zring_engine::{
     ReceiveEnd, ResolveError, Shard, TurnWait, WaitStrategy,
 };
 
-/// How many connections there are at best; the limit on open files may allow fewer.
+/// Number of connections; the limit on open files may allow fewer.
 const CONNECTIONS: usize = 10_000;
-/// How many files the rest of the program has.
+/// Number of files that the rest of the program needs.
 const SPARE: usize = 200;
 const TINY: PoolConfig = PoolConfig { buffers: 8, buffer_bytes: 4096, with_kernel: 8, reserve: 1 };
 
@@ -64,7 +64,7 @@ impl Handler for Counter {
     fn on_resolved(&mut self, _: &mut Shard, _: u64, _: Result<Vec<SocketAddr>, ResolveError>) {}
 }
 
-/// How many connections, two files each, there may be.
+/// How many connections, with two files each, the limit allows.
 fn room() -> usize {
     let mut limit = getrlimit(Resource::Nofile);
     let wanted = (CONNECTIONS * 2 + SPARE) as u64;
@@ -122,7 +122,7 @@ impl World {
         self.shard.stats().pool.exhausted
     }
 
-    /// Somebody else has all buffers.
+    /// Another connection takes all buffers.
     fn take_all_buffers(&mut self) -> (ConnId, UnixStream) {
         let (near, mut far) = UnixStream::pair().expect("a pair");
         let conn = self.shard.adopt(near.into());
@@ -145,7 +145,7 @@ impl World {
     }
 }
 
-/// One at a time: they share a limit.
+/// Runs one test at a time, because they share a limit.
 fn alone(body: impl Fn(World)) {
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -166,13 +166,13 @@ fn receives_that_wait_are_begun_again_about_once_for_each_piece() {
             let conn = world.conns[at].0;
             world.shard.receive_ring(conn);
         }
-        // All of them wait behind the first, and none is asked for again without a buffer.
+        // All receives wait behind the first, and none is started again without a buffer.
         for _ in 0..20 {
             world.turn();
         }
         let before = world.exhausted();
         assert!(before <= 3, "{before} receives were begun in vain");
-        // It has a buffer again, and what it is still sent goes through.
+        // Now the first has a buffer again, and the bytes sent to the others arrive.
         world.release_all();
         drop(far);
         for (_, far) in &mut world.conns {
@@ -181,12 +181,12 @@ fn receives_that_wait_are_begun_again_about_once_for_each_piece() {
         world.counter.bytes = 0;
         world.shard.close(conn);
         world.turn_until("three bytes for each", count, |world| world.counter.bytes == 3 * count);
-        // What was begun in vain; the rest brought something.
+        // Receives started in vain; the others brought bytes.
         let vain = (world.exhausted() - before) as usize;
         assert!(vain <= count / 2, "{vain} receives were begun in vain for {count} pieces");
 
-        // They are armed by now, or wait for nothing: there are buffers for all. Whoever is served by one of them waits
-        // once more if it is the last.
+        // By now the receives are armed or idle, since there are buffers for all. A connection that is served from the
+        // last buffer waits once more.
         world.turn_until("silence", count, |world| {
             let before = world.shard.stats().completions;
             world.turn();
@@ -211,7 +211,7 @@ fn the_queue_is_bounded_by_the_connections_there_are() {
     alone(|mut world| {
         let (_conn, _far) = world.take_all_buffers();
         let before = world.exhausted();
-        // They stop, start, come and go while nothing moves.
+        // Receives stop and start, and connections come and go, while no byte moves.
         for _ in 0..4 {
             for at in 0..world.conns.len() {
                 let conn = world.conns[at].0;

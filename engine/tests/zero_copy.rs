@@ -1,8 +1,9 @@
-//! A send from which the kernel really makes no copy, in a network of its own.
+//! A send that the kernel really does not copy, in a network namespace of its own.
 //!
-//! Every way to deliver to a socket of this machine copies, so the peer is none: the connection is made by hand
-//! (`TCP_REPAIR`), leads into a bridge without ports, which throws packets away unread, and a raw socket acknowledges
-//! what a peer would have. Needs a network namespace and CAP_NET_ADMIN; without them it says that it was skipped.
+//! Every delivery to a socket of this machine copies, so there is no peer. The connection is made by hand
+//! (`TCP_REPAIR`) and leads into a bridge without ports, which drops packets unread; a raw socket sends the
+//! acknowledgements that a peer would send. Needs a network namespace and CAP_NET_ADMIN; without them the test prints
+//! that it was skipped.
 #![cfg(target_os = "linux")]
 
 use std::{
@@ -27,7 +28,7 @@ use zring_engine::{
 
 const HERE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 99, 0, 1), 5001);
 const THERE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 99, 0, 2), 5002);
-/// Where the two streams begin.
+/// First sequence numbers of the two streams.
 const OUR_FIRST: u32 = 1_000_000;
 const THEIR_FIRST: u32 = 9_000_000;
 const SEGMENT_BYTES: u32 = 1400;
@@ -44,9 +45,9 @@ fn ip(arguments: &str) -> Result<(), String> {
     Err(format!("ip {arguments}: {}", String::from_utf8_lossy(&output.stderr).trim()))
 }
 
-/// Moves the calling thread into a network with a bridge that leads nowhere.
+/// Moves the calling thread into a network namespace with a bridge that leads nowhere.
 fn enter_a_network() -> Result<(), String> {
-    // SAFETY: no table of descriptors is unshared.
+    // SAFETY: the descriptor table is not unshared.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.map_err(|error| format!("unshare: {error}"))?;
     ip("link set lo up")?;
     ip("link add nowhere type bridge")?;
@@ -56,7 +57,7 @@ fn enter_a_network() -> Result<(), String> {
 }
 
 fn set<T>(socket: &Socket, option: i32, value: &T) -> io::Result<()> {
-    // SAFETY: the value is plain data that the kernel only reads, and its size is given.
+    // SAFETY: the value is plain data that the kernel only reads, and its size is passed.
     let set = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
@@ -69,7 +70,7 @@ fn set<T>(socket: &Socket, option: i32, value: &T) -> io::Result<()> {
     if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// `TCP_REPAIR` and its kin, from `linux/tcp.h`.
+/// `TCP_REPAIR` and related options, from `linux/tcp.h`.
 const REPAIR: i32 = 19;
 const REPAIR_QUEUE: i32 = 20;
 const QUEUE_SEQ: i32 = 21;
@@ -81,7 +82,7 @@ const OFF_WITHOUT_PROBE: i32 = -1;
 const OPTION_MSS: u32 = 2;
 const OPTION_WINDOW: u32 = 3;
 
-/// A connection that its peer knows nothing of.
+/// A connection whose peer does not exist.
 fn connect_by_hand() -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     set(&socket, REPAIR, &1i32)?;
@@ -113,7 +114,7 @@ fn checksum(parts: &[&[u8]]) -> u16 {
     !(sum as u16)
 }
 
-/// What the peer would say once it has everything before `next`: an IPv4 packet.
+/// The acknowledgement of everything before `next`, as an IPv4 packet.
 fn acknowledgement(next: u32) -> Vec<u8> {
     let (from, to) = (THERE.ip().octets(), HERE.ip().octets());
     let mut tcp = Vec::new();
@@ -126,7 +127,7 @@ fn acknowledgement(next: u32) -> Vec<u8> {
     let pseudo = [0, 6, 0, tcp.len() as u8];
     let sum = checksum(&[&from, &to, &pseudo, &tcp]);
     tcp[16..18].copy_from_slice(&sum.to_be_bytes());
-    // Length, identification and checksum are the kernel's to fill in.
+    // The kernel fills in length, identification and checksum.
     let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 6, 0, 0];
     packet.extend(from);
     packet.extend(to);
@@ -134,7 +135,7 @@ fn acknowledgement(next: u32) -> Vec<u8> {
     packet
 }
 
-/// Acknowledges so many bodies, again and again: what was not sent yet is ignored.
+/// Acknowledges `bodies` bodies again and again; the kernel ignores acknowledgements of unsent bytes.
 fn acknowledge(bodies: usize, stop: &AtomicBool) -> io::Result<()> {
     let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
     let to = SocketAddrV4::new(*HERE.ip(), 0).into();
@@ -239,6 +240,6 @@ fn large_sends_go_without_a_copy() {
 
 #[test]
 fn a_kernel_that_avoids_the_copy_is_asked_each_time() {
-    // The network belongs to the thread.
+    // The network namespace belongs to the thread.
     thread::spawn(large_sends_go_without_a_copy).join().expect("the thread");
 }

@@ -1,4 +1,4 @@
-//! Any command body parses or is a violation, and what parses as a known command survives being encoded again.
+//! Any command body parses or is a violation, and a known command survives being encoded again.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! A stream gives the same frames, or the same violation, in one piece and in any others; and its frames encode to
-//! what decodes to them again.
+//! A stream gives the same frames, or the same violation, however it is split. Its frames, encoded again, decode to the
+//! same frames.
 
 #![no_main]
 
@@ -22,7 +22,7 @@ struct Frame {
     body: Vec<u8>,
 }
 
-/// A body the input ended in.
+/// A body that the input ended in.
 struct Pending {
     flags: FrameFlags,
     missing: usize,
@@ -40,7 +40,7 @@ impl Receiver {
         self.frames.push(Frame { more: flags.more(), command: flags.command(), body });
     }
 
-    /// Collects a pending body, as the owner of a decoder does. Returns how much of the chunk that took.
+    /// Collects a pending body, as the owner of a decoder does. Returns the number of bytes taken from the chunk.
     fn collect(&mut self, chunk: &[u8]) -> usize {
         let Some(mut pending) = self.pending.take() else {
             return 0;

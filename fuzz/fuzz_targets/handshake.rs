@@ -1,5 +1,4 @@
-//! A handshake comes to the same end whether a stranger's bytes arrive in one piece or in any others, and keeps its
-//! promises on the way.
+//! A handshake has the same result however a stranger's bytes are split, and keeps its guarantees on the way.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Any sequence of operations on both kinds of subscriptions gives what naive models give.
+//! Any sequence of operations on both kinds of subscriptions gives the results of naive models.
 
 #![no_main]
 

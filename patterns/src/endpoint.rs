@@ -12,9 +12,8 @@
 //! Windows has `ipc://` by path since version 10 (1809), in UTF-8; before, `bind` and `connect` answer
 //! [`Error::Io`](crate::Error::Io) of the kind `Unsupported`.
 //!
-//! An [`Endpoint`] that exists is well formed. What an operation cannot do with it (connect to a wildcard)
-//! shows when it is turned into that operation's target: [`Endpoint::bind_target`],
-//! [`Endpoint::connect_target`].
+//! Every [`Endpoint`] value is well formed. An operation that cannot use it (a connect to a wildcard) fails when the
+//! endpoint is converted to that operation's target: [`Endpoint::bind_target`], [`Endpoint::connect_target`].
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -34,18 +33,18 @@ pub(crate) const HOST_BYTES_MAX: usize = 254;
 /// Longest `inproc://` name in bytes: libzmq keeps 256 for an endpoint with its final NUL.
 pub(crate) const INPROC_NAME_BYTES_MAX: usize = 255;
 
-/// libzmq's transports that this version does not have; they are told apart from typing errors.
+/// libzmq's transports that this version lacks, to distinguish them from typing errors.
 const TRANSPORTS_UNSUPPORTED: [&str; 10] =
     ["udp", "pgm", "epgm", "norm", "tipc", "vmci", "vsock", "hyperv", "ws", "wss"];
 
-/// What is wrong with an endpoint.
+/// Why an endpoint is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum EndpointError {
-    /// No `://` in it.
+    /// No `://` in the endpoint.
     #[error("endpoint {0:?} has no transport: expected tcp://… or ipc://…")]
     MissingScheme(String),
-    /// A transport nobody knows; names are lower case.
+    /// An unknown transport; names are lower case.
     #[error("unknown transport {0:?}")]
     UnknownTransport(String),
     /// One of libzmq's transports that is not supported yet.
@@ -60,7 +59,7 @@ pub enum EndpointError {
     /// Nothing before the port.
     #[error("endpoint {0:?} has no host")]
     EmptyHost(String),
-    /// Neither an address nor something that can be a host name.
+    /// Neither an address nor a valid host name.
     #[error("{0:?} is neither an address nor a host name")]
     BadHost(String),
     /// libzmq's `tcp://source:port;destination:port`.
@@ -69,27 +68,27 @@ pub enum EndpointError {
     /// `ipc://` or `ipc://@` with nothing behind it.
     #[error("ipc endpoint without a path")]
     EmptyPath,
-    /// The path does not fit a socket address.
+    /// The path is too long for a socket address.
     #[error("ipc path of {bytes} bytes: at most {bytes_max} fit a socket address")]
     PathTooLong {
-        /// How long it is, the NUL that leads an abstract name included.
+        /// The length of the path, the leading NUL of an abstract name included.
         bytes: usize,
-        /// How long it may be.
+        /// The maximum length.
         bytes_max: usize,
     },
     /// `inproc://` with nothing behind it.
     #[error("inproc endpoint without a name")]
     EmptyName,
-    /// A name that is longer than libzmq takes.
+    /// A name longer than libzmq accepts.
     #[error("inproc name of {bytes} bytes: at most {INPROC_NAME_BYTES_MAX} are allowed")]
     NameTooLong {
-        /// How long it is.
+        /// The length of the name.
         bytes: usize,
     },
     /// A NUL byte inside the path.
     #[error("ipc path with a NUL byte")]
     NulInPath,
-    /// A wildcard host, port or path names nobody to connect to.
+    /// A wildcard host, port or path, to which no socket can connect.
     #[error("cannot connect to the wildcard endpoint {0}")]
     WildcardInConnect(Endpoint),
 }
@@ -99,10 +98,9 @@ pub enum EndpointError {
 pub enum Host {
     /// `*`: every local address (bind only).
     Wildcard,
-    /// An address, written out.
+    /// A numeric address.
     Ip(IpAddr),
-    /// A name for the resolver, or an IPv6 address with a zone (`fe80::1%eth0`), which only the resolver
-    /// can turn into a number.
+    /// A name for the resolver, or an IPv6 address with a zone (`fe80::1%eth0`), which only the resolver can convert.
     Name(String),
 }
 
@@ -118,13 +116,13 @@ impl fmt::Display for Host {
     }
 }
 
-/// A well-formed endpoint. `Display` gives its canonical form, which parses to an equal value
-/// (for an IPC path that is valid UTF-8, as every parsed one is).
+/// A well-formed endpoint. `Display` gives its canonical form, which parses to an equal value (for an IPC path in valid
+/// UTF-8, such as every parsed one).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {
     /// `tcp://host:port`.
     Tcp {
-        /// Where.
+        /// The host.
         host: Host,
         /// The port, never 0; `None` lets the system choose (bind only).
         port: Option<u16>,
@@ -139,7 +137,7 @@ pub enum Endpoint {
     Inproc(Arc<str>),
 }
 
-/// What to listen on.
+/// The target of a bind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BindTarget {
     /// This TCP address; port 0 lets the system choose.
@@ -161,12 +159,12 @@ pub enum BindTarget {
     Inproc(Arc<str>),
 }
 
-/// What to connect to.
+/// The target of a connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConnectTarget {
     /// This TCP address: no resolver needed.
     Addr(SocketAddr),
-    /// This name, to be resolved at every attempt.
+    /// This name, which is resolved at every attempt.
     Name {
         /// A host name.
         host: String,
@@ -182,7 +180,7 @@ pub enum ConnectTarget {
 }
 
 impl ConnectTarget {
-    /// The name within the process, if it is one.
+    /// The inproc name, if the target is one.
     pub(crate) fn inproc_name(&self) -> Option<&str> {
         match self {
             Self::Inproc(name) => Some(name),
@@ -192,12 +190,12 @@ impl ConnectTarget {
 }
 
 impl Endpoint {
-    /// Whether the text names a place in this process.
+    /// Whether the text is an `inproc://` endpoint.
     pub(crate) fn is_inproc(endpoint: &str) -> bool {
         matches!(endpoint.parse(), Ok(Endpoint::Inproc(_)))
     }
 
-    /// What binding to this endpoint listens on. With `ipv6` the wildcard host is `[::]`, else `0.0.0.0`.
+    /// The target that a bind to this endpoint listens on. With `ipv6` the wildcard host is `[::]`, else `0.0.0.0`.
     pub fn bind_target(&self, ipv6: bool) -> BindTarget {
         let (host, port) = match self {
             Endpoint::Tcp { host, port } => (host, port.unwrap_or(0)),
@@ -214,7 +212,7 @@ impl Endpoint {
         }
     }
 
-    /// What connecting to this endpoint connects to.
+    /// The target that a connect to this endpoint connects to.
     ///
     /// # Errors
     /// [`EndpointError::WildcardInConnect`] when host, port or path is a wildcard.
@@ -236,7 +234,7 @@ impl Endpoint {
     }
 }
 
-/// The endpoint a TCP listener really has.
+/// The actual endpoint of a TCP listener.
 impl From<SocketAddr> for Endpoint {
     fn from(addr: SocketAddr) -> Endpoint {
         let host = match addr {
@@ -293,7 +291,7 @@ fn parse_tcp(rest: &str, whole: &str) -> Result<Endpoint, EndpointError> {
     if let Some((source, _)) = rest.split_once(';') {
         return Err(EndpointError::SourceAddress(source.to_owned()));
     }
-    // The last colon separates the port, but one inside brackets belongs to the address.
+    // The last colon separates the port, unless it is inside the brackets of an address.
     let (host, port) = match rest.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, port),
         _ => return Err(EndpointError::MissingPort(whole.to_owned())),
@@ -312,7 +310,7 @@ fn parse_port(port: &str) -> Result<Option<u16>, EndpointError> {
         return Ok(None);
     }
     let bad = || EndpointError::BadPort(port.to_owned());
-    // u16's own parser takes a leading plus sign.
+    // u16's own parser accepts a leading plus sign.
     if !port.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(bad());
     }
@@ -327,7 +325,7 @@ fn parse_host(host: &str, whole: &str) -> Result<Host, EndpointError> {
         Some("") => return Err(EndpointError::EmptyHost(whole.to_owned())),
         _ => {}
     }
-    // libzmq takes an IPv6 address without brackets too: the last colon decides.
+    // libzmq accepts an IPv6 address without brackets too; the last colon separates the port.
     let bare = bracketed.unwrap_or(host);
     if bracketed.is_some() || bare.contains(':') {
         return parse_ipv6(bare).ok_or_else(|| EndpointError::BadHost(host.to_owned()));
@@ -350,8 +348,7 @@ fn parse_ipv6(text: &str) -> Option<Host> {
     Some(Host::Name(format!("{ip}%{zone}")))
 }
 
-/// Letters, digits and what host and interface names have between them. Names in other scripts come in
-/// their ASCII form (RFC 5891).
+/// Letters, digits and the other bytes of host and interface names. Other scripts use their ASCII form (RFC 5891).
 fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')
 }
@@ -374,7 +371,7 @@ fn parse_ipc(path: &str) -> Result<Endpoint, EndpointError> {
     if path.contains('\0') {
         return Err(EndpointError::NulInPath);
     }
-    // The @ stands for the NUL that leads an abstract name, so one limit fits both.
+    // The @ stands for the leading NUL of an abstract name, so one limit fits both.
     if path.len() > IPC_PATH_BYTES_MAX {
         return Err(EndpointError::PathTooLong {
             bytes: path.len(),

@@ -1,37 +1,37 @@
-//! What a call can answer instead of doing what it was asked.
+//! The errors of calls.
 
 use std::{fmt, io};
 
 use crate::{endpoint::EndpointError, options::OptionError, socket_type::SocketType};
 
-/// Why a call failed. Environment faults and misuse only: what a peer does wrong ends its connection
-/// and shows up as an [`Event`](crate::Event).
+/// Why a call failed. Environment faults and misuse only: a peer's fault ends its connection and is reported as an
+/// [`Event`](crate::Event).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Nothing to receive, or no room to send, within the time allowed (libzmq's `EAGAIN`).
+    /// No message to receive, or no room to send, within the time allowed (libzmq's `EAGAIN`).
     #[error("the operation would block")]
     WouldBlock,
-    /// REQ and REP work in lockstep, and it is not this call's turn (libzmq's `EFSM`).
+    /// REQ and REP alternate between sending and receiving, and this call came out of turn (libzmq's `EFSM`).
     #[error("{socket_type:?}: {turn}")]
     State {
         /// The socket's type.
         socket_type: SocketType,
-        /// Whose turn it is.
+        /// Which call is next.
         turn: &'static str,
     },
-    /// The socket's type does not do this (libzmq's `ENOTSUP`).
+    /// The socket's type does not support this operation (libzmq's `ENOTSUP`).
     #[error("{socket_type:?} sockets do not {operation}")]
     Unsupported {
         /// The socket's type.
         socket_type: SocketType,
-        /// What was asked.
+        /// The refused operation.
         operation: &'static str,
     },
-    /// The endpoint is malformed, or not one this call can use (libzmq's `EINVAL`, `EPROTONOSUPPORT`).
+    /// The endpoint is malformed, or not usable by this call (libzmq's `EINVAL`, `EPROTONOSUPPORT`).
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
-    /// Somebody else is bound to the endpoint (libzmq's `EADDRINUSE`).
+    /// Another socket is bound to the endpoint (libzmq's `EADDRINUSE`).
     #[error("{0} is in use")]
     AddressInUse(String),
     /// The socket is neither bound nor connected to this endpoint (libzmq's `ENOENT`).
@@ -40,29 +40,29 @@ pub enum Error {
     /// An option's value is out of its bounds.
     #[error(transparent)]
     Option(#[from] OptionError),
-    /// Not in time: fewer peers or subscribers than waited for.
+    /// Timeout: fewer peers or subscribers than awaited.
     #[error("{there} of {wanted} in time")]
     TooFew {
-        /// How many there are.
+        /// The number present.
         there: usize,
-        /// How many were waited for.
+        /// The number awaited.
         wanted: usize,
     },
     /// A message needs at least one frame.
     #[error("a message needs at least one frame")]
     NoFrames,
-    /// A subscription is longer than the wire allows in one command here.
+    /// A subscription is too long for one command here.
     #[error("subscription of {bytes} bytes: at most {max} are allowed")]
     SubscriptionTooLong {
-        /// How long it is.
+        /// The length of the subscription.
         bytes: usize,
-        /// How long it may be.
+        /// The maximum length.
         max: usize,
     },
-    /// Sockets of two contexts cannot be waited on together.
+    /// Sockets of different contexts cannot be waited on together.
     #[error("the sockets belong to different contexts")]
     ForeignSocket,
-    /// The peer was lost inside of a message that was being taken as it arrived: the rest does not come.
+    /// The peer was lost in the middle of a message that was received piece by piece: the rest will not arrive.
     #[error("the peer was lost inside of the message")]
     PeerLost,
     /// The socket records no events: [`Socket::monitor`](crate::Socket::monitor) comes first.
@@ -77,8 +77,8 @@ pub enum Error {
     /// A part of a file cannot be a body.
     #[error(transparent)]
     File(#[from] zring_engine::FileError),
-    /// A body that lies in a file has to be in memory (for a peer within the process, or as the topic of what PUB
-    /// sends) and could not be read.
+    /// A body in a file was needed in memory (for a peer within the process, or as the topic of a PUB message) and
+    /// could not be read.
     #[error("the body could not be read from its file: {0}")]
     FileRead(#[source] io::Error),
     /// The operating system refused.
@@ -94,11 +94,11 @@ impl Error {
     }
 }
 
-/// [`Error`] in one word, so that results on the hot path stay in registers.
+/// [`Error`] in one word, so that results of the hot path stay in registers.
 #[derive(Debug)]
 pub enum Refusal {
     WouldBlock,
-    /// A receiver that is faster than its sender ought to look again after so many pauses of the processor.
+    /// A receiver that is faster than its sender should look again after this many spin-loop hints.
     Rest(u32),
     Failed(Box<Error>),
 }
@@ -122,11 +122,11 @@ impl From<Error> for Refusal {
     }
 }
 
-/// A refused send: why, and the payload back.
+/// A refused send: the reason, and the payload.
 pub struct SendError<P> {
-    /// Why it was refused.
+    /// Why the send was refused.
     pub error: Error,
-    /// What was to be sent, untouched.
+    /// The payload, unchanged.
     pub payload: P,
 }
 

@@ -1,4 +1,4 @@
-//! One frame: a body, wherever its bytes lie.
+//! One frame: a body in any kind of memory.
 
 use std::{
     fmt,
@@ -16,25 +16,25 @@ use zring_engine::{
 
 use crate::error::Error;
 
-/// Bodies up to this length are kept inside the frame, unless they are leased.
+/// Longest body that is stored inside the frame, unless it is leased.
 pub const INLINE_BYTES_MAX: usize = SHORT_BYTES_MAX;
-/// Received bodies up to this length are copied out of the pool: that is cheaper than counting a lease.
+/// Longest received body that is copied out of the pool: copying is cheaper than counting a lease.
 const COPIED_BYTES_MAX: usize = 40;
 
 /// One part of a [`Message`](crate::Message): an immutable body in memory of its own kind.
 ///
-/// At most 88 bytes itself. A body lies in the frame (up to [`INLINE_BYTES_MAX`] bytes), in the
-/// receive ring (leased), in shared heap memory, in static memory, or in a file ([`Frame::from_file`]). A clone copies
-/// inline bodies and shares the others. `Send` and `Sync`: a leased body may be dropped on any thread, also after its
-/// socket and context are gone.
+/// A frame takes at most 88 bytes. A body lies in the frame (up to [`INLINE_BYTES_MAX`] bytes), in the receive ring
+/// (leased), in shared heap memory, in static memory, or in a file ([`Frame::from_file`]). A clone copies inline bodies
+/// and shares the others. `Send` and `Sync`: a leased body may be dropped on any thread, also after its socket and
+/// context are gone.
 ///
-/// Two frames are equal when their bodies are; one in a file equals only the same part of the same open file, because
-/// comparing never reads files.
+/// Two frames are equal when their bodies are. A frame in a file equals only the same part of the same open file,
+/// because comparing never reads files.
 #[derive(Clone)]
 pub struct Frame(pub(crate) Body);
 
 pub(crate) enum Body {
-    /// As words: a frame that moves is copied in aligned steps, which its next reader can take straight from
+    /// Stored as words: a moved frame is copied in aligned steps, so its next reader can take the bytes straight from
     /// the store buffer.
     Inline {
         len: u8,
@@ -83,24 +83,24 @@ impl Frame {
         Self(Body::Static(&[]))
     }
 
-    /// A body that lives for ever: never copied, never counted.
+    /// A static body: never copied, never counted.
     #[must_use]
     pub fn from_static(bytes: &'static [u8]) -> Self {
         Self(Body::Static(bytes))
     }
 
-    /// A body that lies in a file: `len` bytes from `offset` on. Over TCP and Unix-domain sockets the kernel sends them
-    /// from the page cache; nothing is read into this process, so a body may be larger than its memory. What is not in
-    /// the page cache is read in on a thread of its own, while the socket goes on with its other connections. A peer
-    /// within the process gets the body in memory: `send` reads it then.
+    /// A body in a file: `len` bytes from `offset` on. Over TCP and Unix-domain sockets the kernel sends them from the
+    /// page cache; nothing is read into this process, so a body may be larger than its memory. Bytes that are not in
+    /// the page cache are read on a separate thread, while the socket continues with its other connections. For a peer
+    /// within the process, `send` reads the body into memory.
     ///
     /// The file stays open until the last clone of the frame is gone, sent ones included. It must not be changed before
-    /// the peer has received the message: which bytes it gets otherwise is not defined. If the file gets
+    /// the peer has received the message; otherwise the bytes that the peer gets are undefined. If the file gets
     /// shorter, or cannot be read any more, the message is dropped and counted, and its connection ends with
-    /// [`DisconnectReason::File`](crate::DisconnectReason::File), because half of the frame may be out.
+    /// [`DisconnectReason::File`](crate::DisconnectReason::File), because half of the frame may have been sent.
     ///
-    /// Outside of Linux it is read in pieces of 64 KiB, and on Windows the file's cursor moves: another reader needs a
-    /// handle of its own.
+    /// Outside of Linux the file is read in pieces of 64 KiB. On Windows the file's cursor moves, so another reader
+    /// needs a handle of its own.
     ///
     /// The body is not in memory: [`Frame::bytes`] is empty, [`Frame::len`] is its length, [`Frame::read`] reads it. A
     /// region of no bytes is an ordinary empty frame.
@@ -127,14 +127,14 @@ impl Frame {
     /// ```
     ///
     /// # Errors
-    /// [`Error::File`] when it is not a regular file, not open for reading, open for direct I/O, or ends before
+    /// [`Error::File`] when the file is not a regular one, not open for reading, open for direct I/O, or ends before
     /// `offset + len`.
     pub fn from_file(file: impl Into<Arc<File>>, offset: u64, len: u64) -> Result<Self, Error> {
         let region = FileRegion::new(file, offset, len)?;
         Ok(if region.is_empty() { Self::new() } else { Self(Body::File(region)) })
     }
 
-    /// A body of `len` zero bytes, to be filled through [`Frame::get_mut`].
+    /// A body of `len` zero bytes, for filling through [`Frame::get_mut`].
     #[must_use]
     pub fn with_size(len: usize) -> Self {
         if len <= INLINE_BYTES_MAX {
@@ -150,7 +150,7 @@ impl Frame {
         Self::copy_at(Site::Frame, bytes)
     }
 
-    /// As [`Frame::copy_from`], and says where that is done.
+    /// As [`Frame::copy_from`], and counts the copy at `site`.
     #[inline]
     pub(crate) fn copy_at(site: Site, bytes: &[u8]) -> Self {
         match Self::inline(site, bytes) {
@@ -170,9 +170,9 @@ impl Frame {
         Some(Self(Body::Inline { len, words }))
     }
 
-    /// Becomes a received body: copied when it is tiny or the pool is low, leased otherwise. To be called on a frame that
-    /// has been [cleared](Frame::clear). Whatever it becomes is written in its place: one that is built elsewhere is moved
-    /// in words of another size than it was written in, and that wait costs more than all the rest of receiving a message.
+    /// Makes this [cleared](Frame::clear) frame a received body: copied if tiny or if the pool is low, leased
+    /// otherwise. The body is written in place. A frame built elsewhere would be moved in words of another size than it
+    /// was written in, and that stall costs more than all the rest of receiving a message.
     #[inline(always)]
     pub(crate) fn receive_in_place(
         &mut self,
@@ -188,7 +188,7 @@ impl Frame {
         let bytes = pool.bytes(chunk);
         match (&mut self.0, bytes[range.start..].first_chunk()) {
             (Body::Inline { len, words }, Some(tiny)) if range.len() <= COPIED_BYTES_MAX => {
-                // As many bytes for each length: what lies behind the body does not count, and no call is needed.
+                // Copy a fixed number of bytes: bytes behind the body do not matter, and no call is needed.
                 let tiny: &[u8; COPIED_BYTES_MAX] = tiny;
                 note(Site::Pool, range.len());
                 *len = range.len() as u8;
@@ -200,7 +200,7 @@ impl Frame {
 
     #[inline(always)]
     fn become_lease(&mut self, lease: Lease) {
-        // A cleared one has nothing to drop.
+        // A cleared frame has nothing to drop.
         debug_assert!(self.is_empty(), "not cleared");
         match &mut self.0 {
             Body::Lease(released) => std::mem::forget(std::mem::replace(released, lease)),
@@ -220,14 +220,14 @@ impl Frame {
         }
     }
 
-    /// A body that lies in such words already.
+    /// A frame of a body that is already in words.
     #[inline]
     pub(crate) fn from_words(len: u8, words: &Words) -> Self {
         note(Site::Parcel, usize::from(len));
         Self(Body::Inline { len, words: *words })
     }
 
-    /// Makes this one, whose body is inline, as [`Frame::from_words`] would, without a move.
+    /// Sets this inline frame to the result of [`Frame::from_words`], without a move.
     #[inline(always)]
     pub(crate) fn set_words(&mut self, len: u8, words: &Words) {
         match &mut self.0 {
@@ -240,8 +240,8 @@ impl Frame {
         }
     }
 
-    /// Lets go of the body. What is left is an empty one, inline or leased where it was, so that the next of the kind is
-    /// put in its place, else the one that takes the fewest words to write.
+    /// Drops the body and leaves an empty one. An inline or leased body stays of its kind, so that the next body of
+    /// that kind is written in place; any other becomes the kind that takes the fewest words to write.
     #[inline(always)]
     pub(crate) fn clear(&mut self) {
         match &mut self.0 {
@@ -256,12 +256,12 @@ impl Frame {
         self.0 = Body::Static(&[]);
     }
 
-    /// An empty inline one.
+    /// An empty inline frame.
     pub(crate) fn vacant() -> Self {
         Self(Body::Inline { len: 0, words: Words::default() })
     }
 
-    /// The body; empty when it lies in a file ([`Frame::is_file`]).
+    /// The body; empty when it is in a file ([`Frame::is_file`]).
     #[must_use]
     #[inline]
     pub fn bytes(&self) -> &[u8] {
@@ -272,7 +272,7 @@ impl Frame {
         }
     }
 
-    /// The kinds that are rare where messages are small and many, out of the way of the others.
+    /// The kinds that are rare among many small messages, kept out of line.
     #[inline(never)]
     fn outer_bytes(&self) -> &[u8] {
         match &self.0 {
@@ -283,9 +283,8 @@ impl Frame {
         }
     }
 
-    /// The body for writing, if it is heap or inline memory that nobody else shares. A frame made by
-    /// [`Frame::with_size`] or from a `Vec` qualifies until it is cloned, and again once the clones, sent
-    /// ones included, are done with.
+    /// The body for writing, if it is heap or inline memory without another owner. A frame made by [`Frame::with_size`]
+    /// or from a `Vec` qualifies until it is cloned, and again once the clones, sent ones included, are gone.
     #[must_use]
     pub fn get_mut(&mut self) -> Option<&mut [u8]> {
         match &mut self.0 {
@@ -295,10 +294,10 @@ impl Frame {
         }
     }
 
-    /// A part of the body as a frame of its own. Leased, shared and static memory is shared, not copied, and so are
-    /// files; what lies in the frame is copied.
+    /// A part of the body as a frame of its own. Leased, shared and static memory and files are shared; an inline body
+    /// is copied.
     ///
-    /// However short, a part of a leased body keeps the whole receive buffer from being used again.
+    /// However short, a part of a leased body keeps the whole receive buffer from being reused.
     ///
     /// ```
     /// let frame = zring::Frame::from("topic/body");
@@ -355,22 +354,22 @@ impl Frame {
         matches!(self.0, Body::Lease(_))
     }
 
-    /// Whether the body lies in a file.
+    /// Whether the body is in a file.
     #[must_use]
     pub fn is_file(&self) -> bool {
         matches!(self.0, Body::File(_))
     }
 
-    /// The frame with its body in memory. One that lies in a file is read, which waits for the disk and takes as much
-    /// memory as it has bytes; any other is cloned.
+    /// The frame with its body in memory. A body in a file is read, which waits for the disk and takes as much memory
+    /// as the body has bytes; any other frame is cloned.
     ///
     /// # Errors
-    /// `UnexpectedEof` when the file has become shorter, or what reading it says.
+    /// `UnexpectedEof` when the file has become shorter, or the error of the read.
     pub fn read(&self) -> io::Result<Self> {
         self.load(usize::MAX)
     }
 
-    /// As [`Frame::read`], of a file's body no more than the first `bytes_max`.
+    /// As [`Frame::read`], but reads at most the first `bytes_max` of a file.
     pub(crate) fn load(&self, bytes_max: usize) -> io::Result<Self> {
         let Body::File(region) = &self.0 else { return Ok(self.clone()) };
         let len = region.len().min(bytes_max);
@@ -469,7 +468,7 @@ impl From<Vec<u8>> for Frame {
     }
 }
 
-/// Memory of the caller's that one frame is received into; see [`Socket::recv_into_vectored`].
+/// The caller's memory for one received frame; see [`Socket::recv_into_vectored`].
 ///
 /// [`Socket::recv_into_vectored`]: crate::Socket::recv_into_vectored
 #[derive(Debug)]
@@ -480,30 +479,30 @@ pub struct FrameBuf<'a> {
 }
 
 impl<'a> FrameBuf<'a> {
-    /// A frame of up to `buffer.len()` bytes is to go here.
+    /// Memory for a frame of up to `buffer.len()` bytes.
     pub fn new(buffer: &'a mut [u8]) -> Self {
         Self { buffer, filled: 0, len: 0 }
     }
 
-    /// What was received: the frame's body, or its beginning if there was no room for all of it.
+    /// The received bytes: the frame's body, or its beginning if the buffer is too short.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.buffer[..self.filled]
     }
 
-    /// The true length of the frame's body in bytes; 0 before one was received.
+    /// The full length of the frame's body in bytes; 0 before a frame was received.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether the frame's body is empty, or none was received.
+    /// Whether the frame's body is empty, or no frame was received.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Whether the body was longer than the buffer. What had no room is lost.
+    /// Whether the body was longer than the buffer. The rest is lost.
     #[must_use]
     pub fn is_truncated(&self) -> bool {
         self.filled < self.len
@@ -513,7 +512,7 @@ impl<'a> FrameBuf<'a> {
         self.buffer.len()
     }
 
-    /// Takes a whole body, or as much of it as there is room for.
+    /// Takes a whole body, or as much of it as fits.
     pub(crate) fn take(&mut self, body: &[u8]) {
         self.filled = body.len().min(self.buffer.len());
         self.len = body.len();
@@ -521,23 +520,23 @@ impl<'a> FrameBuf<'a> {
         self.buffer[..self.filled].copy_from_slice(&body[..self.filled]);
     }
 
-    /// Begins with a part of a body that will be `len` bytes long and has room.
+    /// Begins with a part of a body of `len` bytes, all of which fit.
     pub(crate) fn begin(&mut self, part: &[u8], len: usize) {
         self.take(part);
         self.len = len;
     }
 
-    /// Where the next bytes of the body go.
+    /// The memory for the next bytes of the body.
     pub(crate) fn rest_mut(&mut self) -> &mut [u8] {
         &mut self.buffer[self.filled..self.len]
     }
 
-    /// So many bytes more have come.
+    /// `bytes` more bytes have arrived.
     pub(crate) fn advance(&mut self, bytes: usize) {
         self.filled += bytes;
     }
 
-    /// Where a frame stands that is being received, to go on with later ([`FrameBuf::resume`]).
+    /// The state of a frame that is being received, for [`FrameBuf::resume`].
     pub(crate) fn progress(&self) -> (usize, usize) {
         (self.filled, self.len)
     }
@@ -630,7 +629,7 @@ mod tests {
         let read = frame.read().unwrap();
         assert_eq!((read.bytes(), read.is_file()), (&b"\0abc\0"[..], false));
         assert_eq!(frame.load(3).unwrap().bytes(), b"\0ab");
-        // Equal only to the same part of the same file.
+        // A frame equals only the same part of the same file.
         assert_eq!(frame, frame.clone());
         assert_eq!(frame, Frame::from_file(file.clone(), 9, 5).unwrap());
         for other in [read, Frame::new(), Frame::from_file(file.clone(), 8, 5).unwrap()] {

@@ -14,26 +14,26 @@ use zring_engine::{Chunk, Pool};
 use crate::error::Error;
 use crate::frame::{Frame, Words};
 
-/// How many empty nodes a thread keeps for reuse.
+/// Most empty nodes that a thread keeps for reuse.
 const NODES_MAX: usize = 1024;
-/// A chain that has grown beyond this many frames is freed instead of kept.
+/// Capacity in frames that a chain keeps for reuse; a larger one is shrunk.
 const CHAIN_FRAMES_MAX: usize = 64;
 
 thread_local! {
-    /// Without a destructor, so that nobody has to ask whether it ran. [`Closing`] has one.
+    /// Has no destructor, so an access need not check whether it ran. [`Closing`] has one.
     static NODES: ManuallyDrop<Stock> = const { ManuallyDrop::new(Stock::closed()) };
     static CLOSING: Closing = const { Closing };
 }
 
-/// Empty nodes, linked so that taking one and giving one back touch nothing but the node itself.
+/// A stock of empty nodes, linked so that taking or returning a node touches no memory but the node.
 ///
 /// ```text
 /// closed ──a node comes back──▶ open ──the thread ends──▶ closed for good
 /// ```
-/// A closed one has no nodes, and no room for any.
+/// A closed stock has no nodes, and no room for any.
 struct Stock {
     first: Cell<Option<Box<Node>>>,
-    /// How many more it takes.
+    /// How many more nodes the stock accepts.
     room: Cell<usize>,
     is_open: Cell<bool>,
 }
@@ -62,13 +62,13 @@ impl Stock {
         self.room.set(self.room.get() - 1);
     }
 
-    /// What was first was taken away before: there is nothing to drop.
+    /// The caller has already taken the old first node, so there is nothing to drop.
     #[inline(always)]
     fn link(&self, first: Option<Box<Node>>) {
         forget(self.first.replace(first));
     }
 
-    /// Returns whether there is room now. There is none in a full one, nor while the thread ends.
+    /// Returns whether there is room now. A full stock has none, nor has that of an ending thread.
     #[cold]
     #[inline(never)]
     fn open(&self) -> bool {
@@ -81,13 +81,13 @@ impl Stock {
     }
 
     fn close(&self) {
-        // One by one: each node owns the next.
+        // One by one, because each node owns the next.
         while self.take().is_some() {}
         self.room.set(0);
     }
 }
 
-/// Closes the stock of its thread when that ends.
+/// Closes the thread's stock when the thread ends.
 struct Closing;
 
 impl Drop for Closing {
@@ -96,17 +96,17 @@ impl Drop for Closing {
     }
 }
 
-/// What a message holds. Comes from, and goes back to, a small stock of its thread, so that messages
-/// allocate nothing in the steady state.
+/// The content of a message. Nodes come from a small stock of the thread and go back to one, so that messages allocate
+/// nothing in the steady state.
 #[derive(Debug)]
 struct Node {
-    /// Of a node in the stock it is a [cleared](Frame::clear) one.
+    /// In the stock, a [cleared](Frame::clear) frame.
     first: Frame,
-    /// Of all bodies; the envelope does not count.
+    /// Sum over all bodies; the envelope does not count.
     bytes: usize,
-    /// What most messages do not have. Once made it stays with the node.
+    /// The parts that most messages lack. Once allocated, they stay with the node.
     more: Option<Box<More>>,
-    /// The next one in the stock.
+    /// The next node in the stock.
     next: Option<Box<Node>>,
 }
 
@@ -177,7 +177,7 @@ fn free(node: Box<Node>) {
 
 /// One message: a first frame and, for multipart messages, the frames behind it.
 ///
-/// A handle of one word; bodies are shared when it is cloned. `Send` and `Sync`.
+/// A handle of one word; a clone shares the bodies. `Send` and `Sync`.
 ///
 /// ```
 /// use zring::Message;
@@ -196,13 +196,13 @@ impl Message {
         Self::single(Frame::new())
     }
 
-    /// A single frame of `len` zero bytes, to be filled through [`Message::get_mut`].
+    /// A single frame of `len` zero bytes, for filling through [`Message::get_mut`].
     #[must_use]
     pub fn with_size(len: usize) -> Self {
         Self::single(Frame::with_size(len))
     }
 
-    /// A single frame whose body lies in a file; see [`Frame::from_file`].
+    /// A single frame whose body is in a file; see [`Frame::from_file`].
     ///
     /// # Errors
     /// As [`Frame::from_file`].
@@ -210,7 +210,7 @@ impl Message {
         Frame::from_file(file, offset, len).map(Self::single)
     }
 
-    /// A multipart message, or `None` when there is no frame at all.
+    /// A multipart message, or `None` without any frame.
     pub fn from_frames<F: Into<Frame>>(frames: impl IntoIterator<Item = F>) -> Option<Self> {
         let mut frames = frames.into_iter().map(Into::into);
         let mut node = Node::from_stock();
@@ -233,7 +233,7 @@ impl Message {
         Self(Some(node))
     }
 
-    /// One received frame, whose body is a part of a chunk.
+    /// A received single-frame message; the body is a part of a chunk.
     #[inline(always)]
     pub(crate) fn received_in(pool: &Pool, chunk: &Chunk, body: Range<usize>) -> Self {
         let mut node = Node::from_stock();
@@ -242,7 +242,7 @@ impl Message {
         Self(Some(node))
     }
 
-    /// One received frame of `bytes`, which `put` makes in its place out of an empty one.
+    /// A received single-frame message of `bytes`; `put` turns the empty frame into the body in place.
     #[inline(always)]
     pub(crate) fn received(bytes: usize, put: impl FnOnce(&mut Frame)) -> Self {
         let mut node = Node::from_stock();
@@ -251,7 +251,7 @@ impl Message {
         Self(Some(node))
     }
 
-    /// As [`Message::received`], for a body that lies as it will in the frame.
+    /// As [`Message::received`], for a body whose words have the layout of an inline frame.
     #[inline(always)]
     pub(crate) fn received_words(len: u8, words: &Words) -> Self {
         let mut node = Node::from_stock();
@@ -269,7 +269,7 @@ impl Message {
         self.0.as_mut().expect("only a drop takes the node away")
     }
 
-    /// Whether the body of a frame lies in a file. No received one does.
+    /// Whether the body of any frame is in a file. No received body is.
     #[must_use]
     pub fn has_files(&self) -> bool {
         self.frames().any(Frame::is_file)
@@ -296,7 +296,7 @@ impl Message {
         &self.node().first
     }
 
-    /// The first frame's body: the whole message unless it is multipart. Empty when it lies in a file.
+    /// The first frame's body: the whole message unless it is multipart. Empty when it is in a file.
     #[must_use]
     #[inline]
     pub fn body(&self) -> &[u8] {
@@ -309,14 +309,14 @@ impl Message {
         self.node_mut().first.get_mut()
     }
 
-    /// How many frames there are: at least one.
+    /// The number of frames: at least one.
     #[must_use]
     #[inline]
     pub fn frame_count(&self) -> usize {
         1 + self.node().rest().len()
     }
 
-    /// The body of frame `index`, counted from 0; empty when it lies in a file.
+    /// The body of frame `index`, counted from 0; empty when it is in a file.
     #[must_use]
     pub fn frame(&self, index: usize) -> Option<&[u8]> {
         self.frames().nth(index).map(Frame::bytes)
@@ -328,7 +328,7 @@ impl Message {
         std::iter::once(&node.first).chain(node.rest())
     }
 
-    /// The message with frames in front of it.
+    /// The message with the frames of `head` in front.
     pub(crate) fn behind(self, head: Vec<Frame>) -> Self {
         Self::from_frames(head.into_iter().chain(self.into_frames())).expect("a message has frames")
     }
@@ -346,7 +346,7 @@ impl Message {
         frames
     }
 
-    /// Copies of all bodies in order, empty ones of those that lie in files ([`Message::read`] reads them first).
+    /// Copies of all bodies in order. Bodies in files give empty ones; [`Message::read`] reads them first.
     #[must_use]
     pub fn to_vecs(&self) -> Vec<Vec<u8>> {
         self.frames().map(Frame::to_vec).collect()
@@ -357,7 +357,7 @@ impl Message {
         self.node().first.to_vec()
     }
 
-    /// How many bytes all bodies have together.
+    /// The total length of all bodies in bytes.
     #[must_use]
     #[inline]
     pub fn len(&self) -> usize {
@@ -375,7 +375,7 @@ impl Message {
         self.node().rest().is_empty()
     }
 
-    /// Keeps REP's way back: the routing frames in front of the delimiter.
+    /// Stores REP's return path: the routing frames in front of the delimiter.
     pub(crate) fn add_envelope(&mut self, mut frames: impl Iterator<Item = Frame>) {
         if let Some(first) = frames.next() {
             let envelope = &mut self.node_mut().more_mut().envelope;
@@ -384,7 +384,7 @@ impl Message {
         }
     }
 
-    /// What [`Message::add_envelope`] has kept.
+    /// Takes the frames that [`Message::add_envelope`] has stored.
     pub(crate) fn take_envelope(&mut self) -> Vec<Frame> {
         let more = &mut self.node_mut().more;
         more.as_mut().map_or(Vec::new(), |more| std::mem::take(&mut more.envelope))
@@ -438,12 +438,12 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// What a socket sends as one message: borrowed bytes, of which nothing is kept but at most one copy, or
-/// an owned [`Message`], [`Frame`], `Vec` or `String`, whose large bodies are sent by reference.
+/// A payload that a socket sends as one message: borrowed bytes, which are copied at most once, or an owned
+/// [`Message`], [`Frame`], `Vec` or `String`, whose large bodies are sent by reference.
 ///
-/// Sealed: build a [`Message`] for anything else.
+/// Sealed: build a [`Message`] from any other type.
 pub trait Sendable: sealed::Sealed + Sized {
-    /// Whether the bytes belong to the caller, so that what cannot go at once is copied.
+    /// Whether the bytes belong to the caller: bytes that cannot be sent at once are then copied.
     #[doc(hidden)]
     const IS_BORROWED: bool;
 
@@ -451,13 +451,13 @@ pub trait Sendable: sealed::Sealed + Sized {
     #[doc(hidden)]
     fn single_body(&self) -> Option<&[u8]>;
 
-    /// Whether a part of it lies in a file.
+    /// Whether a part of the payload is in a file.
     #[doc(hidden)]
     fn has_files(&self) -> bool {
         false
     }
 
-    /// Its frames, those in files as they are.
+    /// The payload's frames; those in files stay there.
     #[doc(hidden)]
     fn to_frames(&self) -> Vec<Frame> {
         self.single_body().map(Frame::copy_from).into_iter().collect()
@@ -555,7 +555,7 @@ mod tests {
             static LAST: Cell<Vec<Message>> = const { Cell::new(Vec::new()) };
         }
         let stock = || NODES.with(|stock| (NODES_MAX - stock.room.get(), stock.is_open.get()));
-        // What a thread keeps to its end goes before its stock, or after it.
+        // The thread's other locals are dropped before its stock, or after it.
         for is_kept_first in [true, false] {
             let messages: Vec<_> = (0..2 * NODES_MAX).map(|_| Message::from("x")).collect();
             let other = std::thread::spawn(move || {

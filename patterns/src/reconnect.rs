@@ -1,4 +1,4 @@
-//! How long a connecting socket waits before it tries again.
+//! Pauses of a connecting socket between attempts.
 
 use std::time::Duration;
 
@@ -9,9 +9,8 @@ use std::time::Duration;
 /// base  = ivl at first; doubled after each attempt up to ivl_max, if ivl_max > ivl; ivl again after a success
 /// ```
 ///
-/// The jitter keeps the peers of a restarted server from coming back all at once, and it stays when `base` has
-/// reached `ivl_max`: a delay is below `max(ivl, ivl_max) + ivl`. Randomness is an argument, time is only
-/// ever returned.
+/// The jitter keeps the peers of a restarted server from coming back all at once. It stays when `base` has reached
+/// `ivl_max`: a delay is below `max(ivl, ivl_max) + ivl`. Randomness is an argument, time is only ever returned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Backoff {
     ivl_ns: u64,
@@ -27,9 +26,9 @@ impl Backoff {
         Backoff { ivl_ns: ns(ivl), base_ns: ns(ivl), base_ns_max: ns(ivl_max).max(ns(ivl)) }
     }
 
-    /// The pause before the next attempt, in nanoseconds. `random` is any number, best a different one each time.
+    /// The pause before the next attempt, in nanoseconds. `random` is any number, ideally a new one each time.
     pub(crate) fn next_delay_ns(&mut self, random: u32) -> u64 {
-        // Scaled rather than taken modulo: 32 bits hold four seconds of nanoseconds only.
+        // Scaled, because a remainder of 32 bits covers only four seconds in nanoseconds.
         let jitter_ns = (u128::from(self.ivl_ns) * u128::from(random)) >> u32::BITS;
         let jitter_ns = u64::try_from(jitter_ns).unwrap_or(u64::MAX);
         let delay_ns = self.base_ns.saturating_add(jitter_ns);
@@ -37,7 +36,7 @@ impl Backoff {
         delay_ns
     }
 
-    /// A connection succeeded (its handshake too): the next pause is a first one again.
+    /// A connection succeeded, its handshake included: the next pause is a first one again.
     pub(crate) fn reset(&mut self) {
         self.base_ns = self.ivl_ns;
     }

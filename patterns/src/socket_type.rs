@@ -1,11 +1,11 @@
-//! The socket types ZMTP knows and which of them may talk to each other (RFC 37, "The Socket-Type Property").
+//! The socket types of ZMTP, and which of them may be connected (RFC 37, "The Socket-Type Property").
 
 use std::fmt;
 
-/// The pattern a socket follows, announced to the peer in the handshake.
+/// The pattern of a socket, announced to the peer in the handshake.
 ///
-/// Every type RFC 37 names is listed, so that a peer's announcement always parses; which of them can be opened
-/// as a local socket is decided where sockets are made.
+/// Contains every type that RFC 37 names, so that a peer's announcement always parses. Which types can be opened as a
+/// local socket is decided where sockets are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum SocketType {
@@ -13,7 +13,7 @@ pub enum SocketType {
     Req,
     /// Receives a request, then sends its reply (RFC 28).
     Rep,
-    /// Load-balances what it sends and fair-queues what it receives (RFC 28).
+    /// Load-balances outgoing messages and fair-queues incoming ones (RFC 28).
     Dealer,
     /// Addresses each peer by its routing id (RFC 28).
     Router,
@@ -21,7 +21,7 @@ pub enum SocketType {
     Pub,
     /// As `Pub`, and hands subscriptions to the application (RFC 29).
     XPub,
-    /// Receives what it subscribed to (RFC 29).
+    /// Receives messages that match its subscriptions (RFC 29).
     Sub,
     /// As `Sub`, with subscriptions sent as messages (RFC 29).
     XSub,
@@ -73,7 +73,7 @@ impl SocketType {
         Self::Channel,
     ];
 
-    /// The name as it stands on the wire, e.g. `"DEALER"`.
+    /// The name on the wire, e.g. `"DEALER"`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -99,7 +99,7 @@ impl SocketType {
         }
     }
 
-    /// The socket type of a wire name. The match is exact: unlike property names, values have a case.
+    /// The socket type with a wire name. The match is exact: unlike property names, values are case-sensitive.
     #[must_use]
     pub fn from_name(name: &[u8]) -> Option<Self> {
         Self::ALL.into_iter().find(|socket_type| socket_type.name().as_bytes() == name)
@@ -129,8 +129,8 @@ impl SocketType {
         }
     }
 
-    /// Whether a socket of this type announces its routing id: REQ, DEALER and ROUTER do; from any other type the
-    /// property is ignored (RFC 37, "The Identity Property").
+    /// Whether a socket of this type announces its routing id: REQ, DEALER and ROUTER do. From other types the property
+    /// is ignored (RFC 37, "The Identity Property").
     #[must_use]
     pub const fn announces_routing_id(self) -> bool {
         matches!(self, Self::Req | Self::Dealer | Self::Router)

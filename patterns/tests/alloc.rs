@@ -1,6 +1,6 @@
 //! The steady state allocates nothing: a counting allocator watches every pattern.
 
-// A global allocator is an unsafe trait; this one only counts and passes on.
+// A global allocator is an unsafe trait; this one only counts and forwards.
 #![allow(unsafe_code)]
 
 mod common;
@@ -16,7 +16,7 @@ use zring::{Message, SocketType};
 const LIMIT: Duration = Duration::from_secs(120);
 
 thread_local! {
-    /// Allocations of this thread. Both contexts of a test are on it.
+    /// Allocations of this thread, which runs both contexts of a test.
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -26,15 +26,15 @@ struct Counting;
 static COUNTING: Counting = Counting;
 
 fn count() {
-    // A thread that ends allocates after its locals are gone; that is no steady state.
+    // A thread that ends allocates after its locals are gone, which is not the steady state.
     let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
 }
 
-// SAFETY: every method passes its arguments on to `System` unchanged and returns its answer.
+// SAFETY: every method passes its arguments to `System` unchanged and returns the result.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
-        // SAFETY: the caller keeps the contract of `alloc`, which is the same here.
+        // SAFETY: the caller upholds the contract of `alloc`, which is the same here.
         unsafe { System.alloc(layout) }
     }
 
@@ -56,7 +56,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Two contexts on one thread, turned alternately: neither may wait for the other.
+/// Two contexts on one thread, turned alternately; neither may block on the other.
 struct Two {
     contexts: [Context; 2],
 }
@@ -68,7 +68,7 @@ impl Two {
         }
     }
 
-    /// Turns both until `attempt` succeeds.
+    /// Turns both contexts until `attempt` succeeds.
     fn until<T>(&self, mut attempt: impl FnMut() -> Option<T>) -> T {
         loop {
             if let Some(value) = attempt() {
@@ -79,7 +79,7 @@ impl Two {
     }
 }
 
-/// How messages are made: a slice of the caller's, or heap messages that take turns.
+/// The source of messages: a slice of the caller's, or heap messages used in turn.
 enum Source {
     Slice(Vec<u8>),
     Rotation(Vec<Message>, usize),
@@ -102,7 +102,7 @@ impl Source {
             }
             Source::Rotation(messages, at) => {
                 *at = (*at + 1) % messages.len();
-                // Ours again once the send of seven messages ago is complete.
+                // The body is unshared again once the send of seven messages ago is complete.
                 let message = &mut messages[*at];
                 two.until(|| message.get_mut().map(|body| body[..8].copy_from_slice(&mark)));
                 two.until(|| socket.try_send(message.clone()).ok());
@@ -118,7 +118,7 @@ fn receive(two: &Two, socket: &Socket, bytes: usize, number: u64) -> Message {
     message
 }
 
-/// Messages of warm-up: every pool and cache has been through all its sizes by then.
+/// Numbers of warm-up messages and counted messages. After the warm-up every pool and cache has reached all its sizes.
 fn rounds(bytes: usize) -> (u64, u64) {
     match bytes {
         0..=1024 => (2_000, 10_000),
@@ -127,7 +127,7 @@ fn rounds(bytes: usize) -> (u64, u64) {
     }
 }
 
-/// Runs `exchange` (one message, numbered) until warm, and then counts.
+/// Runs `exchange` (one message, numbered) for the warm-up, and then counts.
 fn allocates_nothing(what: &str, bytes: usize, mut exchange: impl FnMut(u64)) {
     let (warm_up, counted) = rounds(bytes);
     (0..warm_up).for_each(&mut exchange);
@@ -142,11 +142,11 @@ fn allocates_nothing(what: &str, bytes: usize, mut exchange: impl FnMut(u64)) {
 
 const SIZES: [usize; 4] = [64, 1 << 10, 64 << 10, 1 << 20];
 
-/// The cache of large blocks belongs to the whole process: a test beside another one would
-/// allocate what that one has just taken.
+/// The cache of large blocks belongs to the whole process: a concurrent test would take blocks, which this one would
+/// then have to allocate.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Runs `test` for every size in every geometry.
+/// Runs `test` for every size and geometry.
 fn in_all_sizes(bound: SocketType, connected: SocketType, test: fn(&Two, &Socket, &Socket, usize)) {
     let _alone = ALONE.lock();
     in_ways(Way::every_inline(), LIMIT, move |way| {
@@ -192,7 +192,7 @@ fn req_and_rep() {
         let mut source = Source::new(bytes);
         allocates_nothing("REQ/REP", bytes, |number| {
             source.send(two, req, number);
-            // The reply is the very message that was received.
+            // The reply is the received message itself.
             let mut request = Some(receive(two, rep, bytes, number));
             two.until(|| match rep.try_send(request.take()?) {
                 Ok(()) => Some(()),
@@ -234,7 +234,7 @@ fn into_memory_of_the_callers() {
             let ctx = way.context();
             let pull = open(&ctx, SocketType::Pull);
             let endpoint = bind_tcp(&pull);
-            // On another thread, so that the receiver may wait; its allocations are not counted.
+            // On another thread, so that the receiver may block; that thread's allocations are not counted.
             let sender = std::thread::spawn(move || {
                 let ctx = way.context();
                 let push = open(&ctx, SocketType::Push);
@@ -260,8 +260,8 @@ fn into_memory_of_the_callers() {
             let before = ALLOCATIONS.get();
             (0..counted).for_each(|_| receive());
             let allocations = ALLOCATIONS.get() - before;
-            // When the sender is further ahead than ever before, queues grow, and more of the small messages are
-            // decoded at a time: up to 128, each of which keeps what it has once needed.
+            // When the sender gets further ahead than ever before, queues grow, and more small messages are decoded at
+            // a time: up to 128, each of which keeps the memory it once needed.
             let ahead = if bytes <= 1024 { 4 * 128 } else { 0 };
             assert!(
                 allocations <= ahead + 16,

@@ -1,4 +1,4 @@
-//! Background sockets under smol, and futures and wakers under no runtime at all.
+//! Background sockets under smol, and futures and wakers without any runtime.
 
 mod common;
 #[path = "common/tasks.rs"]
@@ -29,7 +29,7 @@ impl Runtime for Smol {
 
 suite!(Smol, smol::block_on);
 
-/// Counts how often it is woken.
+/// Counts its wakes.
 #[derive(Default)]
 struct Count(AtomicUsize);
 
@@ -49,7 +49,7 @@ impl Count {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Waits until it was woken.
+    /// Waits for a wake.
     fn is_woken(&self) -> bool {
         let start = Instant::now();
         while self.now() == 0 && start.elapsed() < PATIENCE {

@@ -29,7 +29,7 @@ fn on_one_thread(task: impl Future<Output = ()>) {
     Builder::new_current_thread().enable_time().build().expect("a runtime").block_on(task);
 }
 
-/// Runs a task and those it starts on two threads.
+/// Runs a task and the tasks it starts on two threads.
 fn on_two_threads(task: impl Future<Output = ()> + Send + 'static) {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_time().build();
     let runtime = runtime.expect("a runtime");
@@ -46,7 +46,7 @@ mod multi_thread {
     crate::tasks::suite!(Tokio, on_two_threads);
 }
 
-/// `select!` drops what did not come first, in every round.
+/// In every round `select!` drops the futures that did not finish first.
 #[test]
 fn select_drops_futures_and_loses_nothing() {
     const MESSAGES: u32 = 2000;

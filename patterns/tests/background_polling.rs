@@ -43,7 +43,7 @@ fn push_and_pull(way: Way) -> (Socket, Socket) {
     (push, pull)
 }
 
-/// Only Linux has descriptors to show it on.
+/// Only Linux has event descriptors.
 #[cfg(target_os = "linux")]
 mod descriptor {
     use std::os::fd::OwnedFd;
@@ -59,7 +59,7 @@ mod descriptor {
         rustix::event::poll(&mut fds, Some(&timeout)).expect("poll") == 1
     }
 
-    /// Takes what there is; how many messages that was.
+    /// Takes all waiting messages; returns their number.
     fn take_all(pull: &Socket) -> usize {
         let mut count = 0;
         loop {
@@ -77,7 +77,7 @@ mod descriptor {
             let (push, pull) = push_and_pull(way);
             let fd = pull.event_fd().expect("a descriptor");
             for round in 0..20 {
-                // Readable in vain is allowed, but not for ever.
+                // A spurious readable is allowed, but not for ever.
                 let start = Instant::now();
                 while is_signalled(&fd, Duration::ZERO) {
                     assert_eq!(take_all(&pull), 0);
@@ -96,7 +96,7 @@ mod descriptor {
         });
     }
 
-    /// Only the descriptor drives the receiver: a wake-up missed would end it.
+    /// Only the descriptor drives the receiver: a missed wake would stall it.
     #[test]
     fn a_foreign_loop_misses_nothing() {
         const MESSAGES: u32 = 3000;
@@ -134,7 +134,7 @@ mod descriptor {
         in_ways(Way::background(), LIMIT, |way| {
             let (push, pull) = push_and_pull(way);
             let fd = push.event_fd().expect("a descriptor");
-            // No longer than it takes a connection to fill for good.
+            // A pause longer than this means that the connection is full for good.
             let mut sent = 0;
             while is_signalled(&fd, Duration::from_millis(300)) {
                 while push.try_send(vec![1; 64 << 10]).is_ok() {
@@ -202,7 +202,7 @@ fn poll_waits_for_sockets_of_two_contexts_and_for_files() {
         let (one, to_one) = pair((&first, SocketType::Pull), (&second, SocketType::Push));
         let (two, to_two) = pair((&second, SocketType::Pull), (&first, SocketType::Push));
         let (mut here, mut there) = foreign_pair();
-        // Which of the three is readable.
+        // Which of the three items is readable.
         let look = |file: &TcpStream, timeout: Duration| {
             let mut items = [
                 PollItem::new(&one, POLLIN),
@@ -270,7 +270,7 @@ fn poll_tells_of_room_to_send_and_to_write() {
     });
 }
 
-/// Each thread polls the sockets of all shards, and all of them get everything they wait for.
+/// Each thread polls the sockets of all shards, and every socket gets all it waits for.
 #[test]
 fn poll_over_shards_however_they_wait() {
     const ROUNDS: usize = 200;

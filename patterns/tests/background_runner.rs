@@ -1,4 +1,4 @@
-//! The threads of background contexts: where they run, what bounds them, and that they end.
+//! The threads of background contexts: where they run, which limits they have, and that they end.
 
 mod common;
 
@@ -12,7 +12,7 @@ use zring::{Config, Context, Error, Scheduling, Socket, SocketType};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// These tests say by themselves how many shards there are.
+/// These tests set the number of shards themselves.
 fn ways() -> Vec<Way> {
     Way::background().into_iter().filter(|&way| way != Way::Spread).collect()
 }
@@ -24,7 +24,7 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A thread of this process, as the kernel shows it.
+/// A thread of this process, as shown by the kernel.
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Task {
@@ -33,19 +33,19 @@ struct Task {
     nice: i32,
 }
 
-/// Only Linux shows the threads of a process and what they are called.
+/// Only Linux shows the threads of a process and their names.
 #[cfg(not(target_os = "linux"))]
 fn runners() -> Vec<Task> {
     Vec::new()
 }
 
-/// The threads whose names begin with `zring-` and go on with a number.
+/// The threads whose names are `zring-` and a number.
 #[cfg(target_os = "linux")]
 fn runners() -> Vec<Task> {
     let tasks = std::fs::read_dir("/proc/self/task").expect("/proc/self/task");
     let mut runners: Vec<Task> = tasks
         .filter_map(|task| {
-            // A thread may end while it is looked at.
+            // A thread may end while it is inspected.
             let path = task.ok()?.path();
             let status = std::fs::read_to_string(path.join("status")).ok()?;
             let stat = std::fs::read_to_string(path.join("stat")).ok()?;
@@ -53,7 +53,7 @@ fn runners() -> Vec<Task> {
                 let line = status.lines().find(|line| line.starts_with(name))?;
                 Some(line[name.len()..].trim().to_owned())
             };
-            // proc_pid_stat(5): the 17th field behind the name in parentheses.
+            // proc_pid_stat(5): the 17th field after the name in parentheses.
             let nice = stat.rsplit_once(')')?.1.split_whitespace().nth(16)?.parse().ok()?;
             Some(Task { name: field("Name:")?, cores: field("Cpus_allowed_list:")?, nice })
         })
@@ -65,7 +65,7 @@ fn runners() -> Vec<Task> {
     runners
 }
 
-/// Waits until the kernel has forgotten all Runners.
+/// Waits until no Runner is left in the kernel's list.
 fn are_gone() {
     let start = Instant::now();
     while !runners().is_empty() {
@@ -104,7 +104,7 @@ fn bind(socket: &Socket) -> String {
     socket.last_endpoint().expect("a bound endpoint")
 }
 
-/// A PUSH with five messages for an endpoint at which nobody listens.
+/// A PUSH with five messages for an endpoint without a listener.
 fn with_five_unsent(ctx: &Context, linger: Option<Duration>) -> Socket {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let endpoint = format!("tcp://{}", listener.local_addr().expect("its address"));
@@ -118,7 +118,7 @@ fn with_five_unsent(ctx: &Context, linger: Option<Duration>) -> Socket {
     push
 }
 
-/// How long it takes to let go of the last handle.
+/// The time that dropping the last handles takes.
 fn time_to_drop(ctx: Context, socket: Socket) -> Duration {
     let start = Instant::now();
     drop((socket, ctx));
@@ -199,7 +199,7 @@ fn a_configuration_out_of_bounds_is_refused_and_starts_nothing() {
             );
         }
         for core in [511, 1 << 20, usize::MAX] {
-            // The first Runner finds its core, the second does not: the first one ends again.
+            // The first Runner finds its core, the second does not; then the first has to end as well.
             let runner_cores = vec![cores()[0], core];
             let refused = Context::with_config(Config { shards: 2, runner_cores, ..way.config() });
             match refused {
@@ -290,7 +290,7 @@ fn a_message_in_flight_survives_the_end_of_its_context() {
     });
 }
 
-/// How late the end of a wait may be, beside other programs.
+/// How late a wait may end when other programs run beside the test.
 fn slack() -> Duration {
     Duration::from_secs(4) * setting("ZRING_PATIENCE_FACTOR").unwrap_or(1)
 }

@@ -40,7 +40,7 @@ fn bind(socket: &Socket) -> String {
     socket.last_endpoint().expect("a bound endpoint")
 }
 
-/// Sockets with one peer each, all connected to `endpoint`. They live in a context of their own.
+/// Sockets with one peer each, all connected to `endpoint`, in a context of their own.
 fn peers(way: Way, kind: SocketType, count: usize, endpoint: &str) -> Vec<Socket> {
     let ctx = way.background_with(Config { shards: 1, ..way.config() });
     let connect = |_| {
@@ -51,7 +51,7 @@ fn peers(way: Way, kind: SocketType, count: usize, endpoint: &str) -> Vec<Socket
     (0..count).map(connect).collect()
 }
 
-/// An endpoint at which nobody listens.
+/// An endpoint without a listener.
 fn nowhere() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     format!("tcp://{}", listener.local_addr().expect("its address"))
@@ -87,7 +87,7 @@ fn accepted_connections_are_shared_out() {
                 assert!((20_000..25_000).contains(&bytes), "{:?}", bytes_in(&ctx));
             }
             assert_eq!(pull.stats().messages_in, 20 * shards as u64);
-            // All of them are the same socket's, and no two have the same number.
+            // All peers belong to the same socket, and no two have the same number.
             let numbers: BTreeSet<u64> = pull.peers().iter().map(|peer| peer.connection).collect();
             assert_eq!(numbers.len(), 2 * shards);
         });
@@ -113,7 +113,7 @@ fn connections_that_are_made_are_shared_out() {
         }
         (0..shards).for_each(|_| assert_eq!(sub.recv().expect("recv").len(), 10_000));
         assert!(bytes_in(&ctx).iter().all(|&bytes| bytes > 10_000), "{:?}", bytes_in(&ctx));
-        // Wherever the connection is, its endpoint ends it.
+        // `disconnect` ends the connection on any shard.
         for publisher in &publishers {
             sub.disconnect(&publisher.last_endpoint().expect("bound")).expect("disconnect");
         }
@@ -209,7 +209,7 @@ fn what_a_lost_peer_has_not_taken_goes_to_one_on_another_shard() {
             }
         }
         assert!(requeued > 0, "{:?}", push.stats());
-        // It begins where the lost one's share ends, and goes on in order.
+        // The messages for the survivor begin where the lost peer's share ends, and are in order.
         let first = u32::try_from(handed.unwrap_or_default()).expect("few");
         for number in first..sent {
             let message = survivor.recv().expect("recv");
@@ -225,7 +225,7 @@ fn what_waits_for_a_peer_goes_to_whoever_comes() {
     in_ways(ways(), LIMIT, |way| {
         let ctx = context(way);
         let push = open(&ctx, SocketType::Push);
-        // One endpoint for each shard, of which only one will ever be there.
+        // One endpoint per shard; only one of them will ever exist.
         let endpoints: Vec<_> = bytes_in(&ctx).iter().map(|_| nowhere()).collect();
         for endpoint in &endpoints {
             push.connect(endpoint).expect("connect");
@@ -378,7 +378,7 @@ fn every_wait_ends_by_what_happens_on_any_shard() {
                 assert_eq!(message.body(), b"loop");
             }
         });
-        // The time is up.
+        // The timeout expires.
         pull.set_rcvtimeo(Some(QUIET));
         let start = Instant::now();
         assert!(matches!(pull.recv(), Err(Error::WouldBlock)));
@@ -402,7 +402,7 @@ fn a_full_socket_waits_for_room_on_any_shard() {
         let body = vec![1; 200_000];
         let mut sent = 0;
         let mut items = [PollItem::new(&push, POLLOUT)];
-        // What is on its way makes room for a while.
+        // Bytes on their way make room for a while.
         while poll(&mut items, Some(QUIET)).expect("poll") > 0 {
             while push.try_send(&body).is_ok() {
                 sent += 1;
@@ -498,7 +498,7 @@ fn a_socket_that_is_closed_takes_what_was_on_its_way_with_it() {
             pull.close();
             for mut stream in streams {
                 stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-                // A greeting perhaps, then the end: nobody is left hanging.
+                // Either a greeting and then the end, or just the end: no connection hangs.
                 let mut greeting = Vec::new();
                 match std::io::Read::read_to_end(&mut stream, &mut greeting) {
                     Ok(_) => {}

@@ -16,7 +16,7 @@ use zring::{Config, Context, Error, Message, PollItem, Socket, SocketType, poll}
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A socket that fails rather than waits for ever.
+/// A socket whose calls fail instead of waiting for ever.
 fn open(ctx: &Context, kind: SocketType) -> Socket {
     let socket = ctx.socket(kind).expect("a socket");
     socket.set_rcvtimeo(Some(PATIENCE));
@@ -38,7 +38,7 @@ fn pair(ctx: &Context, bound: SocketType, connected: SocketType) -> (Socket, Soc
     (first, second)
 }
 
-/// An endpoint at which nobody listens.
+/// An endpoint without a listener.
 fn nobody() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     format!("tcp://{}", listener.local_addr().expect("its address"))
@@ -51,7 +51,7 @@ fn is_terminated<T>(outcome: Result<T, impl Into<Error>>) -> bool {
 const SENDERS: usize = 4;
 const RECEIVERS: usize = 3;
 
-/// Message `number` of thread `who`; some are leased and some are in place.
+/// Message `number` of thread `who`; some are leased and some are inline.
 fn task(who: usize, number: usize) -> Vec<u8> {
     let head = [who.to_le_bytes(), number.to_le_bytes()].concat();
     [head, body(number as u64, number % 300)].concat()
@@ -66,8 +66,8 @@ fn task_of(message: &Message) -> (usize, usize) {
     (who, number)
 }
 
-/// Four threads send on `push` while three receive from `pull`: each message once, and no thread
-/// sees those of another one out of order.
+/// Four threads send on `push` while three receive from `pull`. Each message arrives once, and no thread sees the
+/// messages of a sender out of order.
 fn shared_by_threads(push: &Socket, pull: &Socket, each: usize) {
     let asked = AtomicUsize::new(0);
     let received: Vec<Vec<(usize, usize)>> = thread::scope(|scope| {
@@ -208,7 +208,7 @@ fn a_socket_is_dropped_and_closed_on_other_threads() {
     });
 }
 
-/// A PUSH whose only peer takes nothing, filled to the brim.
+/// A PUSH whose only peer does not read, filled up.
 fn full(ctx: &Context) -> (Socket, Socket) {
     let (pull, push) = (open(ctx, SocketType::Pull), open(ctx, SocketType::Push));
     pull.set_rcvhwm(1);
@@ -222,7 +222,7 @@ fn full(ctx: &Context) -> (Socket, Socket) {
     (pull, push)
 }
 
-/// Runs `call` on a thread, ends the context under it, and checks what the call answers.
+/// Runs `call` on a thread, ends the context meanwhile, and checks the call's result.
 fn is_unblocked(way: Way, what: &str, call: impl FnOnce(&Context) -> bool + Send + 'static) {
     let ctx = way.background_context();
     let (within, started) = (ctx.clone(), Instant::now());
@@ -372,7 +372,7 @@ fn a_terminated_context_still_sends_what_is_queued() {
     });
 }
 
-/// The pool recovers from leases that other threads kept and let go.
+/// The pool recovers from leases that other threads kept and then dropped.
 #[test]
 fn a_pool_exhausted_by_kept_messages_recovers() {
     const MESSAGES: usize = 2000;
@@ -405,7 +405,7 @@ fn a_pool_exhausted_by_kept_messages_recovers() {
                 });
             }
         });
-        // What lies in the pool's last buffers may still be copied.
+        // Messages in the pool's last buffers may still be copied.
         let settle = |count: usize| {
             for number in 0..count {
                 push.send(body(number as u64, sending)).expect("send");

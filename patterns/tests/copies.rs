@@ -1,4 +1,4 @@
-//! How many times the bytes of a body are copied in user space, held to the table in docs/ZERO-COPY.md.
+//! How often the bytes of a body are copied in user space, compared with the table in docs/ZERO-COPY.md.
 
 mod common;
 
@@ -16,19 +16,19 @@ use zring::{Config, Error, Frame, INLINE_BYTES_MAX, Inproc, Message, SocketType}
 
 const LIMIT: Duration = Duration::from_secs(240);
 
-/// Owned bodies of so many bytes are sent from where they are.
+/// Owned bodies of at least this size are sent by reference.
 const REFERENCE_BYTES_MIN: usize = 4 << 10;
 
-/// What a receive into given memory may bring beyond the body, where one large body follows the other.
+/// Most bytes beyond the body in a receive into given memory, when large bodies follow each other.
 const SPILL_BYTES: usize = 64;
 
 const SIZES: [usize; 7] = [16, 64, 1 << 10, 4 << 10, 64 << 10, 1 << 20, 16 << 20];
 
-/// Where the sending half copies.
+/// The copy sites of the sending half.
 const SENDER: [Site; 7] =
     [Site::Frame, Site::Block, Site::Clone, Site::Arena, Site::Slot, Site::Pending, Site::Requeue];
 
-/// Where the receiving half copies.
+/// The copy sites of the receiving half.
 const RECEIVER: [Site; 8] = [
     Site::Pool,
     Site::Assembly,
@@ -40,17 +40,17 @@ const RECEIVER: [Site; 8] = [
     Site::Unclaim,
 ];
 
-/// One cell of the table, in one way and with one pattern.
+/// One cell of the table, for one way and one pattern.
 #[derive(Clone, Copy)]
 struct Case {
     way: Way,
-    /// Who receives and who sends; of REP and REQ both do both.
+    /// The receiver's and the sender's type; REP and REQ do both.
     kinds: (SocketType, SocketType),
     is_inproc: bool,
     bytes: usize,
-    /// Sent as a frame, else as a slice of the caller's.
+    /// Sent as a frame; otherwise as a slice of the caller's.
     is_owned: bool,
-    /// Received into memory of the caller's, else as a message.
+    /// Received into memory of the caller's; otherwise as a message.
     is_into: bool,
 }
 
@@ -67,17 +67,17 @@ impl fmt::Display for Case {
 impl Case {
     /// How many messages are counted.
     fn messages(&self) -> usize {
-        // A round trip takes its time.
+        // A round trip takes longer.
         let most = if self.kinds.1 == SocketType::Req { 300 } else { 1000 };
         ((8 << 20) / self.bytes).clamp(4, most)
     }
 
-    /// Copies per byte that the sending half makes: at least, and at most.
+    /// Copies per byte in the sending half: minimum and maximum.
     fn sent(&self) -> (f64, f64) {
         let is_short = self.bytes <= INLINE_BYTES_MAX;
         let is_referenced = !is_short && (self.is_inproc || self.bytes >= REFERENCE_BYTES_MIN);
         let owned = if is_referenced { 0.0 } else { 1.0 };
-        // Each part of a publisher gets a clone of one message.
+        // Each share of a publisher gets a clone of one message.
         if self.way == Way::Spread && self.kinds.1 == SocketType::Pub {
             let (made, cloned) = (u8::from(!self.is_owned), u8::from(is_short));
             let all = owned + f64::from(made + cloned);
@@ -94,9 +94,9 @@ impl Case {
         }
     }
 
-    /// Copies per byte that the receiving half makes: at least, and at most.
+    /// Copies per byte in the receiving half: minimum and maximum.
     fn received(&self) -> (f64, f64) {
-        // Out of the spill, and from there to where the body is to be.
+        // One copy out of the spill area, one to the body's final place.
         let spill = 2.0 * SPILL_BYTES as f64 / self.bytes as f64;
         let (least, most) = match (self.bytes, self.is_inproc) {
             (..=INLINE_BYTES_MAX, true) => (1.0, 1.0),
@@ -110,14 +110,14 @@ impl Case {
         };
         match self.is_into {
             false => (least, most),
-            // Smaller ones, and those of this process, are in memory of their own before.
+            // Bodies that are smaller or from this process are first in other memory.
             true if self.is_inproc || self.bytes < 0x1_0000 => (least + 1.0, most + 1.0),
             true => (least, most),
         }
     }
 }
 
-/// Both ends of a case, each on its thread, wait for each other here; their contexts go on meanwhile.
+/// A barrier for the two ends of a case, each on its thread; their contexts are turned meanwhile.
 #[derive(Default)]
 struct Steps([AtomicUsize; 2]);
 
@@ -128,7 +128,7 @@ impl Steps {
     }
 }
 
-/// What one end of a case sends and receives with.
+/// One end of a case, with all it needs to send and receive.
 struct End<'a> {
     case: Case,
     socket: &'a Socket,
@@ -143,7 +143,7 @@ impl<'a> End<'a> {
         Self { case, socket, body, frame, buffer }
     }
 
-    /// Frames that are sent by value, made before anything is counted.
+    /// Frames for sending by value, made before counting starts.
     fn stock(&self, messages: usize) -> Vec<Frame> {
         let messages = if self.case.is_owned { messages } else { 0 };
         (0..messages).map(|_| self.frame.clone()).collect()
@@ -165,7 +165,7 @@ impl<'a> End<'a> {
         }
     }
 
-    /// The receiver's part of an exchange of so many messages.
+    /// The receiver's part of an exchange of `messages` messages.
     fn serve(&mut self, messages: usize, mut stock: Vec<Frame>) {
         for _ in 0..messages {
             self.receive();
@@ -186,7 +186,7 @@ impl<'a> End<'a> {
     }
 }
 
-/// What was copied for the bodies of a case, and how many bytes they had.
+/// The copies counted for a case, and the total number of bytes of its bodies.
 fn measure(case: Case) -> (Counts, u64) {
     let messages = case.messages();
     let warm_up = (messages / 4).max(2);
@@ -209,7 +209,7 @@ fn measure(case: Case) -> (Counts, u64) {
         scope.spawn(|| {
             let ctx = case.way.context_with(config.clone());
             let socket = open(&ctx, case.kinds.1);
-            // A publisher is to drop nothing.
+            // A publisher must drop nothing.
             socket.set_sndhwm(0);
             socket.connect(&endpoint).expect("connect");
             if case.kinds.1 == SocketType::Pub {
@@ -236,14 +236,14 @@ fn measure(case: Case) -> (Counts, u64) {
     (counts, (bodies * case.bytes) as u64)
 }
 
-/// The copies per byte of a body at some sites, and at which.
+/// The copies per byte of a body at some sites, and a text of the sites involved.
 fn share(counts: &Counts, sites: &[Site], bytes: u64) -> (f64, String) {
     let at = |site: &Site| counts.at(*site) as f64 / bytes as f64;
     let named = |site: &Site| (at(site) > 0.0).then(|| format!(" {site:?} {:.4}", at(site)));
     (sites.iter().map(at).sum(), sites.iter().filter_map(named).collect())
 }
 
-/// Sums of shares are not exact.
+/// Tolerance for sums of shares.
 const ROUNDING: f64 = 1e-9;
 
 /// The counters belong to the whole process.
@@ -292,10 +292,10 @@ fn req_and_rep() {
     hold_to_budget(Way::all(), (SocketType::Rep, SocketType::Req));
 }
 
-/// Of the messages of a batch, the first two and those at the end of a block are copied; the others are not.
+/// In a batch, the first two messages and those at the end of a block are copied; the others are not.
 #[test]
 fn what_is_written_in_place() {
-    // Less than a pipe holds.
+    // Fewer than a pipe holds.
     const MESSAGES: usize = 500;
     let _alone = ALONE.lock();
     in_ways(Way::every_inline(), LIMIT, |way| {
@@ -376,13 +376,13 @@ fn what_a_receiver_gives_up() {
         let mut buffer = vec![0; LARGE];
         pull.set_rcvtimeo(Some(Duration::from_millis(50)));
         let mut blocks = || assert!(matches!(pull.recv_into(&mut buffer), Err(Error::WouldBlock)));
-        // From here on the socket waits with large bodies until it is told where they are to go.
+        // From here on the socket does not read a large body before a receive names its memory.
         blocks();
         turning(&ctx, || raw.say(&header(0, LARGE as u64)));
         turning(&ctx, || raw.say(first));
         let given_up = copied(Site::Unclaim, || {
             blocks();
-            // Once it was given up, the rest goes into memory of its own.
+            // After the first receive gave up, the rest goes into memory of the socket's own.
             blocks();
         });
         assert!((1..=first.len() as u64).contains(&given_up), "{given_up}");
@@ -411,7 +411,7 @@ fn what_a_lost_connection_leaves() {
         push.wait_for_peers(1, Some(PATIENCE)).expect("a peer");
         push.set_linger(Some(Duration::ZERO));
         let sent = body(6, 1 << 10);
-        // Until nothing more fits, neither here nor there.
+        // Until the socket and the kernel are full.
         push.set_sndtimeo(Some(Duration::from_millis(100)));
         while push.send(&sent[..]).is_ok() {}
         let copied = copied(Site::Requeue, || {

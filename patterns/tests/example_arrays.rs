@@ -1,5 +1,5 @@
-//! `examples/arrays.rs`: with itself, with NumPy and libzmq at either end, and with what is no array. Where there are no
-//! Unix-domain sockets it says so.
+//! `examples/arrays.rs` with itself, with NumPy and libzmq at either end, and with input that is no array. Prints that
+//! it is skipped where Unix-domain sockets are missing.
 
 mod common;
 
@@ -40,7 +40,7 @@ fn succeeds(args: &[&str]) {
     assert!(output.status.success() && said(&output).contains(CAME_BACK), "{}", said(&output));
 }
 
-/// Ends with a line that says why, as a program does that was not given what it needs.
+/// Runs the example, which has to fail with a one-line reason, as a program does with bad input.
 fn fails(args: &[&str], why: &str) {
     let output = run(args);
     let said = said(&output);
@@ -72,7 +72,7 @@ fn either_end_in_a_process_of_its_own() {
     assert_eq!(server.says("answered"), "5 requests");
 }
 
-// Python's virtual environment is laid out as on Unix.
+// Python's virtual environment has this layout on Unix only.
 #[cfg(unix)]
 #[test]
 fn numpy_asks() {
@@ -86,7 +86,7 @@ fn numpy_asks() {
     assert_eq!(server.says("answered"), "5 requests");
 }
 
-// Python's virtual environment is laid out as on Unix.
+// Python's virtual environment has this layout on Unix only.
 #[cfg(unix)]
 #[test]
 fn numpy_answers() {
@@ -130,7 +130,7 @@ fn what_is_no_array_is_answered_with_why() {
     });
 }
 
-/// A server that lies, to a client that looks.
+/// A server with a wrong answer, and a client that checks it.
 #[test]
 fn an_answer_that_is_not_doubled_is_an_error() {
     if !has_unix_sockets() {

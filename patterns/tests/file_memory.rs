@@ -1,4 +1,4 @@
-//! A file that is sent takes none of this process's memory. A test program of its own, because it measures that of the
+//! Sending a file takes none of this process's memory. A test program of its own, because it measures the memory of the
 //! whole process.
 
 mod common;
@@ -60,7 +60,7 @@ fn half_a_gibibyte_takes_no_memory() {
                 let growth = most.saturating_sub(before);
                 println!("{endpoint}: {growth} bytes");
                 assert!(growth < GROWTH_BYTES_MAX, "{growth} bytes more");
-                // The rest of it is smaller than what a socket holds; then the peer is gone.
+                // The rest of the file fits into the socket's buffers; then the peer closes.
                 common::turn_until(&ctx, "the peer's end", || push.stats().peers == 0);
             }
         }

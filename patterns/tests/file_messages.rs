@@ -1,4 +1,4 @@
-//! Frames whose body lies in a file, through every pattern, and what happens when the file or the peer goes.
+//! Frames whose body is in a file, through every pattern, also when the file changes or the peer is lost.
 
 mod common;
 
@@ -24,7 +24,7 @@ use zring_engine::sys::file::write_all_at;
 
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// A file of `bytes` of content `seed`, on a disk, without a name.
+/// An unnamed file on disk with `bytes` bytes of content `seed`.
 fn file_of(seed: u64, bytes: usize) -> Arc<File> {
     let file = tempfile::tempfile_in(directory()).expect("a file");
     write_all_at(&file, &body(seed, bytes), 0).expect("write");
@@ -36,14 +36,14 @@ fn whole(file: &Arc<File>) -> Frame {
     Frame::from_file(file.clone(), 0, len).expect("a frame")
 }
 
-/// Not assert_eq!: its output would be the megabytes themselves.
+/// Not assert_eq!, which would print the megabytes.
 #[track_caller]
 fn check(got: &[u8], want: &[u8], what: impl std::fmt::Debug) {
     assert_eq!(got.len(), want.len(), "{what:?}");
     assert!(got == want, "{what:?} differs");
 }
 
-/// Connected pairs over each transport that has a wire.
+/// Connected pairs over each transport except inproc.
 fn over_wires(
     ctx: &Context,
     bound: SocketType,
@@ -115,7 +115,7 @@ fn files_at_any_place_of_a_message() {
             Frame::from_file(file.clone(), from as u64, (to - from) as u64).expect("in it")
         };
         over_wires(&ctx, SocketType::Push, SocketType::Pull, |push, pull| {
-            // More than one send holds.
+            // More than one send can hold.
             let many = (0..150).map(|at| if at % 3 == 0 { part(at, 5 * at) } else { part(0, 5) });
             let messages: [Vec<Frame>; 5] = [
                 vec![part(0, 300_000), Frame::from("x"), part(300_000, 300_001)],
@@ -207,7 +207,7 @@ fn subscribers_choose_by_what_a_file_begins_with() {
             assert_eq!(subscribers[2].recv().expect("a message").body(), b"news");
         }
         assert!(subscribers.iter().all(is_quiet));
-        // Without its topic nothing can be published.
+        // A message whose topic cannot be read cannot be published.
         let frame = Frame::from_file(file.clone(), 100, bytes.len() as u64).expect("in it");
         file.set_len(50).expect("cut");
         let refused = publisher.send(frame.clone()).expect_err("no topic");
@@ -244,7 +244,7 @@ fn peers_within_the_process_get_it_in_memory() {
             let got = into.recv().expect("a message");
             assert!(!got.has_files());
             check(got.frame(1).expect("two frames"), &bytes, sends);
-            // What cannot be read is refused, and nothing of it is sent.
+            // A message that cannot be read is refused, and no part of it is sent.
             let late = whole(&file);
             file.set_len(1000).expect("cut");
             let refused = out.send(late.clone()).expect_err("unreadable");
@@ -328,7 +328,7 @@ fn what_cannot_be_sent_is_refused_at_once() {
     };
     assert!(matches!(refusal(50, 51), FileError::BeyondEnd { file_bytes: 100, .. }));
     assert!(matches!(refusal(u64::MAX, u64::MAX), FileError::BeyondEnd { .. }));
-    // Windows opens no directories in this way.
+    // Windows cannot open a directory in this way.
     if let Ok(directory) = File::open(directory()) {
         let refused = Message::from_file(directory, 0, 0);
         assert!(matches!(refused, Err(Error::File(FileError::NotRegular))));
@@ -340,7 +340,7 @@ fn what_cannot_be_sent_is_refused_at_once() {
     assert!(matches!(refused, Err(Error::File(FileError::NotReadable))));
 }
 
-/// A PUSH whose only peer has not begun to read what it is sent.
+/// A PUSH whose only peer has not read anything yet.
 fn slow_peer(ctx: &Context, push: &Socket, endpoint: &str) -> Raw {
     let raw = turning(ctx, || {
         let mut raw = Raw::connect_narrow(endpoint);
@@ -372,7 +372,7 @@ fn a_file_cut_off_on_its_way_ends_its_connection_alone() {
             assert_eq!(raw.read(9)[0], common::raw::LONG);
             raw.count_until_closed()
         });
-        // Less may have come: nothing is sent of a part that is found to be cut off.
+        // Fewer bytes may have arrived: a part that is found to be cut off is not sent at all.
         assert!(got > 0 && got <= cut, "{got}");
         let event = await_event(&ctx, &push, Seen::Disconnected);
         assert_eq!(file_fault(&event), FileFault::Truncated { at: cut });
@@ -393,7 +393,7 @@ fn a_file_cut_off_on_its_way_ends_its_connection_alone() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_file_that_cannot_be_read_ends_its_connection_alone() {
-    // A regular file with a length, whose reads fail.
+    // A regular file with a length, but with failing reads.
     let path = "/sys/class/net/lo/speed";
     if !std::fs::read(path).is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL)) {
         println!("skipped: there is no {path} that cannot be read");
@@ -414,7 +414,7 @@ fn a_file_that_cannot_be_read_ends_its_connection_alone() {
             assert_eq!(pull.recv().expect("a message").body(), b"before");
             let event = await_event(&ctx, push, Seen::Disconnected);
             assert_eq!(file_fault(&event), FileFault::Unreadable { at: 1, errno: libc::EINVAL });
-            // The peer connects again.
+            // The peer reconnects.
             assert_eq!(pull.recv().expect("a message").body(), b"behind");
             let stats = push.stats();
             assert_eq!((stats.file_faults, stats.messages_dropped), (1, 1));
@@ -499,7 +499,7 @@ fn a_file_counts_for_the_limits_of_its_pipe() {
         push.set_linger(Some(Duration::ZERO));
         let endpoint = bind_tcp(&push);
         let mut raw = slow_peer(&ctx, &push, &endpoint);
-        // One of any size is taken, and then no other one.
+        // One message of any size is accepted, and then no other.
         push.try_send(whole(&file)).expect("send");
         turn_for(&ctx, Duration::from_millis(20));
         let refused = push.try_send(whole(&file)).expect_err("no room");
@@ -513,7 +513,7 @@ fn a_file_counts_for_the_limits_of_its_pipe() {
     });
 }
 
-/// Drops a file's pages from the page cache. Whether they are gone: a file system in memory keeps them.
+/// Drops a file's pages from the page cache. Returns whether they are gone: a file system in memory keeps them.
 #[cfg(target_os = "linux")]
 fn chill(file: &File) -> bool {
     file.sync_all().expect("sync");
@@ -524,7 +524,7 @@ fn chill(file: &File) -> bool {
     rustix::io::preadv2(file, &mut parts, middle, nowait) == Err(rustix::io::Errno::AGAIN)
 }
 
-/// Elsewhere nobody can be asked to drop them.
+/// Other systems offer no way to drop them.
 #[cfg(not(target_os = "linux"))]
 fn chill(_file: &File) -> bool {
     false
@@ -547,7 +547,7 @@ fn cold_files_arrive_whole() {
             push.send(whole(&warm)).expect("send");
             check(pull.recv().expect("a message").body(), &bytes, "cold");
             check(pull.recv().expect("a message").body(), &body(14, 5000), "warm");
-            // Cold in the middle only, sent twice at once.
+            // Cold in the middle only, and sent twice at once.
             rustix::fs::fadvise(
                 &*file,
                 8 << 20,
@@ -578,7 +578,7 @@ fn a_context_that_goes_leaves_nothing_open() {
         let report = push.close();
         assert_eq!(report.unsent_messages, 2);
         drop((ctx, raw));
-        // The thread that reads files may still have one in its hands.
+        // The thread that reads files may still be using one.
         let start = Instant::now();
         while Arc::strong_count(&file) > 1 {
             assert!(start.elapsed() < PATIENCE, "the file is still held");
@@ -615,7 +615,7 @@ fn libzmq_receives_what_the_files_hold() {
         let plan = plan("sizes");
         assert!(plan.len() > SIZES.len());
         for (number, sizes) in plan.iter().enumerate() {
-            // All frames of a message behind one another in one file.
+            // All frames of a message in one file, one after another.
             let frames = common::content::frames(number, sizes);
             let file = tempfile::tempfile_in(directory()).expect("a file");
             write_all_at(&file, &frames.concat(), 0).expect("write");

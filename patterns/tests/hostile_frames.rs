@@ -1,4 +1,4 @@
-//! Peers that misbehave after a proper handshake, and what they cost us.
+//! Peers that misbehave after a correct handshake, and the cost for this process.
 
 mod common;
 
@@ -15,17 +15,17 @@ use zring::SocketType;
 
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// What an attack may cost this process while it lasts.
+/// Most memory that an attack may cost this process while it lasts.
 const GROWTH_MAX: u64 = 96 << 20;
 
-/// How many subscriptions a peer may hold here, and how many bytes they may take.
+/// The limits here on a peer's subscriptions: their number and their bytes.
 const SUBSCRIPTIONS_MAX: u32 = 10_000;
 const SUBSCRIPTION_BYTES_MAX: u64 = 1 << 20;
 
 /// The tests of this file measure the memory of the process, so they run one by one.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// A bound socket with one honest peer, and what passes between the two.
+/// A bound socket with one honest peer, and the traffic between the two.
 struct Victim {
     ctx: Context,
     kind: SocketType,
@@ -71,7 +71,7 @@ impl Victim {
         );
     }
 
-    /// A bare peer of type `kind`, its handshake done.
+    /// A raw peer of type `kind` after its handshake.
     fn intruder(&self, kind: &str) -> Raw {
         let endpoint = &self.endpoint;
         let raw = turning(&self.ctx, || {
@@ -84,8 +84,8 @@ impl Victim {
     }
 }
 
-/// Runs `attack` against a socket of type `kind` in every way: its connection is closed,
-/// and memory stays within bounds.
+/// Runs `attack` against a socket of type `kind` in every way: the socket must close the connection, and memory must
+/// stay within bounds.
 fn withstands(kind: SocketType, attack: fn(&mut Raw) -> bool) {
     let _alone = ALONE.lock();
     let intruder = if kind == SocketType::Pull { "PUSH" } else { "SUB" };
@@ -98,7 +98,7 @@ fn withstands(kind: SocketType, attack: fn(&mut Raw) -> bool) {
             let attacking = scope.spawn(|| attack(&mut raw));
             turn_until(&victim.ctx, "the end of the attack", || {
                 peak = peak.max(resident_bytes());
-                // A PULL is read all the while, so that back-pressure does not hide the fault.
+                // A PULL is read all the while, so that back-pressure does not hide the violation.
                 while kind == SocketType::Pull && victim.bound.try_recv().is_ok() {}
                 attacking.is_finished()
             });
@@ -159,7 +159,7 @@ fn endless_frames_of_one_message() {
     });
 }
 
-/// Subscribes to ever more prefixes of `bytes` until it is cut off.
+/// Subscribes to ever more prefixes of `bytes` bytes until the connection is closed.
 fn flood_of_subscriptions(raw: &mut Raw, bytes: usize) -> bool {
     (0_u64..).step_by(1000).take(100).any(|base| {
         let prefix = |number: u64| [&number.to_be_bytes()[..], &vec![b'x'; bytes - 8]].concat();
@@ -203,7 +203,7 @@ fn a_message_over_the_limit_that_was_set() {
     });
 }
 
-/// An announcement is not a fault without `maxmsgsize`, but it may not cost memory either.
+/// Without `maxmsgsize` a large announcement is no violation, but it must not cost memory either.
 #[test]
 fn memory_grows_with_what_arrives_not_with_what_is_announced() {
     let _alone = ALONE.lock();
@@ -236,7 +236,7 @@ fn a_disconnect_at_every_byte_of_a_message() {
     in_ways(Way::every(), LIMIT, move |way| {
         let victim = Victim::new(way, SocketType::Pull);
         let message = [frame(MORE, b"one"), frame(MORE, b""), frame(0, &[3; 300])].concat();
-        // Within the long body every byte is like the next.
+        // Inside the long body all offsets are alike.
         for count in (0..30).chain([message.len() - 1]) {
             let mut raw = victim.intruder("PUSH");
             turning(&victim.ctx, || raw.say(&message[..count]));
@@ -254,7 +254,7 @@ fn a_disconnect_at_every_byte_of_a_message() {
     });
 }
 
-/// Commands that a later version may bring are passed over.
+/// Commands that a later version may add are skipped.
 #[test]
 fn an_unknown_command_is_no_fault() {
     let _alone = ALONE.lock();

@@ -1,4 +1,5 @@
-//! Peers that never become one: the connection ends, it is told and counted, the others go on.
+//! Peers that fail in the handshake: the connection ends, the failure is reported and counted, the other peers
+//! continue.
 
 mod common;
 
@@ -47,7 +48,7 @@ impl Victim {
         victim
     }
 
-    /// Messages of the honest peer still arrive, over the connection it had from the start.
+    /// Messages of the honest peer still arrive, over its original connection.
     fn serves(&self) {
         self.honest.send("honest").expect("send");
         assert_eq!(self.pull.recv_bytes().expect("a message"), b"honest");
@@ -61,7 +62,7 @@ impl Victim {
     }
 }
 
-/// Runs `attack` over both transports in every way: it must see its connection closed.
+/// Runs `attack` over both transports in every way: the attacker must see its connection closed.
 fn withstands(attack: fn(&mut Raw) -> bool) {
     in_ways(Way::every(), LIMIT, move |way| {
         let victim = Victim::new(way);
@@ -151,7 +152,7 @@ fn endless_properties() {
     withstands(|raw| {
         raw.say(&greeting(1));
         raw.say(&header(COMMAND, 1 << 40));
-        // The header alone may be enough.
+        // The header alone may suffice.
         raw.flood(b"\x05READY", 1)
             || raw.flood(&property("X-Padding", &[b'x'; 1000]), 64 << 20)
             || raw.is_closed()
@@ -204,7 +205,7 @@ fn a_disconnect_at_every_byte_of_the_handshake() {
     });
 }
 
-/// The handshake arrives one byte at a time, then everything in one piece: both are fine.
+/// The handshake arrives one byte at a time, or all in one piece: both are valid.
 #[test]
 fn fragmentation_is_no_fault() {
     in_ways(Way::all(), LIMIT, |way| {

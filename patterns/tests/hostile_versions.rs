@@ -11,7 +11,7 @@ use zring::SocketType;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A peer that greets with `bytes`: it is turned away, and told and counted as such.
+/// A peer that greets with `bytes` is turned away, and reported and counted as such.
 fn is_turned_away(bytes: &'static [u8]) {
     in_ways(Way::all(), LIMIT, move |way| {
         let ctx = way.context();
@@ -79,7 +79,7 @@ fn a_3_0_subscriber_subscribes_by_message() {
             publisher.send(text).expect("send");
         }
         assert_eq!(turning(&ctx, || [raw.data().1, raw.data().1]), [b"a1", b"b1"]);
-        // Cancel `a`; when `c` is in place, so is the cancellation.
+        // Cancel `a`. Once `c` is in place, the cancellation is too.
         turning(&ctx, || raw.say(&[frame(0, b"\x00a"), frame(0, b"\x01c")].concat()));
         publisher.wait_for_subscribers(b"c", 1, Some(PATIENCE)).expect("a subscriber");
         for text in ["a2", "c2"] {
@@ -93,7 +93,7 @@ fn a_3_0_subscriber_subscribes_by_message() {
 /// A frame: flags and body.
 type Said = (u8, &'static [u8]);
 
-/// Our SUB says `wanted` to a publisher of version 3.`minor` when it subscribes and unsubscribes.
+/// When it subscribes and unsubscribes, our SUB sends `wanted` to a publisher of version 3.`minor`.
 fn says_subscribing(minor: u8, wanted: [Said; 2]) {
     in_ways(Way::all(), LIMIT, move |way| {
         let ctx = way.context();

@@ -23,7 +23,7 @@ fn drivers() -> Vec<Driver> {
     uring.into_iter().chain([Driver::Ready]).collect()
 }
 
-/// Two sockets of one context each way that contexts come, first bound, then connected, and the other way round.
+/// Two sockets of one context, for each kind of context: bound before connected, and the other way round.
 fn in_pairs(
     bound: SocketType,
     connected: SocketType,
@@ -201,8 +201,8 @@ fn inline_contexts_of_two_threads_meet_in_a_shared_name_space() {
     }
 }
 
-/// Bursts of all lengths with gaps of all lengths between them: the receiver runs after the sender, keeps its distance,
-/// sleeps and is woken, and nothing stays behind.
+/// Bursts and gaps of all lengths: the receiver catches up with the sender, stays behind, sleeps and is woken, and no
+/// message is left behind.
 #[test]
 fn a_receiver_on_the_heels_of_its_sender_misses_nothing() {
     const BURSTS: u32 = 2_000;
@@ -238,7 +238,8 @@ fn a_receiver_on_the_heels_of_its_sender_misses_nothing() {
     assert_eq!(sending.join().unwrap(), received);
 }
 
-/// Who sleeps hears of the first message in a batch scope, of the rest once in a while, and of all of them at the end.
+/// In a batch scope a sleeping receiver is woken for the first message, then once in a while, and at the end for all of
+/// them.
 #[test]
 fn bells_ring_seldom_inside_a_batch_scope_but_they_ring() {
     const ONCE_IN: usize = 64;

@@ -1,5 +1,5 @@
 //! PING, PONG and time-outs with libzmq at the other end.
-// The peers run in a virtual environment of Python, laid out as on Unix.
+// The peers run in a virtual environment of Python with the layout it has on Unix.
 #![cfg(unix)]
 
 mod common;
@@ -14,7 +14,7 @@ use zring::SocketType;
 const IVL: Duration = Duration::from_millis(100);
 const TIMEOUT: Duration = Duration::from_millis(300);
 
-/// Long enough for either side to run out of patience several times.
+/// Long enough for several time-outs on either side.
 const IDLE: Duration = Duration::from_millis(1200);
 
 #[test]
@@ -86,7 +86,7 @@ fn libzmq_gives_us_up_after_our_time_to_live() {
         let mut peer = case.join(&pull, "idle", "idle", &["--kind", "PUSH"]);
         peer.says_while(&ctx, "up");
         turn_for(&ctx, TIMEOUT);
-        // Nobody turns our context now, so no more pings go out.
+        // No code turns our context now, so it sends no more PINGs.
         peer.says("down");
     });
 }

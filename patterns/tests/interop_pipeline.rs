@@ -1,5 +1,5 @@
 //! PUSH and PULL against libzmq's, and the classic pipeline with our workers in the middle.
-// The peers run in a virtual environment of Python, laid out as on Unix.
+// The peers run in a virtual environment of Python with the layout it has on Unix.
 #![cfg(unix)]
 
 mod common;
@@ -64,7 +64,7 @@ fn sixty_four_mebibytes_both_ways() {
     });
 }
 
-/// Passes messages on from the ventilator to the sink until told to stop; how many it passed.
+/// Passes messages from the ventilator to the sink until told to stop; returns their number.
 fn work(way: Way, from: &str, to: &str, stop: &AtomicBool) -> u64 {
     let ctx = way.context();
     let (pull, push) = (open(&ctx, SocketType::Pull), open(&ctx, SocketType::Push));

@@ -1,8 +1,8 @@
-//! The three patterns between two processes over TCP. One is ours, `examples/peer.rs`; the other is the same program,
-//! or libzmq's.
+//! The three patterns between two processes over TCP. One process runs our `examples/peer.rs`, the other runs the same
+//! program or libzmq.
 //!
-//! `ZRING_TEST_PEER` names another command for ours: a program built for another system and what runs it there.
-//! scripts/windows has one for Windows under Wine meet Linux in this way.
+//! `ZRING_TEST_PEER` replaces our command: a program built for another system, with the command that runs it.
+//! scripts/windows tests a Windows build under Wine against Linux in this way.
 
 mod common;
 
@@ -13,10 +13,10 @@ use common::peer::Peer;
 
 const BIND: [&str; 2] = ["--bind", "tcp://127.0.0.1:*"];
 
-/// Whose program plays a role.
+/// Which program plays a role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Whose {
-    /// What is tested.
+    /// The program under test.
     Ours,
     /// Ours, built for this system.
     Native,
@@ -33,10 +33,10 @@ impl Whose {
     }
 }
 
-/// Has the program that is tested play `role` to each of the others, bound and not.
+/// Lets the program under test play `role` against each of the others, bound and connected.
 fn plays(role: &str, opposite: &str) {
     for other in [Whose::Native, Whose::Libzmq] {
-        // Python's virtual environment is laid out as on Unix.
+        // Python's virtual environment has this layout on Unix only.
         if other == Whose::Libzmq && !cfg!(unix) {
             println!("skipped: libzmq is met from Unix");
             continue;
@@ -59,7 +59,7 @@ fn exchange(bound: (&str, Whose), connected: (&str, Whose), plan_name: &str) {
     second.says("ready");
 
     let mut peers = HashMap::from([(bound.0, first), (connected.0, second)]);
-    // libzmq's publisher ticks until it is told that the subscriber has seen that.
+    // libzmq's publisher sends ticks until it is told that the subscriber has seen one.
     if [bound, connected].contains(&("publish", Whose::Libzmq)) {
         peers.get_mut("subscribe").expect("one of two").says("synced");
         peers.get_mut("publish").expect("one of two").tell("go");

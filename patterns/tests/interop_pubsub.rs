@@ -1,5 +1,5 @@
 //! PUB and SUB against libzmq's PUB, SUB, XPUB and XSUB.
-// The peers run in a virtual environment of Python, laid out as on Unix.
+// The peers run in a virtual environment of Python with the layout it has on Unix.
 #![cfg(unix)]
 
 mod common;
@@ -12,7 +12,7 @@ use zring::SocketType;
 const TOPICS: [&str; 3] = ["10001", "10002", "2"];
 const CHOSEN: [&str; 2] = ["10001", "2"];
 
-/// Our PUB sends a plan under every topic; `subscribe.py` wants two of the three.
+/// Our PUB sends a plan under every topic; `subscribe.py` subscribes to two of the three.
 fn we_publish(case: &Case, plan_name: &str, extra: &[&str]) {
     let ctx = case.context();
     let publisher = open(&ctx, SocketType::Pub);
@@ -32,7 +32,7 @@ fn we_publish(case: &Case, plan_name: &str, extra: &[&str]) {
     assert_eq!(peer.done(&ctx), (plan.len() * CHOSEN.len()) as u64);
 }
 
-/// Receives what is left of the ticks and then each message of the plan under the chosen topics.
+/// Receives the remaining ticks and then each message of the plan under the chosen topics.
 fn follow(sub: &Socket, plan_name: &str) {
     let mut next = sub.recv().expect("a message");
     while next.body() == b"sync" {
@@ -59,7 +59,7 @@ fn subscriber(case: &Case, args: &[&str]) -> (Context, Socket, Peer) {
     (ctx, sub, peer)
 }
 
-/// Our SUB takes two of the three topics of `publish.py`, a PUB.
+/// Our SUB subscribes to two of the three topics of `publish.py`, a PUB.
 fn we_subscribe(case: &Case, plan_name: &str) {
     let (ctx, sub, mut peer) = subscriber(case, &["--plan", plan_name]);
     sub.subscribe(b"sync").expect("subscribe");

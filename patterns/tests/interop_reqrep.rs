@@ -1,5 +1,5 @@
 //! REQ and REP against libzmq's REQ, REP, DEALER and ROUTER.
-// The peers run in a virtual environment of Python, laid out as on Unix.
+// The peers run in a virtual environment of Python with the layout it has on Unix.
 #![cfg(unix)]
 
 mod common;
@@ -9,7 +9,7 @@ use common::open;
 use common::peer::{Case, in_cases};
 use zring::{Message, SocketType};
 
-/// Our REP gives every request of a plan back to `script`.
+/// Our REP returns every request of a plan to `script`.
 fn we_answer(case: &Case, plan_name: &str, script: &str, extra: &[&str]) {
     let ctx = case.context();
     let rep = open(&ctx, SocketType::Rep);
@@ -23,7 +23,7 @@ fn we_answer(case: &Case, plan_name: &str, script: &str, extra: &[&str]) {
     assert_eq!(peer.done(&ctx), plan.len() as u64);
 }
 
-/// Our REQ sends every request of a plan to `answer.py` and wants it back.
+/// Our REQ sends every request of a plan to `answer.py` and expects it back.
 fn we_ask(case: &Case, plan_name: &str, extra: &[&str]) {
     let ctx = case.context();
     let req = open(&ctx, SocketType::Req);

@@ -1,5 +1,5 @@
-//! Messages of all sizes out to libzmq and back, for `ZRING_SOAK_SECONDS` (3 when not set).
-// The peers run in a virtual environment of Python, laid out as on Unix.
+//! Messages of all sizes to libzmq and back, for `ZRING_SOAK_SECONDS` (3 by default).
+// The peers run in a virtual environment of Python with the layout it has on Unix.
 #![cfg(unix)]
 
 mod common;
@@ -12,7 +12,7 @@ use common::peer::{Case, in_cases};
 use common::{PATIENCE, open, setting};
 use zring::{Error, Message, SocketType};
 
-/// How many messages are under way at most.
+/// Most messages under way.
 const WINDOW: usize = 256;
 
 fn soak_seconds() -> u32 {

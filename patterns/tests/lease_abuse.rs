@@ -1,4 +1,4 @@
-//! Received messages kept far longer, and dropped elsewhere, than the receive ring would like.
+//! Received messages that are kept far longer than the receive ring can afford, and dropped on other threads.
 
 mod common;
 
@@ -16,12 +16,12 @@ use zring::{Config, EngineConfig, Message, PoolConfig, PoolStats, SocketType};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// More than any receive ring holds, some 16 MB; fewer where everything is slow.
+/// More than any receive ring holds, some 16 MB; fewer on slow machinery.
 fn messages() -> usize {
     setting("ZRING_LEASE_MESSAGES").map_or(12_000, |count| count as usize)
 }
 
-/// Inline bodies, leases and bodies that straddle buffers, in turn.
+/// Cycles through sizes of inline bodies, leases and bodies that straddle buffers.
 fn size(number: usize) -> usize {
     match number % 16 {
         15 => 9_000 + number % 1000,
@@ -50,7 +50,7 @@ fn sender(way: Way, endpoint: String, count: usize) -> thread::JoinHandle<()> {
     })
 }
 
-/// A PULL and a thread that sends it `count` messages; in every way.
+/// A PULL and a thread that sends it `count` messages, in every way.
 fn receiving(count: usize, test: fn(Context, Socket)) {
     in_ways(Way::every(), LIMIT, move |way| {
         let ctx = way.context();
@@ -78,7 +78,7 @@ fn one_message_is_kept_for_ever() {
         for number in 0..messages() {
             let message = pull.recv().expect("a message");
             is_intact(&message, number);
-            // The first of each kind, small, middling and large.
+            // The first of each kind: small, medium and large.
             if number < 16 {
                 kept.push(message);
             }
@@ -115,7 +115,7 @@ fn messages_outlive_their_socket_and_context() {
         for (number, message) in kept.iter().enumerate() {
             is_intact(message, number);
         }
-        // Half of them here, half on a thread that never had a context.
+        // Half of them dropped here, half on a thread that never had a context.
         let (mut here, mut elsewhere) = (kept, Vec::new());
         elsewhere.extend(here.drain(1000..));
         drop(here);
@@ -128,7 +128,7 @@ fn messages_outlive_their_socket_and_context() {
     });
 }
 
-/// The receiver may be out of buffers and parked when another thread drops what pins them.
+/// The receiver may be parked without buffers when another thread drops the messages that pin them.
 #[test]
 fn drops_on_another_thread_wake_a_starved_receiver() {
     receiving(messages(), |_ctx, pull| {
@@ -137,7 +137,7 @@ fn drops_on_another_thread_wake_a_starved_receiver() {
             let mut pinned = Vec::new();
             let mut number = 0;
             loop {
-                // Holds on for as long as messages come; lets all go when the receiver has stalled.
+                // Keeps messages while they arrive, and drops all when the receiver has stalled.
                 match kept.recv_timeout(Duration::from_millis(20)) {
                     Ok(message) => {
                         is_intact(&message, number);
@@ -158,7 +158,7 @@ fn drops_on_another_thread_wake_a_starved_receiver() {
     });
 }
 
-/// Messages are dropped in an order that has nothing to do with the buffers they are in.
+/// Messages are dropped in an order unrelated to their buffers.
 #[test]
 fn drops_in_any_order() {
     receiving(messages(), |_ctx, pull| {
@@ -198,7 +198,7 @@ fn a_message_received_is_sent_on_after_its_context_is_gone() {
     });
 }
 
-/// What the pools of all shards say together.
+/// The statistics of the pools, summed over all shards.
 fn pools(ctx: &Context) -> PoolStats {
     let mut sum = PoolStats::default();
     for shard in ctx.engine_stats() {
@@ -215,7 +215,7 @@ fn leased_frames(messages: &[Message]) -> u64 {
     messages.iter().flat_map(Message::frames).filter(|frame| frame.is_leased()).count() as u64
 }
 
-/// Waits until no lease is out and none pins anything.
+/// Waits until no lease is out and no buffer is pinned.
 fn all_is_back(ctx: &Context) {
     turn_until(ctx, "the last leases", || {
         let pool = pools(ctx);
@@ -223,7 +223,7 @@ fn all_is_back(ctx: &Context) {
     });
 }
 
-/// Two connected sockets beside the abused ones, on the same shards.
+/// Two connected sockets on the same shards as the abused ones.
 struct Neighbour {
     pull: Socket,
     push: Socket,
@@ -236,7 +236,7 @@ impl Neighbour {
         Self { pull, push, round: 0 }
     }
 
-    /// A small and a large message pass, in time.
+    /// A small and a large message pass in time.
     fn is_served(&mut self) {
         for size in [10, 300, 50_000] {
             self.round += 1;
@@ -266,7 +266,7 @@ fn who_keeps_everything_starves_nobody_and_pins_no_more_than_the_pool() {
         }
         let (leased, pool) = (leased_frames(&kept), pools(&ctx));
         assert_eq!(pool.leases_out, leased, "nothing else is out");
-        // Some 8 MB, which no pool holds.
+        // Some 8 MB, more than any pool holds.
         if messages() >= 6000 {
             assert!(pool.copies_forced > 0 && leased < kept.len() as u64, "{pool:?}");
         }
@@ -295,7 +295,7 @@ fn leases_that_are_kept_are_counted_while_traffic_goes_on() {
         let pool = pools(&ctx);
         assert_eq!(pool.leases_out, leased);
         assert!((1..=leased).contains(&pool.buffers_pinned), "{pool:?}");
-        // A clone and a slice are leases, too, and each keeps the buffer.
+        // A clone and a slice are leases, too, and each pins the buffer.
         let one = kept.iter().position(|message| leased_frames(std::slice::from_ref(message)) > 0);
         let message = kept.swap_remove(one.expect("some are leased"));
         kept.clear();
@@ -311,7 +311,7 @@ fn leases_that_are_kept_are_counted_while_traffic_goes_on() {
     });
 }
 
-/// The peer does not read, so what is forwarded to it waits: in the buffers that it came in, not in copies.
+/// The peer does not read, so forwarded messages wait in the buffers they were received in, not in copies.
 #[test]
 fn what_is_forwarded_waits_in_the_buffer_it_came_in() {
     const SIZE: usize = 6000;
@@ -339,7 +339,7 @@ fn what_is_forwarded_waits_in_the_buffer_it_came_in() {
             source.send_multipart(parts.clone()).expect("send");
             let message = pull.recv().expect("a message");
             leased += leased_frames(std::slice::from_ref(&message));
-            // A part of a lease goes the same way, and so does a clone.
+            // A slice of a lease is forwarded in the same way, and so is a clone.
             let cut = message.frames().next().expect("a frame").slice(1000..);
             leased += u64::from(cut.is_leased());
             push.send(message).expect("forward");
@@ -364,7 +364,7 @@ fn what_is_forwarded_waits_in_the_buffer_it_came_in() {
     });
 }
 
-/// Buffers so few that idle sockets hold all of them, while one connection is in the middle of a large frame.
+/// So few buffers that idle sockets hold all of them, while one connection is in the middle of a large frame.
 #[test]
 fn an_exhausted_ring_ends_no_half_received_frame() {
     const LARGE: usize = 300_000;

@@ -1,5 +1,5 @@
-//! The memory of receive pools goes when its last user goes, whoever that is. A test program of its own with one test:
-//! it counts the locked memory of the process, and nothing but its pools is locked.
+//! The memory of a receive pool is freed with its last user, whichever that is. A test program of its own with a single
+//! test, because it counts the locked memory of the process, in which only its pools are locked.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -11,7 +11,7 @@ use common::{PATIENCE, Way, bind_tcp, in_ways, open};
 use zring::{Config, EngineConfig, Message, Need, PoolConfig, PoolMemory, SocketType};
 
 const MESSAGES: usize = 60;
-/// Small enough for the limits of an ordinary user.
+/// Within an ordinary user's limit on locked memory.
 const POOL: PoolConfig = PoolConfig { buffers: 16, buffer_bytes: 4096, with_kernel: 4, reserve: 4 };
 const POOL_KIB: usize = 64;
 
@@ -21,7 +21,7 @@ fn locked_kib() -> usize {
     line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect("a number")
 }
 
-/// Messages received over a locked pool of a context that is gone by now.
+/// Messages received over a locked pool of a context that no longer exists.
 fn kept_messages(way: Way) -> Vec<Message> {
     let engine = EngineConfig { pool: POOL, pool_whole: POOL, ..EngineConfig::default() };
     let pool_memory = PoolMemory { lock: Some(Need::Required), ..PoolMemory::default() };
@@ -53,7 +53,7 @@ fn the_last_lease_frees_the_pool() {
     in_ways(Way::every(), Duration::from_secs(60), |way| {
         assert_eq!(locked_kib(), 0, "nothing is left of the way before");
         let kept = kept_messages(way);
-        // With several shards, those whose pools nobody leased from are gone.
+        // With several shards, the pools without leases are already gone.
         assert_eq!(locked_kib(), POOL_KIB, "leases are out, shards are gone");
         for (number, message) in kept.iter().enumerate() {
             assert!(message.body() == body(number as u64, 300), "message {number} changed");
@@ -67,7 +67,7 @@ fn the_last_lease_frees_the_pool() {
         }
         drop(send);
         dropper.join().expect("the other thread");
-        // The threads of a background context may be a moment behind its drop.
+        // The threads of a background context may end shortly after its drop.
         let start = std::time::Instant::now();
         while locked_kib() > 0 {
             assert!(start.elapsed() < PATIENCE, "{} KiB are still there", locked_kib());

@@ -1,8 +1,8 @@
-//! A kernel that refuses io_uring, as container runtimes do: everything works without.
+//! A kernel that refuses io_uring, as container runtimes do: everything works without it.
 //!
-//! A filter cannot be taken back, so each test runs its body in a child of this process. The other
-//! test programs run without io_uring when `ZRING_NO_URING=1` is in their environment.
-// Filters on system calls are Linux's.
+//! A filter cannot be removed, so each test runs its body in a child of this process. The other test programs run
+//! without io_uring when `ZRING_NO_URING=1` is in their environment.
+// Filters on system calls exist on Linux only.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -18,7 +18,7 @@ use zring::{Config, Context, Driver, DriverKind, Error, SocketType};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Runs `body`, the one of the test of this name, in a child without io_uring.
+/// Runs `body`, the body of test `test`, in a child without io_uring.
 fn without_uring(test: &str, body: fn()) {
     if seccomp::hides_io_uring() {
         seccomp::refuse_io_uring();

@@ -1,4 +1,4 @@
-//! Endpoints: what binds and connects, and the errors of what does not.
+//! Endpoints: binds and connects that succeed, and the errors of those that fail.
 
 mod common;
 
@@ -68,7 +68,7 @@ fn unix_sockets_by_path_and_by_abstract_name() {
         let path = format!("ipc://{}/s", dir.path().display());
         let name = format!("ipc://@zring-test-{}", std::process::id());
         if !has_unix_sockets() {
-            // Which is said at once, of both ends.
+            // Both bind and connect report that at once.
             let pull = open(&ctx, SocketType::Pull);
             for refused in [pull.bind(&path), pull.connect(&path), pull.bind("ipc://*")] {
                 let Err(Error::Io(error)) = refused else { panic!("{refused:?}") };
@@ -142,7 +142,7 @@ fn a_wrong_endpoint_is_refused_at_once() {
                 );
             }
         }
-        // Nobody can be connected to "any port".
+        // A connect needs an actual port.
         for endpoint in ["tcp://127.0.0.1:*", "tcp://127.0.0.1:0"] {
             let outcome = pull.connect(endpoint);
             assert!(matches!(outcome, Err(Error::Endpoint(_))), "{endpoint:?} gives {outcome:?}");
@@ -208,7 +208,7 @@ fn unknown_endpoints_cannot_be_taken_back() {
         pull.unbind(&endpoint).expect("unbind");
         assert!(matches!(pull.unbind(&endpoint), Err(Error::UnknownEndpoint(_))));
         let heir = open(&ctx, SocketType::Pull);
-        // On a ring of another thread the port is free a moment later.
+        // With a ring on another thread the port becomes free a moment later.
         turn_until(&ctx, "the port to be free", || heir.bind(&endpoint).is_ok());
     });
 }

@@ -1,4 +1,4 @@
-//! Heartbeats with a peer that takes its time.
+//! Heartbeats with a slow peer.
 
 mod common;
 
@@ -14,12 +14,12 @@ const LIMIT: Duration = Duration::from_secs(90);
 const IVL: Duration = Duration::from_millis(40);
 const TIMEOUT: Duration = Duration::from_millis(200);
 const LARGE: usize = 1 << 20;
-/// Many times the time-out, all in all.
+/// Many times the time-out in total.
 const PIECES: usize = 32;
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// A PUSH that expects to be answered, and a peer with a small buffer. With a small buffer of its own, the PUSH has
-/// most of a large message in its hands, otherwise in the kernel.
+/// A PUSH that expects answers, and a peer with a small buffer. With a small `sndbuf` the PUSH itself holds most of a
+/// large message, otherwise the kernel does.
 fn slow_peer(ctx: &Context, sndbuf: Option<usize>) -> (Socket, Raw) {
     let push = open(ctx, SocketType::Push);
     push.set_heartbeat_ivl(Some(IVL));
@@ -53,7 +53,7 @@ fn a_large_message_may_take_longer_than_a_peer_may_be_silent() {
             push.send(vec![7; LARGE]).expect("send");
             push.send("after it").expect("send");
             turning(&ctx, || {
-                // No PONG goes back while the body is read.
+                // The peer sends no PONG while it reads the body.
                 assert_eq!(peer.read(9).len(), 9);
                 for _ in 0..PIECES {
                     thread::sleep(PAUSE);
@@ -96,7 +96,7 @@ fn small_messages_that_nobody_reads_prove_nothing() {
     in_ways(Way::all(), LIMIT, |way| {
         let ctx = way.context();
         let (push, _peer) = slow_peer(&ctx, None);
-        // The kernel at the other end acknowledges them; the peer does not answer.
+        // The kernel at the other end acknowledges the bytes; the peer does not answer.
         turn_until(&ctx, "a silent peer is given up", || {
             let _ = push.try_send("tick");
             let mut events = std::iter::from_fn(|| push.next_event());

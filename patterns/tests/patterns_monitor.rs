@@ -59,7 +59,7 @@ fn reconnects_back_off() {
         push.connect(&endpoint).expect("connect");
         turn_for(&ctx, Duration::from_millis(1000));
         let retries = waiting(&push).into_iter().filter(|event| *event == Seen::Retried).count();
-        // Without a back-off there would be 50 or so; at 160 ms each from the start, 6.
+        // Without back-off there would be about 50; with 160 ms each from the start, 6.
         assert!((5..=25).contains(&retries), "{retries} tries in a second");
     });
 }

@@ -24,7 +24,7 @@ fn stalled(ctx: &Context, sndhwm: u32) -> (Socket, Raw) {
     (push, raw)
 }
 
-/// Sends numbered messages of `bytes` until the socket refuses for good; how many it took.
+/// Sends numbered messages of `bytes` bytes until the socket refuses for good; returns how many it accepted.
 fn fill(ctx: &Context, push: &Socket, bytes: usize) -> usize {
     let (mut taken, mut refusals) = (0, 0);
     while refusals < 20 {
@@ -47,7 +47,7 @@ fn fill(ctx: &Context, push: &Socket, bytes: usize) -> usize {
 
 const MESSAGES: usize = 6_000;
 
-/// What stands in front of message `at` of a stream of all kinds of frames.
+/// The frame in front of message `at` in a stream of all kinds of frames.
 fn is_behind(at: usize) -> Option<&'static str> {
     match at % 50 {
         7 => Some("ping"),
@@ -66,8 +66,8 @@ fn large(at: usize) -> Vec<u8> {
     vec![at as u8; 90_000]
 }
 
-/// Far more than is decoded ahead of the user, in whatever pieces the kernel makes of it: messages that are taken right
-/// out of a piece, and those between them that need more.
+/// Far more messages than are decoded ahead of the user, in pieces as the kernel delivers them: some are taken directly
+/// out of a piece, others in between need more work.
 #[test]
 fn frames_of_all_kinds_arrive_in_order_behind_a_slow_user() {
     in_ways(Way::all(), LIMIT, |way| {
@@ -310,7 +310,7 @@ fn multipart_messages_arrive_whole() {
             push.connect(&endpoint).expect("connect");
         }
         let sizes: Vec<usize> = (0..100).map(|frame| frame * 3).collect();
-        // Frame by frame, so that the two are under way at the same time.
+        // Frame by frame, so that both messages are under way at the same time.
         for number in 0..20 {
             let frames = frames(number, &sizes);
             let (last, first) = frames.split_last().expect("a hundred frames");
@@ -357,7 +357,7 @@ fn a_batch_goes_out_when_its_guard_drops() {
         let (pull, push) = (open(&receiving, SocketType::Pull), open(&sending, SocketType::Push));
         push.monitor(10);
         push.connect(&bind_tcp(&pull)).expect("connect");
-        // Both contexts are on this thread, so neither may wait for the other.
+        // Both contexts are on this thread, so neither may block on the other.
         while !push.next_event().is_some_and(|event| seen(&event) == Seen::HandshakeDone) {
             sending.turn().expect("a turn");
             receiving.turn().expect("a turn");

@@ -1,4 +1,4 @@
-//! PUB and SUB among themselves, and with bare peers that see what is on the wire.
+//! PUB and SUB with each other, and with raw peers that see the bytes on the wire.
 
 mod common;
 
@@ -186,7 +186,7 @@ fn a_sub_filters_what_a_careless_publisher_sends() {
     });
 }
 
-/// As above, with far more than is decoded ahead of the user.
+/// As above, with far more messages than are decoded ahead of the user.
 #[test]
 fn a_sub_filters_a_flood_of_a_careless_publisher() {
     const MESSAGES: u32 = 5_000;
@@ -242,7 +242,7 @@ fn subscriptions_are_told_again_after_a_reconnect() {
     });
 }
 
-/// A subscriber that never reads costs the others nothing, and what it misses is counted.
+/// A subscriber that never reads does not delay the others, and its lost messages are counted.
 #[test]
 fn a_slow_subscriber_stalls_nobody_and_its_losses_are_counted() {
     const MESSAGES: u64 = 20_000;

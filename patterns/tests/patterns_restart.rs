@@ -1,4 +1,4 @@
-//! A worker dies in mid-stream: what it did not get goes to the next one, once and in order.
+//! A worker dies in mid-stream: the tasks it did not get go to the next worker, once and in order.
 
 mod common;
 
@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const MESSAGES: u64 = 3000;
 const BYTES: usize = 8 << 10;
 
-/// Message `number`: its number first.
+/// Message `number`, which begins with its number.
 fn task(number: u64) -> Vec<u8> {
     [&number.to_le_bytes()[..], &body(number, BYTES)].concat()
 }
@@ -37,7 +37,7 @@ fn pusher(ctx: &Context) -> Socket {
     push
 }
 
-/// The tasks that `pull` gets: they begin with `first`, and none is missing or comes twice.
+/// `pull` gets all tasks from `first` on, none missing and none twice.
 fn takes_over(pull: &Socket, first: u64) {
     for expected in first..MESSAGES {
         assert_eq!(number(pull.recv().expect("a task").body()), expected);
@@ -150,7 +150,7 @@ fn another_worker_takes_over_what_a_dead_one_had_queued() {
     });
 }
 
-// The peers run in a virtual environment of Python, laid out as on Unix.
+// Python's virtual environment has this layout on Unix only.
 #[cfg(unix)]
 #[test]
 fn a_killed_libzmq_worker_is_replaced() {

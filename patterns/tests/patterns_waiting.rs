@@ -1,4 +1,4 @@
-//! Time-outs, poll, the event descriptor, and what close waits for.
+//! Time-outs, poll, the event descriptor, and the waits of close.
 
 mod common;
 
@@ -14,20 +14,20 @@ use zring::{Config, Error, SocketType, Wait};
 const LIMIT: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(100);
 
-/// An endpoint at which nobody listens.
+/// An endpoint without a listener.
 fn nobody() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     format!("tcp://{}", listener.local_addr().expect("its address"))
 }
 
-/// How long `action` takes.
+/// The result of `action` and the time it took.
 fn timed<T>(action: impl FnOnce() -> T) -> (T, Duration) {
     let start = Instant::now();
     (action(), start.elapsed())
 }
 
 fn assert_about(took: Duration, wanted: Duration) {
-    // A timer may not fire early; how late it is depends on who else runs here.
+    // A timer may not fire early; its lateness depends on the other programs here.
     let slack = Duration::from_millis(5);
     assert!(
         took + slack >= wanted && took < wanted + Duration::from_secs(5),
@@ -118,7 +118,7 @@ fn poll_of_nothing_returns_at_once() {
     assert_eq!(zring::poll(&mut [], None).expect("poll"), 0);
 }
 
-/// Only Linux has descriptors to show it on.
+/// Only Linux has event descriptors.
 #[cfg(target_os = "linux")]
 mod descriptor {
     use rustix::event::{PollFd, PollFlags, Timespec};
@@ -139,7 +139,7 @@ mod descriptor {
             let ctx = way.context();
             let pull = open(&ctx, SocketType::Pull);
             let endpoint = bind_tcp(&pull);
-            // Settled: with nothing to do, the descriptor is silent.
+            // Settled: without work the descriptor is not readable.
             turn_for(&ctx, Duration::from_millis(20));
             assert!(!is_signalled(&ctx, Duration::from_millis(50)));
             let sender = thread::spawn(move || {
@@ -151,7 +151,7 @@ mod descriptor {
                     turn_for(&ctx, Duration::from_millis(1));
                 }
             });
-            // Only the descriptor drives this loop: a wake-up missed would end it.
+            // Only the descriptor drives this loop: a missed wake would stall it.
             for number in 0..200_u8 {
                 let message = loop {
                     match pull.try_recv() {
@@ -213,7 +213,7 @@ fn a_bound_socket_tells_what_a_lost_peer_has_left() {
             turn_until(&ctx, "the end of the peer", || push.stats().peers == 0);
             turn_until(&ctx, "what it has left", || push.stats().messages_pending > 0);
             let left = push.stats().messages_pending;
-            // Nobody can come any more: there is nothing to wait for.
+            // No peer can connect any more, so there is nothing to wait for.
             assert_eq!(push.close().unsent_messages, left);
         }
     });

@@ -1,4 +1,4 @@
-//! Receiving into memory of the caller's: the bytes, the way they take, and every way it is cut short.
+//! Receiving into memory of the caller's: the bytes, their path, and all ways of interrupting it.
 
 mod common;
 
@@ -58,7 +58,7 @@ fn large_bodies_go_straight_into_it() {
                 (0..40).for_each(|number| take(pull, &mut buffer, number, LARGE));
                 let stats = pull.stats();
                 assert_eq!(stats.bytes_in, 40 * LARGE as u64);
-                // The header comes with the beginning of the body; the rest is the kernel's.
+                // The header arrives with the beginning of the body; the kernel writes the rest in place.
                 let share = stats.bytes_into as f64 / stats.bytes_in as f64;
                 assert!(share > 0.7, "{share} of the bytes went straight in");
             });
@@ -226,7 +226,7 @@ fn what_arrived_before_the_time_was_up_is_kept() {
         recv_in_pieces(&ctx, &pull, &mut raw, &sent, &mut buffer);
         assert!(buffer == sent);
 
-        // The same, with the first frame whole and the second under way, and another kind of receive at the end.
+        // The same, but with the first frame whole, the second under way, and another kind of receive at the end.
         pull.set_rcvtimeo(Some(Duration::from_millis(30)));
         let (first, second) = sent.split_at(LARGE / 2);
         turning(&ctx, || raw.say(&frame(MORE, first)));
@@ -297,7 +297,7 @@ fn a_peer_that_stalls_halfway_starves_nobody() {
         let mut buffer = vec![0; LARGE];
         for number in 0..20 {
             let bytes = [10, LARGE, 70_000][number % 3];
-            // The context is turned by the receiver alone, so a large message is sent bit by bit.
+            // Only the receiver turns the context, so a large message is sent bit by bit.
             send(&push, &[], number, &[bytes]);
             take(&pull, &mut buffer, number, bytes);
         }

@@ -1,4 +1,4 @@
-//! Receiving into registered memory: the bytes, the way they take, and what there is without it.
+//! Receiving into registered memory: the bytes, their path, and the fallback without registration.
 
 mod common;
 
@@ -29,7 +29,7 @@ fn ways() -> Vec<Way> {
     ways
 }
 
-/// Whether memory is registered there.
+/// Whether this way registers memory.
 fn is_fixed(way: Way) -> bool {
     way.driver() == DriverKind::Uring && way != Way::Uring("fixed")
 }
@@ -41,12 +41,12 @@ fn register(way: Way, ctx: &common::Context, len: usize) -> RegisteredBuffer {
     memory
 }
 
-/// How many receives went by way of a registration.
+/// How many receives used a registration.
 fn receives(ctx: &common::Context) -> u64 {
     ctx.engine_stats()[0].registered_receives
 }
 
-/// A thread that sends messages of one frame, of these sizes in turn.
+/// A thread that sends single-frame messages of these sizes in turn.
 fn sender(endpoint: String, sizes: &'static [usize], messages: usize) -> thread::JoinHandle<()> {
     thread::spawn(move || {
         let ctx = Way::Ready.context();
@@ -78,7 +78,7 @@ fn bodies_of_all_sizes_go_into_it() {
             let sender = sender(pull.last_endpoint().expect("bound"), SIZES, MESSAGES);
             let mut memory = register(way, &ctx, 4 << 20);
             for number in 0..MESSAGES {
-                // Anywhere in it, and behind it nothing is touched.
+                // At any place in the memory, and without touching the bytes behind.
                 let (start, bytes) = (number * 1001, SIZES[number % SIZES.len()]);
                 let behind = start + bytes..start + bytes + 5000;
                 memory[behind.clone()].fill(0xEE);
@@ -93,7 +93,7 @@ fn bodies_of_all_sizes_go_into_it() {
     });
 }
 
-/// What comes behind a body, with its end or later, is received as ever.
+/// Bytes that follow a body, with its end or later, are received as usual.
 #[test]
 fn a_stream_of_large_bodies_is_the_kernels() {
     const MESSAGES: usize = 200;
@@ -197,7 +197,7 @@ fn what_comes_in_pieces_or_is_cut_is_told_as_ever() {
             drop(raw);
             let mut raw = Raw::connect(&endpoint);
             raw.handshake(1, "PUSH");
-            // It ends right behind a body.
+            // The stream ends right after a body.
             raw.say(&frame(0, &body(2, LARGE)));
         });
         assert_eq!(pull.recv_into(&mut memory).expect("the second peer's").len, LARGE);
@@ -224,7 +224,7 @@ fn it_comes_and_goes() {
         let (pull, push) = pair(&ctx, SocketType::Pull, SocketType::Push);
         let memory: Vec<_> = (0..3).map(|_| register(way, &ctx, 40_000)).collect();
         drop(memory);
-        // More than there may be at a time; most at an address that was registered before.
+        // More than may exist at a time; most at an address that was registered before.
         for number in 0..1500 {
             let mut memory = register(way, &ctx, 40_000);
             if number % 50 == 0 {
@@ -232,7 +232,7 @@ fn it_comes_and_goes() {
                 take(&pull, &mut memory, number, LARGE / 8);
             }
         }
-        // It outlives the sockets and the handle.
+        // The memory outlives the sockets and the handle.
         let mut memory = register(way, &ctx, 100);
         drop((pull, push, ctx));
         memory.fill(7);

@@ -1,4 +1,4 @@
-//! Messages that are taken as they arrive: frame by frame, into memory, into files, or not at all.
+//! Messages taken while they arrive: frame by frame, into memory, into files, or not at all.
 
 mod common;
 
@@ -18,7 +18,7 @@ use zring::{Error, Home, Incoming, SocketType};
 const LIMIT: Duration = Duration::from_secs(90);
 const LARGE: usize = 300_000;
 
-/// Does the same with whichever socket it is.
+/// Runs the same code for either kind of socket.
 macro_rules! stream {
     ($socket:expr, $incoming:ident => $body:expr) => {
         match $socket {
@@ -40,7 +40,7 @@ fn file_bytes(file: &File, offset: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Takes all frames of a message, each in another way; what was skipped is none.
+/// Takes all frames of a message, each in another way; a skipped frame gives `None`.
 fn take_all<C: Home>(mut message: Incoming<'_, C>, turn: usize) -> Vec<Option<Vec<u8>>> {
     let mut taken = Vec::new();
     while let Some(mut frame) = message.next_frame().expect("a frame") {
@@ -172,7 +172,7 @@ fn a_frame_that_has_come_meanwhile_is_not_the_next_one() {
                 drop(message.next_frame().expect("no error").expect("a frame").take());
                 let mut begun = message.next_frame().expect("no error").expect("a frame");
                 assert_eq!((begun.len(), begun.more()), (SMALL as u64, true));
-                // The frame is whole now, and a large one has begun behind it.
+                // The frame is whole now, and a large one has started behind it.
                 turning(&ctx, || raw.say(&rest));
                 turn_for(&ctx, QUIET);
                 let (file, mut buffer) = (tempfile().expect("a file"), vec![0; SMALL]);
@@ -313,7 +313,7 @@ fn what_is_left_is_skipped_without_being_kept() {
                 let mut message = message;
                 let first = message.next_frame().expect("no error").expect("a frame").take();
                 assert_eq!(first.expect("its body").bytes(), [number]);
-                // Seen, but not taken, and then let go; or not even seen.
+                // The frame is announced but not taken and then dropped, or not even announced.
                 if number % 2 == 0 {
                     let huge = message.next_frame().expect("no error").expect("a frame");
                     assert_eq!(huge.len(), HUGE as u64);
@@ -327,10 +327,10 @@ fn what_is_left_is_skipped_without_being_kept() {
                 });
             }
         }
-        // Who streams has no large body received before he says what is to become of it.
+        // A streaming receiver gets no large body before it has said where the body goes.
         let grown = peak_bytes().saturating_sub(before);
         assert!(grown < 48 << 20, "{grown} bytes of {HUGE} twice");
-        // What is let go comes before anybody receives again, in whichever way.
+        // The rest of a dropped message is received and discarded before the next receive of any kind.
         turn_for(&ctx, QUIET);
         assert_eq!(pull.recv_bytes().expect("the next message"), [3]);
         sender.join().expect("sent");
@@ -373,7 +373,7 @@ fn bodies_go_into_files() {
         let mut buffer = vec![0; 80_000];
         assert_eq!(pull.recv_into(&mut buffer).expect("a frame").len, 80_000);
         assert!(buffer == sent[2] && !pull.more());
-        // One that cannot be written.
+        // A file that cannot be written.
         let read_only = File::open(std::env::current_exe().expect("this program")).expect("a file");
         assert!(matches!(to_file(&read_only, 0), Err(Error::Io(_))));
         assert!(pull.recv_bytes().expect("the next message") == frames(4, &[LARGE])[0]);

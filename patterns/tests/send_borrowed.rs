@@ -1,4 +1,4 @@
-//! Large bodies in memory of the caller's: sent from there, in whatever parts the kernel takes them, and the caller's
+//! Large bodies in the caller's memory: sent from there, in whatever parts the kernel takes, and free for the caller
 //! again as soon as `send` returns.
 
 mod common;
@@ -15,7 +15,7 @@ use zring::SocketType;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// On both sides of what is copied, what is sent by one call, and what the kernel has room for.
+/// Sizes around three bounds: of copied bodies, of a single call, and of the kernel's buffers.
 const SIZES: [usize; 8] = [4095, 4096, 32 << 10, 60_000, 200_000, 300_001, 1 << 20, 6 << 20];
 
 /// A PUSH with one peer that reads a few kilobytes at a time.
@@ -27,7 +27,7 @@ fn narrow(ctx: &Context) -> (Socket, String, Raw) {
     (push, endpoint, raw)
 }
 
-/// Sends message `number` out of `buffer`, which then holds something else.
+/// Sends message `number` out of `buffer` and then overwrites the buffer.
 fn send_from(buffer: &mut [u8], socket: &Socket, number: usize) {
     let size = SIZES[number % SIZES.len()];
     fill(number as u64, &mut buffer[..size]);
@@ -57,7 +57,7 @@ fn a_buffer_may_change_as_soon_as_send_returns() {
     });
 }
 
-/// What goes out right away stays behind what waits, in a batch scope or for the kernel, and in front of what follows.
+/// An immediate send stays behind messages that wait in a batch scope or for the kernel, and in front of later ones.
 #[test]
 fn large_and_small_keep_their_order() {
     in_ways(Way::every(), LIMIT, |way| {
@@ -109,8 +109,8 @@ fn requests_and_replies_are_framed_as_ever() {
     });
 }
 
-/// The message that the lost peer had a part of goes to the next one, whole, though the caller's memory has long been
-/// used for something else.
+/// The message of which the lost peer had a part goes to the next peer as a whole, although the caller's memory has
+/// long been reused.
 #[test]
 fn a_peer_lost_in_the_middle_costs_no_byte() {
     in_ways(Way::every(), LIMIT, |way| {
@@ -121,7 +121,7 @@ fn a_peer_lost_in_the_middle_costs_no_byte() {
         for number in 0..messages {
             send_from(&mut buffer, &push, number);
         }
-        // The last one has begun to arrive at most.
+        // At most the last message has begun to arrive.
         turning(&ctx, || {
             for number in 0..messages - 1 {
                 assert!(raw.data().1 == expected(number), "message {number}");

@@ -1,4 +1,4 @@
-//! Messages that are written where they are sent from: what arrives, in which order, and every way around it.
+//! Messages written in place: their contents, their order, and all ways around that path.
 
 mod common;
 
@@ -28,7 +28,7 @@ fn take(pull: &Socket, number: usize, len: usize) {
     assert!(is_single && message.body() == body(number as u64, len), "message {number}");
 }
 
-/// Short ones, those around every bound, and some that go by reference.
+/// Short sizes, sizes around every bound, and some that are sent by reference.
 fn size(number: usize) -> usize {
     const SIZES: &[usize] =
         &[64, 0, 1, 16, 63, 65, 80, 81, 128, 254, 255, 256, 257, 1000, 4095, 4096, 4097, 70_000];
@@ -68,7 +68,7 @@ fn all_sizes_arrive_in_order() {
     });
 }
 
-/// Whatever else is done inside a scope, what follows stays behind it.
+/// Whatever other operation happens inside a scope, later messages stay behind it.
 #[test]
 fn everything_else_may_come_between() {
     in_ways(Way::all(), LIMIT, |way| {
@@ -134,7 +134,7 @@ fn peers_take_turns() {
         for (at, pull) in pulls.iter().enumerate() {
             pull.connect(&endpoint).expect("connect");
             push.wait_for_peers(at + 1, Some(PATIENCE)).expect("peers");
-            // Those that came later have their share from here on.
+            // Peers that came later get their share from here on.
             let batch = ctx.batch();
             (0..60).for_each(|number| write(&push, number, 50));
             drop(batch);
@@ -152,7 +152,8 @@ fn peers_take_turns() {
     });
 }
 
-/// How many messages of `len` wait in zring when a peer that reads nothing makes the socket refuse for good.
+/// How many messages of `len` bytes are queued in zring when a peer that does not read makes the socket refuse for
+/// good.
 fn queued(way: Way, is_in_place: bool, hwm: u32, bytes: u64, len: usize) -> u64 {
     let ctx = way.context();
     let push = open(&ctx, SocketType::Push);

@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 use zring_bench::command::{self, Program};
 
 fn main() -> ExitCode {
-    // The library reports on stderr what it fell back to, for example that io_uring is missing.
+    // The library reports its fallbacks on stderr, for example that io_uring is missing.
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     command::run(Program::parse())

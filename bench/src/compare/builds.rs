@@ -1,7 +1,8 @@
 //! Two builds of this program in turn: round by round, each in a process of its own, in the order old new, new old.
 //!
-//! Whatever disturbs the machine for longer than a round disturbs both. Each round being a process of its own, what
-//! chance decides once per process (where memory lies, which ports there are) is part of the noise and not of the result.
+//! A disturbance that lasts longer than a round affects both builds. Because each round is a process of its own,
+//! anything that chance decides once per process (memory addresses, port numbers) becomes part of the noise and not of
+//! the result.
 
 use std::env::consts::EXE_SUFFIX;
 use std::path::{Path, PathBuf};
@@ -15,11 +16,11 @@ use super::statistics::Sampling;
 use super::{About, Figure, Row};
 use crate::error::{Failure, Result};
 
-/// Lines of a failed child's messages that are shown.
+/// How many lines of a failed child's output are shown.
 const LINES_MAX: usize = 5;
 
-/// Two builds, copied to paths of the same length: what a program is called shifts its stack, and a build that goes on
-/// meanwhile must not change what is measured.
+/// Two builds, copied to paths of the same length, because the length of a program's path shifts its stack. The copies
+/// also keep a build that runs meanwhile from changing the measured program.
 #[derive(Debug)]
 pub struct Builds {
     _directory: TempDir,
@@ -27,16 +28,16 @@ pub struct Builds {
     new: PathBuf,
 }
 
-/// Which of the two.
+/// One of the two builds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// The one that is compared with.
+    /// The reference build.
     Old,
-    /// This one.
+    /// This build.
     New,
 }
 
-/// What each side did, round by round.
+/// The results of each side, round by round.
 #[derive(Clone, Debug, Default)]
 pub struct Pairs {
     old: Vec<Entry>,
@@ -47,7 +48,7 @@ impl Builds {
     /// Copies of `old` and of this program.
     ///
     /// # Errors
-    /// [`Failure::Setup`] if one cannot be read or copied.
+    /// [`Failure::Setup`] if a program cannot be read or copied.
     pub fn new(old: &Path) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("zring-bench-builds-").tempdir()?;
         let new = std::env::current_exe()?;
@@ -62,10 +63,10 @@ impl Builds {
         Ok(Self { _directory: directory, old: old_copy, new: new_copy })
     }
 
-    /// One round of one side, with these arguments.
+    /// Runs one round of one side with these arguments.
     ///
     /// # Errors
-    /// [`Failure::Setup`] if the program cannot be started, fails, or reports something else than one row.
+    /// [`Failure::Setup`] if the program cannot be started, fails, or does not report exactly one row.
     pub fn run(&self, side: Side, arguments: &[String]) -> Result<Entry> {
         let (path, name) = match side {
             Side::Old => (&self.old, "the old build"),
@@ -92,7 +93,7 @@ impl Builds {
 }
 
 impl Pairs {
-    /// Who goes first in a round: one, then the other, so that neither always runs on the heels of the other.
+    /// The order of the sides in a round. It alternates, so that no side always runs right after the other.
     pub fn order(round: usize) -> [Side; 2] {
         match round.is_multiple_of(2) {
             true => [Side::Old, Side::New],
@@ -108,7 +109,7 @@ impl Pairs {
         }
     }
 
-    /// What is said of each figure that both sides measured; empty before the first round.
+    /// The verdicts on each figure that both sides measured; empty before the first round.
     pub fn rows(&self, threshold: f64) -> Vec<Row> {
         let Some(first) = self.new.first() else {
             return Vec::new();
@@ -139,13 +140,13 @@ fn make_runnable(program: &Path) -> io::Result<()> {
     fs::set_permissions(program, fs::Permissions::from_mode(0o755))
 }
 
-/// Nothing is to be done where the name says it.
+/// On this system the file name makes a program runnable.
 #[cfg(not(unix))]
 fn make_runnable(_program: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A percentage as a part of one.
+/// A percentage as a fraction.
 ///
 /// # Errors
 /// A sentence for the command line.

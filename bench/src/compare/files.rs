@@ -1,5 +1,5 @@
-//! Two reports from different times. Absolute figures of different hours say nothing about a change, so only the ratios
-//! to the floor are compared, round by round, and rows without the floor are refused.
+//! Two reports from different times. Absolute figures of different hours do not show a change. So only the ratios to
+//! the floor are compared, round by round, and rows without the floor are refused.
 
 use std::path::PathBuf;
 
@@ -27,19 +27,19 @@ pub struct Compare {
     pub threshold: f64,
 }
 
-/// What can be compared, and what cannot, in words.
+/// The rows that can be compared, and the reasons why others cannot.
 #[derive(Clone, Debug)]
 pub struct Compared {
     /// The rows of both reports, in the order of the new one.
     pub rows: Vec<Row>,
-    /// Why rows are missing, and what makes a comparison doubtful.
+    /// Reasons for missing rows and doubts about the comparison.
     pub notes: Vec<String>,
 }
 
 /// Compares two files.
 ///
 /// # Errors
-/// [`Failure::Setup`] if a file is no report, or if there is no row that can be compared.
+/// [`Failure::Setup`] if a file is no report, or if no row can be compared.
 pub fn compare(options: &Compare) -> Result<Compared> {
     let (old, new) = (Record::read(&options.old)?, Record::read(&options.new)?);
     let compared = compare_records(&old, &new, options.threshold);
@@ -94,7 +94,7 @@ fn find<'a>(record: &'a Record, cell: &str, subject: &str) -> Option<&'a Entry> 
     record.results.iter().find(|entry| entry.subject == subject && entry.cell() == cell)
 }
 
-/// The figure of each round over that of the floor in the same round; `None` if the floor did not run as often.
+/// Each round's figure divided by the floor's in the same round; `None` if the floor has another number of rounds.
 fn relative(record: &Record, entry: &Entry, figure: Figure) -> Option<Vec<f64>> {
     let floor = find(record, &entry.cell(), FLOOR)?.figure_by_round(figure);
     let own = entry.figure_by_round(figure);

@@ -1,7 +1,7 @@
-//! What changed from one build, or one report, to another.
+//! The change from one build, or one report, to another.
 //!
-//! [`builds`] runs two builds in turn, so that both meet the same machine; [`files`] compares reports from different
-//! times, and so only their ratios to the floor. Both end in [`Row`]s, judged by [`statistics`].
+//! [`builds`] runs two builds in turn, so that both meet the same conditions; [`files`] compares reports from different
+//! times, and therefore only their ratios to the floor. Both produce [`Row`]s, judged by [`statistics`].
 
 use serde::Serialize;
 
@@ -15,10 +15,10 @@ pub mod statistics;
 
 use statistics::{Change, Sampling};
 
-/// Noise that hides what people care about is told.
+/// Noise above this could hide a relevant change, so it is reported.
 const NOISY: f64 = 1.05;
 
-/// What may be compared of a row.
+/// The figures of a row that can be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Figure {
@@ -33,10 +33,10 @@ pub enum Figure {
 }
 
 impl Figure {
-    /// All of them, in the order of reports.
+    /// All figures, in the order of reports.
     pub const ALL: [Self; 4] = [Self::P50, Self::P99, Self::Rate, Self::Cpu];
 
-    /// What reports call it.
+    /// The name in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::P50 => "p50",
@@ -54,56 +54,56 @@ impl Figure {
         match self {
             Self::P50 | Self::P99 => nanoseconds(value),
             Self::Rate => amount(value).trim_end().to_owned(),
-            // Seconds for a million are microseconds for one.
+            // Seconds per million messages are microseconds per message.
             Self::Cpu => nanoseconds(value * 1e3),
         }
     }
 }
 
-/// What is said of a figure.
+/// The verdict on a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// Nothing beyond the noise.
+    /// No change beyond the noise.
     NoChange,
     /// Better, beyond the noise.
     Faster,
     /// Worse, beyond the noise.
     Slower,
-    /// Too few rounds, or figures that cannot be divided.
+    /// Too few rounds, or figures without a ratio.
     Unknown,
 }
 
 /// One figure of one subject in one cell, before and after.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
-    /// What was measured: workload, transport, size and so on.
+    /// The measured cell: workload, transport, size and so on.
     pub cell: String,
     /// Name of the subject.
     pub subject: String,
-    /// What is compared.
+    /// The compared figure.
     pub figure: Figure,
-    /// Whether the exit status depends on it. The others are shown.
+    /// Whether the exit status depends on this figure. Other figures are only shown.
     pub is_decisive: bool,
-    /// Median of the old rounds. Of files: of the ratios to the floor.
+    /// Median of the old rounds. For files: of the ratios to the floor.
     pub old: f64,
     /// Median of the new rounds, likewise.
     pub new: f64,
     /// Rounds of each side.
     pub rounds: [usize; 2],
-    /// New over old, its interval, and the noise; all `null` if nothing can be said.
+    /// New over old. This field, the interval and the noise are `null` without a verdict.
     pub ratio: Option<f64>,
     /// Ends of the interval that covers the true ratio with 99 % confidence.
     pub interval: Option<[f64; 2]>,
-    /// What rounds of the same side differ among themselves, as a ratio of at least 1.
+    /// How much rounds of the same side differ from each other, as a ratio of at least 1.
     pub noise: Option<f64>,
-    /// What is said of it.
+    /// The verdict.
     pub verdict: Verdict,
     /// Whether `old` and `new` are ratios to the floor.
     pub is_relative: bool,
 }
 
-/// Names a row, and says how its rounds are to be compared.
+/// Names a row and the way to compare its rounds.
 #[derive(Clone, Copy, Debug)]
 pub struct About<'a> {
     /// See [`Row::cell`].
@@ -114,9 +114,9 @@ pub struct About<'a> {
     pub figure: Figure,
     /// See [`Row::is_decisive`].
     pub is_decisive: bool,
-    /// How the rounds of the sides belong together. Those that were measured apart are ratios to the floor.
+    /// How the rounds of both sides correspond. Rounds measured apart are ratios to the floor.
     pub sampling: Sampling,
-    /// Smaller changes are none: a part such as 0.05.
+    /// Smaller changes do not count: a fraction such as 0.05.
     pub threshold: f64,
 }
 
@@ -141,7 +141,7 @@ impl Row {
         }
     }
 
-    /// Old and new figure, change, interval, noise and verdict, as people read them.
+    /// Old and new figure, change, interval, noise and verdict, formatted for readers.
     pub fn cells(&self) -> [String; 6] {
         let figure = |value| match self.is_relative {
             true => format!("{value:.3} x raw"),
@@ -184,16 +184,16 @@ fn percent(ratio: f64) -> String {
     format!("{:+.1} %", (ratio - 1.0) * 100.0)
 }
 
-/// Titles of a comparison, in the order of [`Row::cells`] behind subject and figure.
+/// Titles of a comparison: subject and figure, then those of [`Row::cells`] in order.
 pub const TITLES: [&str; 8] =
     ["subject", "figure", "old", "new", "change", "99 % interval", "noise", "verdict"];
 
-/// What a comparison found.
+/// The result of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
     /// No decisive figure got worse.
     NotSlower,
-    /// At least one did.
+    /// At least one decisive figure got worse.
     Slower,
 }
 
@@ -203,7 +203,7 @@ pub fn finding(rows: &[Row]) -> Finding {
     if rows.iter().any(is_slower) { Finding::Slower } else { Finding::NotSlower }
 }
 
-/// The rows as text: a table for each cell, and a sentence at the end.
+/// The rows as text: one table per cell, and a concluding sentence.
 pub fn render(rows: &[Row], style: Style) -> String {
     let mut text = String::new();
     for cell in rows.chunk_by(|one, other| one.cell == other.cell) {

@@ -1,5 +1,5 @@
-//! What a comparison reads from a JSON report. Fields that it does not know are ignored, so that reports of other
-//! versions can be read.
+//! The parts of a JSON report that a comparison reads. Unknown fields are ignored, so that reports of other versions
+//! can be read.
 
 use std::fs;
 use std::path::Path;
@@ -13,14 +13,14 @@ use crate::record::LATENCY_NS_MAX;
 /// A JSON report.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Record {
-    /// Its rows.
+    /// The report's rows.
     pub results: Vec<Entry>,
-    /// What it was measured on.
+    /// The machine of the measurement.
     #[serde(default)]
     pub machine: Place,
 }
 
-/// The machine of a report, as far as two may differ in it.
+/// The machine of a report, with the properties that are compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Place {
     /// Processor model.
@@ -38,7 +38,7 @@ pub struct Entry {
     pub workload: String,
     /// Name of the subject.
     pub subject: String,
-    /// What the messages travelled over.
+    /// The transport of the messages.
     pub transport: String,
     /// Length of every body.
     pub size_bytes: Option<u64>,
@@ -48,18 +48,18 @@ pub struct Entry {
     /// Subscribers, or senders.
     #[serde(default)]
     pub peers: Option<u64>,
-    /// What a side did while it waited.
+    /// How a side waited.
     pub wait: String,
     /// Cores of the sides.
     #[serde(default)]
     pub pin: Option<[u64; 2]>,
-    /// Messages a second that were offered.
+    /// Offered messages per second.
     #[serde(default)]
     pub offered_rate: Option<f64>,
-    /// What the ratio to the floor compares.
+    /// The figure behind the ratio to the floor.
     #[serde(default)]
     pub compares: Option<String>,
-    /// CPU time for a million messages.
+    /// CPU time per million messages.
     #[serde(default)]
     pub cpu_seconds_per_million: Option<f64>,
     /// Percentiles over all rounds.
@@ -76,7 +76,7 @@ pub struct Entry {
     pub rounds_latency_ns: Vec<Latencies>,
 }
 
-/// Percentiles that are compared.
+/// The percentiles that are compared.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 pub struct Latencies {
     /// Median.
@@ -91,7 +91,7 @@ impl Record {
     /// Reads a report from text.
     ///
     /// # Errors
-    /// [`Failure::Setup`] if it is no report.
+    /// [`Failure::Setup`] if the text is no report.
     pub fn parse(text: &str) -> Result<Self> {
         serde_json::from_str(text)
             .map_err(|error| Failure::Setup(format!("this is no report of zring-bench: {error}")))
@@ -100,7 +100,7 @@ impl Record {
     /// Reads a report from a file.
     ///
     /// # Errors
-    /// [`Failure::Setup`], with the name of the file, if it cannot be read or is no report.
+    /// [`Failure::Setup`], with the name of the file, if the file cannot be read or is no report.
     pub fn read(path: &Path) -> Result<Self> {
         let named =
             |error: &dyn std::fmt::Display| Failure::Setup(format!("{}: {error}", path.display()));
@@ -120,7 +120,7 @@ impl Entry {
         }
     }
 
-    /// A figure of each round; empty if it was not measured, or is not kept by rounds.
+    /// A figure of each round; empty if it was not measured or not recorded per round.
     pub fn figure_by_round(&self, figure: Figure) -> Vec<f64> {
         let latencies = |pick: fn(&Latencies) -> Option<u64>| -> Option<Vec<f64>> {
             self.rounds_latency_ns.iter().map(|round| latency(pick(round))).collect()
@@ -134,7 +134,7 @@ impl Entry {
         .unwrap_or_default()
     }
 
-    /// The figure that says whether it got slower: latency where that is measured and is the point.
+    /// The figure that decides whether a row got slower: latency where it is measured and is the point of the workload.
     pub fn decisive(&self) -> Figure {
         match (self.compares.as_deref(), self.latency_ns.p50) {
             (Some("rate/raw"), _) | (_, None) => Figure::Rate,
@@ -142,13 +142,13 @@ impl Entry {
         }
     }
 
-    /// What was measured, whoever the subject is.
+    /// The measured cell, without the subject.
     pub fn cell(&self) -> String {
         let mut parts = vec![format!("{} over {}", self.workload, self.transport)];
         parts.extend(self.size_bytes.map(|bytes| format!("{bytes} B bodies")));
         parts.extend(self.peers.map(|count| format!("{count} peers")));
         parts.extend(self.connections.map(|count| format!("{count} silent connections")));
-        // Of a search for the highest rate that is its result, and of a schedule a part of what was asked for.
+        // For a sweep the offered rate is the result; for a schedule it belongs to the request.
         let schedule = self.offered_rate.filter(|_| self.decisive() == Figure::P50);
         parts.extend(schedule.map(|rate| format!("{rate:.0} offered a second")));
         parts.push(self.wait.clone());

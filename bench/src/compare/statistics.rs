@@ -1,47 +1,49 @@
-//! Whether two sets of rounds differ: a bootstrap interval for their ratio, and a noise floor.
+//! Decides whether two sets of rounds differ, by a bootstrap interval for their ratio and a noise floor.
 //!
-//! Rounds of a messaging benchmark are neither normal nor independent: the machine drifts, and some rounds are hit by
-//! something else altogether. So nothing here assumes a distribution, medians are taken everywhere, and rounds that ran
-//! next to each other are compared with each other.
+//! Rounds of a messaging benchmark are neither normally distributed nor independent: the machine drifts, and other
+//! activity disturbs some rounds. So this module assumes no distribution, takes medians everywhere, and compares each
+//! round with the round that ran next to it.
 
 use fastrand::Rng;
 
 use crate::stats::median;
 
-/// Fewest rounds of each side that a verdict is given for.
+/// Fewest rounds per side for a verdict.
 pub const ROUNDS_MIN: usize = 6;
 
-/// How often the interval covers the true ratio.
+/// Probability that the interval covers the true ratio.
 pub const CONFIDENCE: f64 = 0.99;
 
-/// How often pure noise stays below the floor. The interval is there too, so both are reached far more seldom.
+/// Probability that pure noise stays below the floor. A verdict must also pass the interval, so noise passes both far
+/// more rarely.
 const BELOW_FLOOR: f64 = 0.95;
 
 const RESAMPLES: usize = 2000;
 
-/// The same rounds give the same verdict.
+/// A fixed seed: the same rounds always give the same verdict.
 const SEED: u64 = 0x005E_ED0F_2176_A11E;
 
-/// How the rounds of the two sides belong together.
+/// How the rounds of the two sides correspond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sampling {
-    /// Round i of one side ran next to round i of the other, the old one first in even rounds, the new one in odd ones:
-    /// old new, new old, and so on. So neighbours of the same side are as near to each other as those of different sides.
+    /// Round i of one side ran next to round i of the other, the old side first in even rounds, the new one in odd
+    /// rounds: old new, new old, and so on. So neighbours of the same side are as close in time as those of different
+    /// sides.
     Alternating,
     /// The sides were measured at different times.
     Apart,
 }
 
-/// What became of a figure.
+/// The change of a figure.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Change {
-    /// New over old: the median over pairs of neighbours, or the ratio of the medians of sides that were measured apart.
+    /// New over old: the median over pairs of neighbours, or, for sides measured apart, the ratio of their medians.
     pub ratio: f64,
     /// Lower end of the ratio's interval.
     pub low: f64,
     /// Upper end of the ratio's interval.
     pub high: f64,
-    /// Ratios from `1 / noise` to `noise` come about with no change at all.
+    /// Without any change, ratios lie between `1 / noise` and `noise`.
     pub noise: f64,
 }
 
@@ -55,8 +57,8 @@ impl Change {
     }
 }
 
-/// Compares the rounds of two sides. `None` if a side has fewer than [`ROUNDS_MIN`], or a figure that is not positive,
-/// or if alternating sides differ in length.
+/// Compares the rounds of two sides. `None` if a side has fewer than [`ROUNDS_MIN`] rounds or a figure that is not
+/// positive, or if alternating sides differ in length.
 pub fn compare(old: &[f64], new: &[f64], sampling: Sampling) -> Option<Change> {
     let logarithms = |values: &[f64]| -> Option<Vec<f64>> {
         let is_usable = |value: &&f64| **value > 0.0 && value.is_finite();
@@ -78,8 +80,8 @@ fn compare_neighbours(old: &[f64], new: &[f64], rng: &mut Rng) -> Option<Change>
     let pairs: Vec<f64> = new.iter().zip(old).map(|(new, old)| new - old).collect();
     let mut picked = pairs.clone();
     let middles = sorted_by(RESAMPLES, || resampled_median(&pairs, &mut picked, rng));
-    // What neighbours of the same side differ, up or down alike. So many of them as there are pairs have a median that
-    // is off by this much at most.
+    // The differences between neighbours of the same side, up and down alike. The median of as many such differences as
+    // there are pairs is off by at most this much.
     let same: Vec<f64> = (0..pairs.len() - 1)
         .map(|round| {
             let side = if round.is_multiple_of(2) { new } else { old };
@@ -116,7 +118,7 @@ fn change(ratio: f64, middles: &[f64], noise: f64) -> Change {
     }
 }
 
-/// `picked` is memory for as many values.
+/// `picked` is scratch memory for as many values.
 fn resampled_median(values: &[f64], picked: &mut [f64], rng: &mut Rng) -> f64 {
     for pick in picked.iter_mut() {
         *pick = values[rng.usize(..values.len())];
@@ -124,7 +126,7 @@ fn resampled_median(values: &[f64], picked: &mut [f64], rng: &mut Rng) -> f64 {
     middle(picked)
 }
 
-/// The median of at least one value, whose order is lost.
+/// The median of at least one value; reorders the values.
 fn middle(values: &mut [f64]) -> f64 {
     let half = values.len() / 2;
     let is_even = values.len().is_multiple_of(2);
@@ -135,8 +137,8 @@ fn middle(values: &mut [f64]) -> f64 {
     }
 }
 
-/// How far the medians of two halves of the same side lie apart. Halves are half as long as the sides that are compared,
-/// so their distance is larger by the square root of two.
+/// The distance between the medians of two halves of the same side. A half has half as many rounds as a compared side,
+/// so this distance is too large by the square root of two.
 fn difference_of_halves(values: &[f64], rng: &mut Rng) -> f64 {
     let mut shuffled = values.to_vec();
     let distances = sorted_by(RESAMPLES, || {
@@ -154,7 +156,7 @@ fn sorted_by(count: usize, mut make: impl FnMut() -> f64) -> Vec<f64> {
     values
 }
 
-/// The value below which the `part` of the sorted values lies.
+/// The value below which the fraction `part` of the sorted values lies.
 fn at(sorted: &[f64], part: f64) -> f64 {
     let last = sorted.len().saturating_sub(1);
     sorted.get((part * last as f64).round() as usize).copied().unwrap_or(f64::NAN)
@@ -167,7 +169,7 @@ mod tests {
     const ROUNDS: usize = 20;
     const TRIES: usize = 60;
 
-    /// What a machine that drifts, jitters and is now and then hit by something else measures at time `at`.
+    /// The figure at time `at` on a machine that drifts and jitters and is sometimes disturbed.
     fn measured(at: usize, phase: f64, rng: &mut Rng) -> f64 {
         let drift = 1.0 + 0.15 * (phase + at as f64 / 6.0).sin();
         // The sum of twelve uniform numbers is nearly normal with a deviation of 1.
@@ -176,7 +178,7 @@ mod tests {
         8_000.0 * drift * (1.0 + 0.03 * jitter).max(0.5) * hit
     }
 
-    /// Rounds of two builds in turn; the new one is slower by `factor`.
+    /// Alternating rounds of two builds; the new build is slower by `factor`.
     fn alternating(factor: f64, rng: &mut Rng) -> (Vec<f64>, Vec<f64>) {
         let phase = rng.f64() * 6.0;
         (0..ROUNDS)
@@ -190,7 +192,7 @@ mod tests {
             .unzip()
     }
 
-    /// Ratios to a floor that ran beside each, from two different hours.
+    /// Ratios to a floor that ran beside each round, from two different hours.
     fn apart(factor: f64, rng: &mut Rng) -> (Vec<f64>, Vec<f64>) {
         let mut hour = |factor: f64| -> Vec<f64> {
             let phase = rng.f64() * 6.0;

@@ -1,7 +1,7 @@
 //! The built-in demo: publish and subscribe, a pipeline, and round trips, over real sockets on this machine.
 //!
-//! Each party runs on a thread of its own with a context of its own, as separate programs would. The whole takes
-//! about seven seconds.
+//! Each party runs on a thread and a context of its own, as separate programs would. The whole demo takes about seven
+//! seconds.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,7 +17,7 @@ mod roundtrip;
 mod show;
 mod ticks;
 
-/// Where parties bind: a port the system chooses.
+/// Where parties bind: on a port chosen by the system.
 const BIND: &str = "tcp://127.0.0.1:0";
 /// How long a party waits for another before the demo gives up.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -103,7 +103,7 @@ fn bound(context: &inline::Context, socket_type: SocketType) -> Result<(inline::
     Ok((socket, endpoint))
 }
 
-/// Binds a socket to a port of the system's choice and says where that is.
+/// Binds a socket to a port chosen by the system and returns the endpoint.
 fn bind(socket: &inline::Socket) -> Result<String> {
     socket.bind(BIND).map_err(Failure::library)?;
     socket.last_endpoint().ok_or_else(|| Failure::Setup("no bound endpoint".to_owned()))
@@ -113,7 +113,7 @@ fn context() -> Result<inline::Context> {
     inline::Context::new().map_err(Failure::library)
 }
 
-/// Two numbers in one body, which is all the demo ever sends.
+/// Two numbers in one body, the only content that the demo sends.
 ///
 /// ```text
 ///  0        8        16
@@ -128,7 +128,7 @@ fn pack(first: u64, second: u64) -> [u8; 16] {
     body
 }
 
-/// What [`pack`] made.
+/// Reverses [`pack`].
 ///
 /// # Errors
 /// [`Failure::WrongLength`] for any other length.

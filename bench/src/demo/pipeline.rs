@@ -1,4 +1,4 @@
-//! Pipeline: a ventilator hands tasks out, workers do them, a sink collects the results.
+//! Pipeline: a ventilator distributes tasks, workers process them, a sink collects the results.
 //!
 //! ```text
 //!              +-- PUSH > PULL -- worker 1 --+
@@ -18,33 +18,33 @@ use crate::demo::show::{self, Counter};
 use crate::demo::{PATIENCE, bind, bound, connected, context, join, pack, socket, start, unpack};
 use crate::error::{Failure, Result};
 
-/// How long the ventilator hands tasks out.
+/// How long the ventilator distributes tasks.
 pub(super) const DURATION: Duration = Duration::from_secs(2);
 const WORKERS: u64 = 3;
-/// Tasks that wait for one worker at most, so that a fast worker gets more of them.
+/// Most tasks that wait for one worker, so that a fast worker gets more of them.
 const QUEUED_TASKS_MAX: u32 = 100;
-/// Socket buffers of the task connections: small, or most tasks would be dealt out, evenly, long before anybody
-/// works on them, and the slowest worker would be done last by far.
+/// Socket buffers of the task connections. Small: otherwise most tasks would be distributed evenly long before they are
+/// processed, and the slowest worker would finish far behind the others.
 const TASK_BUFFER_BYTES: usize = 8 << 10;
 /// Numbers whose Collatz sequences one task walks: some tens of microseconds.
 const NUMBERS_PER_TASK: u64 = 64;
 const STOP: &[u8] = b"stop";
-/// In place of a worker's number: the ventilator tells the sink how many tasks there were.
+/// Sent in place of a worker's number when the ventilator tells the sink the number of tasks.
 const TOTAL: u64 = u64::MAX;
 
-/// What the sink counted.
+/// The sink's counts.
 pub(super) struct Pipeline {
     pub(super) tasks_per_worker: Vec<u64>,
 }
 
-/// Where the other parties find the sink.
+/// The sink's endpoints.
 #[derive(Clone)]
 struct Sink {
     results: String,
     control: String,
 }
 
-/// Runs this part and returns what the sink counted.
+/// Runs this part and returns the sink's counts.
 pub(super) fn run() -> Result<Pipeline> {
     show::open(
         "Pipeline",

@@ -1,4 +1,4 @@
-//! Request and reply: a pair measures its round trip, asleep and, where there are two cores, spinning.
+//! Request and reply: a pair measures its round trip, parked and, on at least two cores, spinning.
 
 use std::sync::mpsc;
 use std::thread;
@@ -15,13 +15,13 @@ use crate::sequence::END;
 /// How long each pair talks.
 pub(super) const DURATION: Duration = Duration::from_secs(1);
 
-/// What one pair measured.
+/// The measurements of one pair.
 pub(super) struct RoundTrip {
     pub(super) title: &'static str,
     pub(super) latencies: Recorder,
 }
 
-/// Runs this part and returns what each pair measured.
+/// Runs this part and returns the measurements of each pair.
 pub(super) fn run() -> Result<Vec<RoundTrip>> {
     show::open(
         "Request and reply",

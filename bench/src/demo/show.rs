@@ -1,4 +1,4 @@
-//! Live progress: a bar where there is a terminal, a line a second where there is none.
+//! Live progress: a bar on a terminal, otherwise a line per second.
 
 use std::io::{self, IsTerminal};
 use std::sync::mpsc::{self, TryRecvError};
@@ -12,7 +12,7 @@ use crate::report::table::amount;
 const REDRAW_EVERY: Duration = Duration::from_millis(100);
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
-/// Messages a party lets pass between two reports, so that reporting costs it next to nothing.
+/// Messages between two reports of a party, so that reporting costs almost nothing.
 pub(super) const REPORT_MESSAGES: u64 = 500;
 
 /// Announces a part of the demo.
@@ -20,8 +20,8 @@ pub(super) fn open(title: &str, explanation: &str) {
     println!("\n{title}\n  {explanation}");
 }
 
-/// Follows the counts that parties send until the last of them dropped its sender. Looks at them ten times a
-/// second only: waking up for each would take time from the parties, above all from those that spin.
+/// Follows the counts that parties send until the last party drops its sender. Looks at them only ten times a second: a
+/// wake for each count would take time from the parties, above all from spinning ones.
 pub(super) fn watch(counts: &mpsc::Receiver<u64>, planned: Duration, unit: &str) {
     let started = Instant::now();
     let bar = bar(planned);
@@ -51,7 +51,7 @@ pub(super) fn watch(counts: &mpsc::Receiver<u64>, planned: Duration, unit: &str)
     println!("  {total} {unit}, {} a second", rate.trim_end());
 }
 
-/// Adds what was reported to `total`; true once every party is done.
+/// Adds the reported counts to `total`; returns true once every party is done.
 fn add_up(counts: &mpsc::Receiver<u64>, total: &mut u64) -> bool {
     loop {
         match counts.try_recv() {
@@ -70,7 +70,7 @@ fn bar(planned: Duration) -> Option<ProgressBar> {
     Some(ProgressBar::new(planned.as_millis() as u64).with_style(style))
 }
 
-/// Counts messages and reports them in lots.
+/// Counts messages and reports them in batches.
 pub(super) struct Counter {
     reports: mpsc::Sender<u64>,
     unreported: u64,
@@ -89,7 +89,7 @@ impl Counter {
     }
 
     fn flush(&mut self) {
-        // Nobody listens any more only when the demo is being given up.
+        // The receiver is gone only when the demo is being aborted.
         let _ = self.reports.send(std::mem::take(&mut self.unreported));
     }
 }

@@ -18,19 +18,19 @@ const SUBSCRIBERS: usize = 4;
 const TICK_EVERY: Duration = Duration::from_micros(200);
 const TOPIC: &[u8] = b"tick.";
 
-/// What one subscriber saw.
+/// The measurements of one subscriber.
 pub(super) struct Subscriber {
     pub(super) latencies: Recorder,
     pub(super) missed: u64,
 }
 
-/// Runs this part and returns what each subscriber saw.
+/// Runs this part and returns the measurements of each subscriber.
 pub(super) fn run() -> Result<Vec<Subscriber>> {
     show::open(
         "Publish and subscribe",
         "A publisher sends 5000 ticks a second; four subscribers receive each of them and note how old it is.",
     );
-    // Ticks carry their time of sending relative to this.
+    // Each tick carries its send time relative to this.
     let epoch = Instant::now();
     let (reports, counts) = mpsc::channel();
     thread::scope(|scope| {

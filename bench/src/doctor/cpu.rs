@@ -1,4 +1,4 @@
-//! Cores: their clock, their sleep, who else runs on them.
+//! Cores: their clocks, their idle states, and what else runs on them.
 //!
 //! Source: Linux `Documentation/admin-guide/pm/`, `ABI/testing/sysfs-devices-system-cpu` and `kernel-parameters.txt`.
 
@@ -7,7 +7,7 @@ use super::tree::{Tree, argument, list_len};
 
 const CPU: &str = "/sys/devices/system/cpu";
 
-/// A core that takes longer than this to wake shows in a parked round trip over loopback.
+/// A longer wake time of a core shows in a parked round trip over loopback.
 const EXIT_US_MAX: i64 = 10;
 
 pub(super) fn findings(tree: &Tree<'_>) -> Vec<Finding> {
@@ -72,7 +72,7 @@ fn idle_states(tree: &Tree<'_>) -> Option<Finding> {
         let cost = "not visible here; a hypervisor may put the core to sleep all the same";
         return Some(Finding::good(what, "none", cost));
     };
-    // Another program may hold a bound already: four bytes in microseconds.
+    // Another program may already hold a bound: four bytes in microseconds.
     let bound_us = tree.bytes("/dev/cpu_dma_latency").map(i32::from_ne_bytes).map(i64::from);
     let exit_us = bound_us.map_or(exit_us, |bound| exit_us.min(bound.max(0)));
     let value = format!("{name} and shallower, {exit_us} us to wake");
@@ -270,7 +270,7 @@ mod tests {
         let mut off = files;
         off[2].1 = "1";
         assert_eq!(level(&off, "idle states").0, Level::Good);
-        // A program holds the wake-up time to zero.
+        // A program holds the wake time at zero.
         let bound = [files[0], files[1], files[2], ("/dev/cpu_dma_latency", "\0\0\0\0")];
         assert_eq!(level(&bound, "idle states").0, Level::Good);
     }

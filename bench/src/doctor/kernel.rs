@@ -5,7 +5,7 @@
 use super::Finding;
 use super::tree::{Tree, chosen};
 
-/// What a receiver or sender of large bodies wants to be able to keep in one socket.
+/// Socket buffer size that large bodies need.
 const SOCKET_BYTES: i64 = 4 << 20;
 
 pub(super) fn findings(tree: &Tree<'_>) -> Vec<Finding> {
@@ -44,7 +44,7 @@ fn virtualisation(tree: &Tree<'_>) -> Option<Finding> {
     ))
 }
 
-/// The part of the time since boot that the host took; what it takes now is measured.
+/// The fraction of the time since boot that the host took; the current fraction is measured elsewhere.
 fn stolen(tree: &Tree<'_>) -> Option<Finding> {
     let what = "steal since boot";
     let percent = Ticks::parse(&tree.line("/proc/stat")?)?.stolen_percent();
@@ -56,17 +56,17 @@ fn stolen(tree: &Tree<'_>) -> Option<Finding> {
     Some(Finding::minor(what, value, cost, "a machine with cores of its own"))
 }
 
-/// The times of all cores together, in ticks.
+/// The times of all cores, summed, in ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ticks {
-    /// Of every kind.
+    /// Time of every kind.
     pub(super) all: u64,
-    /// When the host ran something else.
+    /// Time in which the host ran something else.
     pub(super) stolen: u64,
 }
 
 impl Ticks {
-    /// Reads the first line of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal. What follows is
+    /// Reads the first line of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal. Later fields are
     /// contained in the first two.
     pub(super) fn parse(line: &str) -> Option<Self> {
         let fields = line.strip_prefix("cpu ")?.split_whitespace();
@@ -88,7 +88,7 @@ fn load(tree: &Tree<'_>) -> Option<Finding> {
     if minute < 0.3 {
         return Some(Finding::good(what, value, "nothing else runs"));
     }
-    // A run of this program just before counts as well.
+    // An earlier run of this program counts as well.
     Some(Finding::minor(
         what,
         value,
@@ -149,7 +149,7 @@ fn io_uring(tree: &Tree<'_>) -> Option<Finding> {
             Finding::minor(what, value, format!("{cost} outside of that group"), remedy)
         }
         Some(_) => Finding::costly(what, "disabled", cost, remedy),
-        // The switch came with 6.6; before that there is no such file.
+        // The switch exists since 6.6; older kernels have no such file.
         None => return None,
     })
 }
@@ -184,7 +184,7 @@ fn socket_buffers(tree: &Tree<'_>) -> Option<Finding> {
     ))
 }
 
-/// Source: <https://datatracker.ietf.org/doc/draft-ietf-ccwg-bbr/>: it paces at the rate it has estimated.
+/// Source: <https://datatracker.ietf.org/doc/draft-ietf-ccwg-bbr/>: BBR paces at its estimated rate.
 fn congestion(tree: &Tree<'_>) -> Option<Finding> {
     let what = "tcp congestion control";
     let value = tree.line("/proc/sys/net/ipv4/tcp_congestion_control")?;
@@ -208,7 +208,7 @@ fn busy_poll(tree: &Tree<'_>) -> Option<Finding> {
     let what = "busy polling of network cards";
     let us = tree.number("/proc/sys/net/core/busy_poll")?;
     let value = if us == 0 { "off".to_owned() } else { format!("{us} us") };
-    // No matter for loopback and unix sockets, which is what is measured here.
+    // Irrelevant for loopback and unix sockets, which are measured here.
     Some(Finding::good(what, value, "no matter for loopback; over a wire it saves an interrupt"))
 }
 
@@ -216,7 +216,7 @@ fn timer_slack(tree: &Tree<'_>) -> Option<Finding> {
     let what = "timer slack";
     let ns = tree.number("/proc/self/timerslack_ns")?;
     let value = format!("{} us", ns as f64 / 1000.0);
-    // A sender that paces itself by the clock spins for the last stretch, so this is how long a sleep may last longer.
+    // A paced sender spins before each message is due, so this value only limits how late its sleeps may end.
     Some(Finding::good(what, value, "a sleep that ends by the clock ends up to this much later"))
 }
 

@@ -1,14 +1,14 @@
-//! What this process may have.
+//! The limits of this process.
 //!
 //! Source: `getrlimit(2)`, `sched(7)`, `proc_pid_limits(5)`.
 
 use super::Finding;
 use super::tree::Tree;
 
-/// Two ends of the thousand connections that a default run of `connections` makes, and some more.
+/// Both ends of the thousand connections of a default run of `connections`, and some more.
 const FILES: u64 = 4096;
 
-/// Rings and their buffers.
+/// Memory for rings and their buffers.
 const LOCKED_BYTES: u64 = 8 << 20;
 
 /// The bit of `CAP_SYS_NICE`.
@@ -22,7 +22,7 @@ pub(super) fn findings(tree: &Tree<'_>) -> Vec<Finding> {
     all.into_iter().flatten().collect()
 }
 
-/// The soft and the hard limit; no limit is the largest number.
+/// The soft and the hard limit; unlimited is the largest number.
 fn limit(limits: &str, name: &str) -> Option<(u64, u64)> {
     let rest = limits.lines().find_map(|line| line.strip_prefix(name))?;
     let number = |field: Option<&str>| match field? {
@@ -41,7 +41,7 @@ fn files(limits: &str) -> Option<Finding> {
     let what = "open files";
     let (soft, hard) = limit(limits, "Max open files")?;
     let value = format!("{} (at most {})", shown(soft, ""), shown(hard, ""));
-    // The soft limit is raised as far as a run needs.
+    // A run raises the soft limit as far as it needs.
     if hard >= FILES {
         return Some(Finding::good(what, value, "enough for some thousand connections"));
     }

@@ -1,4 +1,4 @@
-//! What the machine does to a thread: measured here and now, in about a second for each core.
+//! How the machine disturbs a thread: measured now, in about a second per core.
 
 use std::sync::mpsc;
 use std::thread;
@@ -13,16 +13,16 @@ use crate::pin::pin_this_thread;
 use crate::record::Recorder;
 use crate::report::table::nanoseconds;
 
-/// How long each core is watched for a whole examination.
+/// How long each core is watched in a full examination.
 pub const PER_CORE: Duration = Duration::from_secs(1);
 
-/// How long each core is watched in front of a matrix of runs.
+/// How long each core is watched before a matrix of runs.
 pub const PER_CORE_BRIEF: Duration = Duration::from_millis(200);
 
-/// Two readings of the clock by a thread that does nothing else lie closer together than this, unless it was stopped.
+/// Two clock readings of a thread that does nothing else are closer together than this, unless the thread was stopped.
 const HICCUP: Duration = Duration::from_micros(5);
 
-/// Cores that are watched one after the other; on a larger machine the last ones, which are the quiet ones by habit.
+/// Most cores that are watched, one after another. On a larger machine the last ones, which are usually quiet.
 const CORES_MAX: usize = 8;
 
 const WAKE_UPS: u32 = 2000;
@@ -30,7 +30,7 @@ const SLEEPS: u32 = 200;
 const SLEEP: Duration = Duration::from_micros(100);
 const CALLS: u32 = 100_000;
 
-/// Tries the machine out: `per_core` on every core, and some tenths of a second for the rest.
+/// Measures `per_core` on every core, and some tenths of a second for the rest.
 pub fn measure(per_core: Duration) -> Vec<Finding> {
     let before = ticks();
     let cores = cores();
@@ -113,7 +113,7 @@ fn system_call() -> Option<Finding> {
     None
 }
 
-/// What a spinning thread on `core` misses.
+/// The time that a spinning thread on `core` misses.
 fn hiccups(core: usize, duration: Duration) -> Finding {
     let spun = thread::spawn(move || pin_this_thread(core).ok().map(|()| spin(duration)));
     let Some(Spun { gaps, missed, elapsed }) = spun.join().ok().flatten() else {
@@ -151,16 +151,16 @@ fn hiccups(core: usize, duration: Duration) -> Finding {
     )
 }
 
-/// What a spinning thread saw.
+/// The observations of a spinning thread.
 struct Spun {
-    /// The pauses between two readings of the clock that were none of its own.
+    /// The pauses between two clock readings that the thread did not cause.
     gaps: Histogram<u64>,
     /// Their sum.
     missed: Duration,
     elapsed: Duration,
 }
 
-/// Reads the clock again and again.
+/// Reads the clock in a loop.
 fn spin(duration: Duration) -> Spun {
     let mut gaps = Recorder::new();
     let mut missed = Duration::ZERO;
@@ -180,7 +180,7 @@ fn spin(duration: Duration) -> Spun {
     }
 }
 
-/// How long it takes until a thread runs that slept on another core.
+/// The time until a thread that slept on another core runs.
 fn wake_up(cores: &[usize]) -> Option<Finding> {
     let (&caller_core, &sleeper_core) = (cores.first()?, cores.last()?);
     let (call, calls) = mpsc::channel::<Instant>();
@@ -197,7 +197,7 @@ fn wake_up(cores: &[usize]) -> Option<Finding> {
         let _ = pin_this_thread(caller_core);
         let mut taken = Recorder::new();
         for _ in 0..WAKE_UPS {
-            // Long enough for the other one to fall asleep.
+            // Long enough for the other thread to fall asleep.
             thread::sleep(SLEEP / 2);
             if call.send(Instant::now()).is_err() {
                 break;
@@ -246,7 +246,7 @@ fn sleep() -> Finding {
     )
 }
 
-/// Whether a ring can be had, whatever the switch says.
+/// Whether a ring can be created, whatever the switch says.
 fn rings() -> Finding {
     let config = zring::Config { driver: zring::Driver::Uring, ..zring::Config::default() };
     let (level, value) = match zring::inline::Context::with_config(config) {

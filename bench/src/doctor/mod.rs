@@ -1,8 +1,8 @@
-//! What on this machine spoils latency, what that costs, and how to change it.
+//! Properties of this machine that spoil latency, their cost, and how to change them.
 //!
 //! [`examine`] reads small files below a root directory and changes nothing; every report carries its findings.
-//! [`measured::measure`] tries the machine out for some seconds. Neither needs rights beyond those of a normal user; what
-//! the system does not tell is left out.
+//! [`measured::measure`] takes measurements for some seconds. Neither needs more than a normal user's rights.
+//! Properties that the system does not show are left out.
 
 use std::path::Path;
 
@@ -28,24 +28,24 @@ pub enum Level {
     Good,
     /// Matters in some cases, or costs little.
     Minor,
-    /// Spoils latencies that anybody measures here.
+    /// Spoils any latency measured here.
     Costly,
 }
 
-/// One thing about the machine.
+/// One property of the machine.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Finding {
-    /// What was looked at.
+    /// The name of the property.
     pub what: &'static str,
-    /// How it is at present.
+    /// The current state.
     pub value: String,
     /// How much it matters.
     pub level: Level,
-    /// What it costs: measured here where `measured` says so.
+    /// The cost; measured here if `measured` is true.
     pub cost: String,
     /// Whether `cost` was measured here and now.
     pub measured: bool,
-    /// The command that changes it, or what else can be done; `None` where nothing is to be done.
+    /// The command or other action that changes it; `None` if no change is needed.
     pub remedy: Option<String>,
 }
 
@@ -87,7 +87,7 @@ pub struct Doctor {
     pub json: bool,
 }
 
-/// What the files below `root` tell, which is a Linux; `/` is this machine.
+/// Examines the files below `root`, those of a Linux system; `/` is this machine.
 pub fn examine(root: &Path) -> Vec<Finding> {
     let tree = Tree::new(root);
     let mut findings = cpu::findings(&tree);
@@ -96,7 +96,7 @@ pub fn examine(root: &Path) -> Vec<Finding> {
     findings
 }
 
-/// What is to be said of the settings of this machine.
+/// The findings on the settings of this machine.
 pub fn examine_this_machine() -> Vec<Finding> {
     if cfg!(target_os = "linux") {
         return examine(Path::new("/"));
@@ -113,10 +113,10 @@ pub fn examine_this_machine() -> Vec<Finding> {
     )]
 }
 
-/// Examines this machine and writes what there is to say.
+/// Examines this machine and prints the findings.
 ///
 /// # Errors
-/// What the system reports when standard output cannot be written.
+/// The system's error when standard output cannot be written.
 pub fn run(options: &Doctor) -> Result<()> {
     let mut findings = examine_this_machine();
     if !options.quick {
@@ -144,7 +144,7 @@ pub fn render(findings: &[Finding], style: Style) -> String {
         text += &format!("{mark}  {}: {}\n", style.bold(finding.what), finding.value);
         text += &style::indented(&finding.cost, 8, style.columns);
         if let Some(remedy) = &finding.remedy {
-            // A command is never broken, so that it can be copied.
+            // A command is never wrapped, so that it can be copied.
             text += &format!("        -> {remedy}\n");
         }
     }
@@ -165,7 +165,7 @@ pub fn summary(findings: &[Finding]) -> String {
     let count = |level| findings.iter().filter(|finding| finding.level == level).count();
     let costly = findings.iter().filter(|finding| finding.level == Level::Costly);
     let mut worst: Vec<&str> = costly.map(|finding| finding.what).collect();
-    // One for each core.
+    // The same finding may occur once per core.
     worst.dedup();
     let named = if worst.is_empty() { String::new() } else { format!(" ({})", worst.join(", ")) };
     format!("machine: {} costly{named}, {} minor", count(Level::Costly), count(Level::Minor))

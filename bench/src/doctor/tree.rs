@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Reads below a root; a path that is missing or unreadable is `None`.
+/// Reads files below a root; a missing or unreadable path gives `None`.
 #[derive(Debug)]
 pub(super) struct Tree<'a> {
     root: &'a Path,
@@ -23,7 +23,7 @@ impl<'a> Tree<'a> {
         fs::read_to_string(self.path(path)).ok()
     }
 
-    /// The first bytes of a file that is not text.
+    /// The first bytes of a binary file.
     pub(super) fn bytes<const N: usize>(&self, path: &str) -> Option<[u8; N]> {
         let mut file = fs::File::open(self.path(path)).ok()?;
         let mut bytes = [0; N];
@@ -31,7 +31,7 @@ impl<'a> Tree<'a> {
         Some(bytes)
     }
 
-    /// The first line, without blanks around it; `None` if there is nothing in it.
+    /// The first line, trimmed; `None` if it is empty.
     pub(super) fn line(&self, path: &str) -> Option<String> {
         let line = self.text(path)?.lines().next()?.trim().to_owned();
         (!line.is_empty()).then_some(line)
@@ -63,7 +63,7 @@ impl<'a> Tree<'a> {
     }
 }
 
-/// How many numbers a list such as `0-3,8` has.
+/// How many numbers a list such as `0-3,8` contains.
 pub(super) fn list_len(list: &str) -> usize {
     let one = |part: &str| match part.trim().split_once('-') {
         Some((first, last)) => match (first.parse::<usize>(), last.parse::<usize>()) {

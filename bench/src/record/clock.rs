@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-/// Reads in one batch of a cost measurement, and batches.
+/// Reads in one batch of a cost measurement, and number of batches.
 const READS: u32 = 10_000;
 const BATCHES: u32 = 20;
 
-/// Nanoseconds from the processor's time stamp counter where that runs at a constant rate, whatever the core and its
-/// power state, and from the system's monotonic clock elsewhere. The first clock of a process compares the two for up
-/// to 200 ms; the others take that result. Cheap to clone; a clone reads the same time.
+/// Nanoseconds from the processor's time stamp counter, if that runs at a constant rate on every core and in every
+/// power state; otherwise from the system's monotonic clock. The first clock of a process compares the two for up to
+/// 200 ms; later ones reuse the result. Cheap to clone; a clone reads the same time.
 #[derive(Clone, Debug)]
 pub struct Clock(quanta::Clock);
 
@@ -19,30 +19,30 @@ impl Default for Clock {
 }
 
 impl Clock {
-    /// A clock, calibrated.
+    /// A calibrated clock.
     pub fn new() -> Self {
         Self(quanta::Clock::new())
     }
 
-    /// A reading: a number that means something to [`Clock::since_ns`] alone.
+    /// A reading, whose number only [`Clock::since_ns`] can interpret.
     #[inline]
     pub fn read(&self) -> u64 {
         self.0.raw()
     }
 
-    /// Nanoseconds from an earlier reading to now; 0 if it is not earlier.
+    /// Nanoseconds from an earlier reading to now; 0 if the reading is not earlier.
     #[inline]
     pub fn since_ns(&self, earlier: u64) -> u64 {
         self.0.delta_as_nanos(earlier, self.0.raw())
     }
 
-    /// What one [`Clock::read`] takes on this machine: the best of several batches, because whatever disturbs one makes
-    /// it slower. Takes some milliseconds.
+    /// The cost of one [`Clock::read`] on this machine: the best of several batches, because a disturbance can only
+    /// slow a batch down. Takes some milliseconds.
     pub fn read_cost(&self) -> Duration {
         cheapest(|| self.read())
     }
 
-    /// The same for [`Instant::now`], to compare.
+    /// The same for [`Instant::now`], for comparison.
     pub fn instant_cost() -> Duration {
         cheapest(Instant::now)
     }
@@ -69,7 +69,7 @@ mod tests {
         let (started, instant) = (clock.read(), Instant::now());
         std::thread::sleep(Duration::from_millis(50));
         let (ours, theirs) = (clock.since_ns(started), instant.elapsed().as_nanos() as u64);
-        // The two were not read at the same time.
+        // The two clocks were not read at the same time.
         assert!(ours.abs_diff(theirs) < 10_000_000, "{ours} and {theirs}");
         assert!(ours >= 49_000_000, "{ours}");
         assert_eq!(clock.since_ns(u64::MAX), 0);

@@ -9,14 +9,14 @@ use hdrhistogram::serialization::interval_log::{
     IntervalLogWriterBuilder, IntervalLogWriterError, Tag,
 };
 
-/// Writes histograms of one interval after the other in the log format of HdrHistogram (version 1.3, compressed V2
-/// histograms), which its `HistogramLogProcessor`, HistogramLogAnalyzer and their kin read. Values are nanoseconds, and
-/// so is the column of maxima.
+/// Writes the histograms of consecutive intervals in the log format of HdrHistogram (version 1.3, compressed V2
+/// histograms), which `HistogramLogProcessor`, HistogramLogAnalyzer and similar tools read. Values and the column of
+/// maxima are in nanoseconds.
 pub struct IntervalLog<W: Write> {
     out: W,
     serializer: V2DeflateSerializer,
     started: Instant,
-    /// Where the next interval begins.
+    /// Start of the next interval.
     interval: Duration,
 }
 
@@ -34,7 +34,7 @@ impl<W: Write> IntervalLog<W> {
     /// Begins a log; the first interval begins now.
     ///
     /// # Errors
-    /// Whatever `out` reports.
+    /// Errors of `out`.
     pub fn new(mut out: W) -> io::Result<Self> {
         let mut serializer = V2DeflateSerializer::new();
         let now = SystemTime::now();
@@ -49,11 +49,10 @@ impl<W: Write> IntervalLog<W> {
         Ok(Self { out, serializer, started: Instant::now(), interval: Duration::ZERO })
     }
 
-    /// Ends the interval that is under way and writes what was recorded in it. A `tag` tells apart what one log has of
-    /// several things.
+    /// Ends the current interval and writes its recordings. A `tag` distinguishes several series in one log.
     ///
     /// # Errors
-    /// Whatever the output reports; [`io::ErrorKind::InvalidInput`] for a tag with a comma, a space or a line break.
+    /// Errors of the output; [`io::ErrorKind::InvalidInput`] for a tag with a comma, a space or a line break.
     pub fn write(&mut self, histogram: &Histogram<u64>, tag: Option<&str>) -> io::Result<()> {
         let now = self.started.elapsed();
         let (started, length) = (self.interval, now - self.interval);
@@ -62,7 +61,7 @@ impl<W: Write> IntervalLog<W> {
         Ok(())
     }
 
-    /// Writes an interval that began `started` after the log and took `length`.
+    /// Writes an interval that started at offset `started` of the log and lasted `length`.
     ///
     /// # Errors
     /// As [`IntervalLog::write`].
@@ -87,7 +86,7 @@ impl<W: Write> IntervalLog<W> {
     /// The output, with everything written to it.
     ///
     /// # Errors
-    /// Whatever the output reports when it is flushed.
+    /// Errors of the output when it is flushed.
     pub fn finish(mut self) -> io::Result<W> {
         self.out.flush()?;
         Ok(self.out)
@@ -119,7 +118,7 @@ mod tests {
         assert!(text.starts_with(b"#[Histogram log format version 1.3]\n#[StartTime: "));
         let mut read = Vec::new();
         for line in text.split_inclusive(|byte| *byte == b'\n') {
-            // The legend is for those who look at it; the tools skip it, this parser does not know it.
+            // The legend is for human readers; the tools skip it, but this parser does not know it.
             if line.starts_with(b"\"") {
                 continue;
             }

@@ -1,13 +1,13 @@
-//! Recording on many threads while another one looks.
+//! Recording on many threads while another thread reads.
 //!
 //! ```text
 //! value in ns   0 .. 2047        2048 .. 4095      4096 .. 8191      ...   up to LATENCY_NS_MAX
 //! slots         2048, 1 ns each  1024, 2 ns each   1024, 4 ns each   ...
 //! ```
-//! These are the buckets of an HdrHistogram with three figures, so nothing is lost on the way into one. Each writer has
-//! slots of its own and is the only one that writes there: a load, an addition and a store, without a lock prefix.
-//! Counts only grow. Whoever looks adds up all writers' slots, and an interval is the difference between two looks; so
-//! nothing is ever swapped or reset, and nobody waits.
+//! These are the buckets of an HdrHistogram with three figures, so converting to one loses nothing. Each writer has
+//! slots of its own and is their only writer: a load, an addition and a store, without a lock prefix. Counts only grow.
+//! A reader adds up the slots of all writers, and an interval is the difference between two readings. So nothing is
+//! ever swapped or reset, and no thread waits.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,7 @@ use hdrhistogram::Histogram;
 
 use super::{LATENCY_NS_MAX, empty, whole_ns};
 
-/// Slots of one nanosecond; from there on, twice the width each half as many.
+/// Slots of one nanosecond; after them, each step has half as many slots, of twice the width.
 const FINE_SLOTS: u64 = 2048;
 const COARSE_SLOTS: u64 = FINE_SLOTS / 2;
 const SLOTS: usize = slot_of(LATENCY_NS_MAX) + 1;
@@ -25,7 +25,7 @@ const SLOTS: usize = slot_of(LATENCY_NS_MAX) + 1;
 /// The slot of a value.
 #[inline]
 const fn slot_of(value_ns: u64) -> usize {
-    // How often a value has to be halved to be less than `FINE_SLOTS`.
+    // How often a value must be halved to fall below `FINE_SLOTS`.
     let halvings = (value_ns | (FINE_SLOTS - 1)).ilog2() - (FINE_SLOTS - 1).ilog2();
     (halvings as u64 * COARSE_SLOTS + (value_ns >> halvings)) as usize
 }
@@ -56,16 +56,16 @@ impl Slots {
     }
 }
 
-/// Where the latencies of many threads come together. A clone is the same meter.
+/// Collects the latencies of many threads. A clone is the same meter.
 ///
-/// Each writer takes about 220 KiB until it is dropped and was looked at once more.
+/// Each writer takes about 220 KiB until the first reading after its drop.
 #[derive(Clone, Debug, Default)]
 pub struct Meter(Arc<Mutex<Writers>>);
 
 #[derive(Debug, Default)]
 struct Writers {
     live: Vec<Arc<Slots>>,
-    /// What writers that are gone had counted; empty until one is.
+    /// Counts of dropped writers; empty until a writer is dropped.
     gone: Vec<u64>,
 }
 
@@ -82,13 +82,13 @@ impl Meter {
         Writer { slots }
     }
 
-    /// Everything recorded so far, in nanoseconds, of writers that are gone too. Writers go on meanwhile; what they
-    /// record just now may be missing.
+    /// Everything recorded so far, in nanoseconds, including dropped writers. Writers continue meanwhile; their latest
+    /// records may be missing.
     pub fn snapshot(&self) -> Histogram<u64> {
         histogram(self.sums().into_iter())
     }
 
-    /// Starts to take intervals; the first begins now. Several of these do not disturb each other.
+    /// Starts a series of intervals; the first begins now. Several series do not disturb each other.
     pub fn intervals(&self) -> Intervals {
         Intervals { meter: self.clone(), taken: self.sums() }
     }
@@ -102,10 +102,10 @@ impl Meter {
         let Writers { live, gone } = &mut *writers;
         gone.resize(SLOTS, 0);
         live.retain(|slots| {
-            // The other handle was its writer's.
+            // The other handle belonged to its writer.
             let is_gone = Arc::strong_count(slots) == 1;
             if is_gone {
-                // What it wrote last is seen: dropping its handle released it.
+                // The writer's last counts are visible, because dropping its handle released them.
                 std::sync::atomic::fence(Ordering::Acquire);
                 slots.add_to(gone);
             }
@@ -125,29 +125,29 @@ fn histogram(counts: impl Iterator<Item = u64>) -> Histogram<u64> {
     histogram
 }
 
-/// Records the latencies of one thread. It may move to another one.
+/// Records the latencies of one thread. It may move to another thread.
 #[derive(Debug)]
 pub struct Writer {
     slots: Arc<Slots>,
 }
 
 impl Writer {
-    /// Counts one latency; one above [`LATENCY_NS_MAX`] as that.
+    /// Counts one latency; a value above [`LATENCY_NS_MAX`] counts as that.
     #[inline]
     pub fn record(&mut self, latency: Duration) {
         self.record_ns(whole_ns(latency));
     }
 
-    /// Counts one latency in nanoseconds; one above [`LATENCY_NS_MAX`] as that.
+    /// Counts one latency in nanoseconds; a value above [`LATENCY_NS_MAX`] counts as that.
     #[inline]
     pub fn record_ns(&mut self, latency_ns: u64) {
         let count = &self.slots.0[slot_of(latency_ns.min(LATENCY_NS_MAX))];
-        // Nobody else writes here.
+        // This thread is the only writer.
         count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 }
 
-/// What a meter records from one look to the next.
+/// The recordings of a meter from one reading to the next.
 #[derive(Debug)]
 pub struct Intervals {
     meter: Meter,
@@ -155,7 +155,7 @@ pub struct Intervals {
 }
 
 impl Intervals {
-    /// What was recorded since the last call, in nanoseconds. A sample is in exactly one interval.
+    /// The recordings since the last call, in nanoseconds. Each sample is in exactly one interval.
     pub fn take(&mut self) -> Histogram<u64> {
         let taken = std::mem::replace(&mut self.taken, self.meter.sums());
         histogram(self.taken.iter().zip(taken).map(|(now, then)| now - then))
@@ -177,7 +177,7 @@ mod tests {
                 assert_eq!(value_of(slot), histogram.lowest_equivalent(value), "{value}");
                 assert!(slot <= slot_of(LATENCY_NS_MAX) + 1);
             }
-            // Steps that hit no pattern of powers of two.
+            // Steps that match no pattern of powers of two.
             value = value * 21 / 20 + 1;
         }
         for slot in 0..SLOTS {

@@ -1,14 +1,14 @@
-//! Latency recording, for the workloads and for any service that wants to know its own.
+//! Latency recording, for the workloads and for any service that measures itself.
 //!
 //! | | |
 //! |---|---|
-//! | [`Recorder`] | one thread records, and looks when it is done: what the workloads use |
-//! | [`Meter`] | threads record each with a [`Writer`] of its own, and any thread looks meanwhile |
-//! | [`Intervals`] | what a meter recorded since the last look |
+//! | [`Recorder`] | one thread records and reads when it is done, as the workloads do |
+//! | [`Meter`] | each thread records with its own [`Writer`], and any thread reads meanwhile |
+//! | [`Intervals`] | the recordings of a meter since the last reading |
 //! | [`IntervalLog`] | intervals written in the format of HdrHistogram's log tools |
 //! | [`Clock`] | nanoseconds from the processor's counter where that is steady |
 //!
-//! Recording allocates nothing, locks nothing and waits for nobody. `examples/service.rs` has all of it in a program.
+//! Recording neither allocates, nor locks, nor waits. `examples/service.rs` uses all of it in one program.
 //!
 //! ```
 //! use std::time::Duration;
@@ -40,7 +40,7 @@ pub use clock::Clock;
 pub use log::IntervalLog;
 pub use meter::{Intervals, Meter, Writer};
 
-/// Largest latency told apart from longer ones: one minute. Longer ones are recorded as this.
+/// Largest latency that is distinguished: one minute. Longer latencies are recorded as this value.
 pub const LATENCY_NS_MAX: u64 = 60_000_000_000;
 
 /// Percentiles in nanoseconds; `None` where a workload measures no latency.
@@ -58,12 +58,12 @@ pub struct Percentiles {
     pub max: Option<u64>,
 }
 
-/// A histogram with the bounds and the precision that all of the harness have.
+/// A histogram with the bounds and the precision of the whole harness.
 fn empty() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).expect("the bounds are valid")
 }
 
-/// A latency as it is counted.
+/// A latency as it is recorded.
 #[inline]
 fn whole_ns(latency: Duration) -> u64 {
     u64::try_from(latency.as_nanos()).unwrap_or(LATENCY_NS_MAX).min(LATENCY_NS_MAX)
@@ -71,7 +71,7 @@ fn whole_ns(latency: Duration) -> u64 {
 
 /// Records latencies with three significant figures from 1 ns to [`LATENCY_NS_MAX`].
 ///
-/// Memory is allocated by [`Recorder::new`] alone; recording only counts.
+/// Only [`Recorder::new`] allocates memory; recording only counts.
 #[derive(Clone, Debug)]
 pub struct Recorder {
     histogram: Histogram<u64>,
@@ -95,7 +95,7 @@ impl Recorder {
         self.histogram.saturating_record(whole_ns(latency));
     }
 
-    /// Samples recorded.
+    /// The number of recorded samples.
     pub fn count(&self) -> u64 {
         self.histogram.len()
     }
@@ -115,7 +115,7 @@ impl Recorder {
         self.histogram
     }
 
-    /// The percentiles of what was recorded; all `None` when nothing was.
+    /// The percentiles of the recorded samples; all `None` without samples.
     pub fn percentiles(&self) -> Percentiles {
         if self.histogram.is_empty() {
             return Percentiles::default();

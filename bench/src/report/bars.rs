@@ -1,25 +1,25 @@
-//! Small charts of characters.
+//! Small charts made of characters.
 
 use hdrhistogram::Histogram;
 
-/// From nothing to all.
+/// From empty to full.
 const LEVELS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 /// Eighths of a character.
 const PARTS: [char; 8] = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉'];
 
-/// Samples beyond these are left out of a distribution, so that one outlier does not squeeze the rest.
+/// Samples outside these quantiles are left out of a distribution, so that one outlier does not squeeze the rest.
 const FROM_QUANTILE: f64 = 0.001;
 const TO_QUANTILE: f64 = 0.999;
 
-/// A scale of latencies that several distributions share: steps that grow by the same factor.
+/// A scale of latencies shared by several distributions: each step grows by the same factor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scale {
-    /// Ends of the steps in nanoseconds, one more than there are steps.
+    /// Bounds of the steps in nanoseconds: one more than there are steps.
     bounds_ns: Vec<u64>,
 }
 
 impl Scale {
-    /// A scale of `steps` that holds nearly all samples of each; `None` if there are no samples.
+    /// A scale of `steps` steps that holds nearly all samples of each histogram; `None` without samples.
     pub fn over<'a>(
         histograms: impl Iterator<Item = &'a Histogram<u64>> + Clone,
         steps: usize,
@@ -32,12 +32,12 @@ impl Scale {
         Some(Self { bounds_ns: (0..=steps).map(|step| bound(step).round() as u64).collect() })
     }
 
-    /// Where it begins and ends, in nanoseconds.
+    /// Both ends of the scale, in nanoseconds.
     pub fn ends_ns(&self) -> (u64, u64) {
         (self.bounds_ns[0], self.bounds_ns[self.bounds_ns.len() - 1])
     }
 
-    /// How many of the samples are in each step; those below and above the scale are not counted.
+    /// The number of samples in each step; samples outside the scale are not counted.
     pub fn counts(&self, histogram: &Histogram<u64>) -> Vec<u64> {
         let one = |pair: &[u64]| match pair[1] > pair[0] {
             true => histogram.count_between(pair[0] + 1, pair[1]),
@@ -48,8 +48,8 @@ impl Scale {
         counts
     }
 
-    /// The distribution as a row of characters, one for each step, the highest for the fullest step. What is there at
-    /// all can be seen.
+    /// The distribution as a row of characters, one per step, the highest for the fullest step. A step with any sample
+    /// is visible.
     pub fn sparkline(&self, histogram: &Histogram<u64>) -> String {
         sparkline(&self.counts(histogram))
     }
@@ -71,7 +71,7 @@ pub fn bar(part: f64, columns: usize) -> String {
     if !eighths.is_multiple_of(8) {
         text.push(PARTS[eighths % 8]);
     }
-    // What is not zero can be seen.
+    // A bar above zero is always visible.
     if text.is_empty() && part > 0.0 { "▏".to_owned() } else { text }
 }
 

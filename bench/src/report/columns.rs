@@ -1,4 +1,4 @@
-//! What the tables show of an outcome, in the terminal and on the page.
+//! The columns of the tables, in the terminal and on the page.
 
 use crate::report::table::{amount, nanoseconds};
 use crate::report::{FileFigures, Outcome, is_same_cell};
@@ -9,15 +9,15 @@ use crate::workload::Figure;
 /// One column.
 #[derive(Clone, Copy, Debug)]
 pub struct Column {
-    /// What stands above it.
+    /// The column's title.
     pub title: &'static str,
-    /// Columns of the lowest rank are left out first where there is too little room.
+    /// Where room is short, the columns of the lowest rank are left out first.
     pub rank: u8,
     cell: fn(&Outcome) -> Option<String>,
 }
 
 impl Column {
-    /// The figure as people read it; `None` where it does not apply.
+    /// The figure formatted for readers; `None` where it does not apply.
     pub fn cell(&self, outcome: &Outcome) -> Option<String> {
         (self.cell)(outcome)
     }
@@ -53,7 +53,7 @@ const ALL: &[Column] = &[
     column(Figure::Rate.ratio_title(), 8, |o| ratio(o, Figure::Rate)),
 ];
 
-/// What was offered, where that is not what arrived.
+/// The offered rate, if it differs from the arrived one.
 fn offered(outcome: &Outcome) -> Option<String> {
     let is_told = outcome.scheduled_rate().is_some() || outcome.dropped > 0;
     outcome.offered_rate.filter(|_| is_told).map(amount)
@@ -91,12 +91,12 @@ fn ratio(outcome: &Outcome, figure: Figure) -> Option<String> {
     outcome.ratio_to_raw.filter(|_| outcome.compares == Some(figure)).map(ratio_shown)
 }
 
-/// A ratio with two decimals, or with more if it is small.
+/// A ratio with two decimals, or with three if it is small.
 pub fn ratio_shown(ratio: f64) -> String {
     if ratio < 0.095 { format!("{ratio:.3}") } else { format!("{ratio:.2}") }
 }
 
-/// The figure that counts, and how it compares with the floor, such as `6.70 us, 1.33 x raw`.
+/// The main figure and its ratio to the floor, such as `6.70 us, 1.33 x raw`.
 pub fn at_a_glance(outcome: &Outcome) -> Option<String> {
     if let Some(file) = &outcome.file {
         let ratio = file.ratio_to_sendfile.map(ratio_shown);
@@ -111,18 +111,18 @@ pub fn at_a_glance(outcome: &Outcome) -> Option<String> {
     Some(figure + &ratio.unwrap_or_default())
 }
 
-/// The columns that have something to show for at least one of these outcomes.
+/// The columns that have a value for at least one of these outcomes.
 pub fn of(outcomes: &[Outcome]) -> Vec<Column> {
     let has_any = |column: &&Column| outcomes.iter().any(|outcome| column.cell(outcome).is_some());
     ALL.iter().filter(has_any).copied().collect()
 }
 
-/// Splits a report into its cells: neighbours that differ in subject and load alone.
+/// Splits a report into its cells: neighbours that differ only in subject and load.
 pub fn cells(outcomes: &[Outcome]) -> impl Iterator<Item = &[Outcome]> {
     outcomes.chunk_by(is_same_cell)
 }
 
-/// The peers of an outcome that has some, such as `10 subscribers`.
+/// The peers of an outcome, if it has any, such as `10 subscribers`.
 pub fn peers(outcome: &Outcome) -> Option<String> {
     let name = match outcome.workload {
         "fanout" => "subscriber",
@@ -132,7 +132,7 @@ pub fn peers(outcome: &Outcome) -> Option<String> {
     outcome.peers.map(|count| format!("{count} {name}{}", if count == 1 { "" } else { "s" }))
 }
 
-/// What was measured in a cell, such as `roundtrip over tcp, 64 B bodies, spin, cores 0 and 1`.
+/// The measured cell, such as `roundtrip over tcp, 64 B bodies, spin, cores 0 and 1`.
 pub fn headline(outcome: &Outcome) -> String {
     let pinned = outcome.pin.map_or("not pinned".to_owned(), |[a, b]| format!("cores {a} and {b}"));
     let mut parts = vec![format!("{} over {}", outcome.workload, outcome.transport)];

@@ -9,16 +9,17 @@ use hdrhistogram::Histogram;
 use crate::error::Result;
 use crate::report::Outcome;
 
-/// Lines per halving of the distance to 100 %, as the other writers of the format choose.
+/// Lines per halving of the distance to 100 %, as in other writers of the format.
 const LINES_PER_HALVING: u32 = 5;
 
 /// Values are written in microseconds.
 const NS_PER_UNIT: f64 = 1000.0;
 
-/// One file for each outcome with latencies, in `directory`, which is made if it is missing. Returns how many there are.
+/// Writes one file per outcome with latencies to `directory`, which is created if it is missing. Returns the number of
+/// files.
 ///
 /// # Errors
-/// Whatever the system reports when the directory or a file cannot be written.
+/// The system's error when the directory or a file cannot be written.
 pub fn write(outcomes: &[Outcome], directory: &Path) -> Result<usize> {
     fs::create_dir_all(directory)?;
     let mut files = 0;
@@ -31,7 +32,7 @@ pub fn write(outcomes: &[Outcome], directory: &Path) -> Result<usize> {
     Ok(files)
 }
 
-/// For example `03-roundtrip-tcp-64B-zring.hgrm`: in the order of the report, and unique.
+/// For example `03-roundtrip-tcp-64B-zring.hgrm`: sorted as in the report, and unique.
 fn file_name(index: usize, outcome: &Outcome) -> String {
     let mut name = format!("{:02}-{}-{}", index + 1, outcome.workload, outcome.transport);
     for part in [
@@ -53,7 +54,7 @@ pub fn render(histogram: &Histogram<u64>) -> String {
     );
     let mut is_done = false;
     for step in histogram.iter_quantiles(LINES_PER_HALVING) {
-        // The iterator goes on beyond the last sample; the format ends with one line of 100 %.
+        // The iterator continues after the last sample, but the format ends with one line of 100 %.
         if is_done {
             break;
         }
@@ -90,7 +91,7 @@ mod tests {
     use crate::record::Recorder;
     use std::time::Duration;
 
-    /// 1 to 1000 microseconds, one sample of each.
+    /// 1 to 1000 microseconds, one sample each.
     fn known() -> Histogram<u64> {
         let mut recorder = Recorder::new();
         for microseconds in 1..=1000 {
@@ -118,7 +119,7 @@ mod tests {
         let rows = rows(&text);
         assert!(rows.len() > 30, "{text}");
         for row in &rows {
-            // Sample n is n microseconds, so the n-th of them stands at n / 1000; three figures are kept.
+            // Sample n is n microseconds, so the n-th sample is at n / 1000; three figures are kept.
             let (value, part, count) = (row[0], row[1], row[2]);
             assert!((value - count).abs() <= value * 0.002, "{row:?}");
             assert!(count >= part * 1000.0 - 1e-6 && count <= part * 1000.0 + 3.0, "{row:?}");

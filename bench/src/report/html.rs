@@ -1,4 +1,4 @@
-//! One page that shows a whole report: plots, tables, the machine. It refers to nothing outside of itself.
+//! One page that shows a whole report: plots, tables, the machine. It loads nothing from elsewhere.
 
 use std::fmt::Write as _;
 
@@ -15,7 +15,7 @@ const STYLE: &str = include_str!("page.css");
 /// Steps of the small distributions beside the tables.
 const STEPS: usize = 48;
 
-/// Text that stands in an element or in a quoted attribute.
+/// Escapes text for an element or a quoted attribute.
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -46,7 +46,7 @@ pub fn render(report: &Report<'_>) -> String {
     page += &head(report);
     page += &at_a_glance(report.outcomes);
     let plots = plots::of(report.outcomes);
-    // The plot of a cell stands beside its table, those across cells in front.
+    // The plot of a cell goes beside its table, plots across cells come first.
     let (of_cells, across): (Vec<Plot>, Vec<Plot>) =
         plots.into_iter().partition(|plot| plot.title.starts_with("Latency by percentile"));
     if !across.is_empty() {
@@ -87,7 +87,7 @@ fn head(report: &Report<'_>) -> String {
     )
 }
 
-/// What counts of each cell in one line, the subjects side by side; nothing for a single cell, whose table says it all.
+/// The main figure of each cell in one line, the subjects side by side. Empty for a single cell, whose table shows all.
 fn at_a_glance(outcomes: &[Outcome]) -> String {
     let is_same_line = |one: &Outcome, other: &Outcome| {
         is_same_cell(one, other) && one.scheduled_rate() == other.scheduled_rate()
@@ -211,7 +211,7 @@ fn table(cell: &[Outcome]) -> String {
     text + "</tbody>\n</table></div>\n"
 }
 
-/// A small histogram; what is there at all can be seen.
+/// A small histogram; a step with any sample is visible.
 fn distribution(counts: &[u64], outcome: &Outcome) -> String {
     let most = counts.iter().copied().max().unwrap_or(0).max(1) as f64;
     let colour = hex(plots::colour_of(outcome.subject));
@@ -233,7 +233,7 @@ fn distribution(counts: &[u64], outcome: &Outcome) -> String {
     )
 }
 
-/// The rate beside the best one.
+/// The rate as a bar relative to the best one.
 fn rate_bar(outcome: &Outcome, best: f64) -> String {
     if best <= 0.0 {
         return String::new();
@@ -249,7 +249,7 @@ fn rate_bar(outcome: &Outcome, best: f64) -> String {
     )
 }
 
-/// What changed from one build to another, a table for each cell.
+/// The changes from one build to another, one table per cell.
 fn changes(rows: &[Row]) -> String {
     let mut text = String::new();
     for cell in rows.chunk_by(|one, other| one.cell == other.cell) {
@@ -280,7 +280,7 @@ fn changes(rows: &[Row]) -> String {
     text
 }
 
-/// How each subject was set up, once for each way.
+/// The settings of each subject, listed once per variant.
 fn settings(outcomes: &[Outcome]) -> String {
     let mut rows: Vec<(&str, &str)> = Vec::new();
     for outcome in outcomes {
@@ -404,7 +404,7 @@ mod tests {
         for word in ["<script", "<link", "<img", "<iframe", "src=", "url(", "@import"] {
             assert!(!page.contains(word), "{word}");
         }
-        // Names of XML vocabularies are no addresses.
+        // Names of XML vocabularies are not links.
         let without = page.replace("http://www.w3.org/2000/svg", "");
         assert!(!without.contains("http://") && !without.contains("https://"));
     }

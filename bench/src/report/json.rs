@@ -20,7 +20,7 @@ struct Shape<'a> {
 /// The report as indented JSON with a newline at its end.
 ///
 /// # Errors
-/// None in practice: every part of a report can be written as JSON.
+/// None in practice: every part of a report serialises to JSON.
 pub fn render(report: &Report<'_>) -> Result<String> {
     let Report { outcomes: results, changes, machine, command } = report;
     let text = serde_json::to_string_pretty(&Shape { results, changes, machine, command })

@@ -1,4 +1,4 @@
-//! Rounds condensed, compared and written.
+//! Condenses, compares and writes rounds.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -28,62 +28,62 @@ pub mod plots;
 pub mod style;
 pub mod table;
 
-/// One subject under one workload: the medians over its rounds. This is the object in the JSON report; what does
-/// not apply is `null`.
+/// One subject under one workload: the medians over its rounds. This is the object in the JSON report; fields that do
+/// not apply are `null`.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Outcome {
     /// Name of the workload.
     pub workload: &'static str,
     /// Name of the subject.
     pub subject: &'static str,
-    /// How the subject was set up, where that matters to its figures; may be empty.
+    /// The subject's settings, if they matter to its figures; may be empty.
     pub settings: String,
-    /// What the messages travelled over.
+    /// The transport of the messages.
     pub transport: Transport,
-    /// What the subject's sockets ran on: `uring` or `ready`. `null` if there is no choice, or that is not known.
+    /// The driver of the subject's sockets: `uring` or `ready`. `null` if there is no choice, or if it is not known.
     pub driver: Option<&'static str>,
     /// Length of every body; `null` for a workload without messages.
     pub size_bytes: Option<usize>,
-    /// Silent connections; `null` for a workload that has none.
+    /// Silent connections; `null` for a workload without any.
     pub connections: Option<u32>,
     /// Subscribers of a fan-out, senders of a fan-in; `null` for any other workload.
     pub peers: Option<u32>,
-    /// What a side did while it waited.
+    /// How a side waited.
     pub wait: Wait,
     /// Cores of side A and side B, where pinned.
     pub pin: Option<[usize; 2]>,
-    /// Messages (or round trips) measured, all rounds together.
+    /// Measured messages (or round trips), over all rounds.
     pub messages: u64,
-    /// Time measured, all rounds together.
+    /// Measured time, over all rounds.
     pub seconds: f64,
     /// Median rate.
     pub messages_per_second: f64,
-    /// Bodies only, without framing; a round trip counts its body once.
+    /// Bytes of bodies only, without framing; a round trip counts its body once.
     pub bytes_per_second: f64,
-    /// Messages a second that were handed to the subject, median; `null` where that is the measured rate.
+    /// Messages per second that were handed to the subject, median; `null` if equal to the measured rate.
     pub offered_rate: Option<f64>,
-    /// Messages that a lossy pattern dropped, at all receivers and in all rounds together.
+    /// Messages that a lossy pattern dropped, over all receivers and rounds.
     pub dropped: u64,
-    /// CPU time of the process for a million messages, median.
+    /// CPU time of the process per million messages, median.
     pub cpu_seconds_per_million: Option<f64>,
     /// Median of each percentile over the rounds, and the largest `max`.
     pub latency_ns: Percentiles,
-    /// Every latency of all rounds in nanoseconds; `None` where none was measured.
+    /// All latencies of all rounds in nanoseconds; `None` if none was measured.
     #[serde(skip)]
     pub latencies: Option<Histogram<u64>>,
     /// CPU time of the threads behind silent connections, in percent of one core, median.
     pub idle_cpu_percent: Option<f64>,
-    /// Times a second these threads woke and slept again, median.
+    /// Wakes per second of these threads, median.
     pub idle_switches_per_second: Option<f64>,
-    /// Resident memory that a silent connection takes, both ends. The largest of all rounds: later rounds find memory
-    /// that earlier ones have left.
+    /// Resident memory per silent connection, both ends. The largest of all rounds, because later rounds reuse memory
+    /// of earlier ones.
     pub bytes_per_connection: Option<f64>,
-    /// What [`Outcome::ratio_to_raw`] compares: `p50/raw` or `rate/raw`; `null` where there is nothing to compare.
+    /// The figure behind [`Outcome::ratio_to_raw`]: `p50/raw` or `rate/raw`; `null` if nothing is compared.
     pub compares: Option<Figure>,
-    /// This subject's figure over that of `raw`: rates for throughput, p50 latencies for roundtrip. `null` if
-    /// `raw` did not run.
+    /// This subject's figure over that of `raw`: rates for throughput, p50 latencies for roundtrip. `null` if `raw` did
+    /// not run.
     pub ratio_to_raw: Option<f64>,
-    /// Of the workload `file` alone.
+    /// For the workload `file` only.
     pub file: Option<FileFigures>,
     /// The rate of each round, in the order they ran.
     pub rounds: Vec<f64>,
@@ -91,26 +91,26 @@ pub struct Outcome {
     pub rounds_latency_ns: Vec<Percentiles>,
 }
 
-/// What the workload `file` measures beside what all do. `GB` is 10^9 bytes.
+/// The figures that only the workload `file` measures. `GB` is 10^9 bytes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct FileFigures {
     /// Median over the runs.
     pub gigabytes_per_second_median: f64,
     /// Mean over the runs.
     pub gigabytes_per_second_mean: f64,
-    /// How long each run took, in the order they ran.
+    /// Duration of each run, in the order they ran.
     pub run_seconds: Vec<f64>,
-    /// Standard deviation of that; `null` for a single run.
+    /// Standard deviation of `run_seconds`; `null` for a single run.
     pub run_seconds_deviation: Option<f64>,
-    /// The median rate over that of `raw-sendfile`; `null` if that did not run.
+    /// The median rate over that of `raw-sendfile`; `null` if `raw-sendfile` did not run.
     pub ratio_to_sendfile: Option<f64>,
-    /// Resident memory that the sender's process took in addition while it sent, at its peak; the largest of all runs.
-    /// `null` where the system does not tell.
+    /// Peak of the additional resident memory of the sender's process while it sent; the largest of all runs. `null`
+    /// where the system does not tell.
     pub sender_grown_bytes: Option<u64>,
 }
 
 impl Outcome {
-    /// Condenses the rounds of one subject, which was set up as `settings` say.
+    /// Condenses the rounds of one subject with these `settings`.
     pub fn new(plan: &Plan<'_>, subject: &'static str, settings: String, rounds: &[Round]) -> Self {
         let rates: Vec<f64> = rounds.iter().map(Round::rate).collect();
         let latencies: Vec<Percentiles> = rounds.iter().map(|round| round.latency_ns).collect();
@@ -154,7 +154,7 @@ impl Outcome {
     }
 }
 
-/// The latencies of all rounds together.
+/// The latencies of all rounds, merged.
 fn merged(rounds: &[Round]) -> Option<Histogram<u64>> {
     let mut histograms = rounds.iter().filter_map(|round| round.latencies.as_ref());
     let mut all = histograms.next()?.clone();
@@ -176,15 +176,15 @@ pub fn compare_with_floor(workload: &dyn Workload, outcomes: &mut [Outcome]) {
 }
 
 impl Outcome {
-    /// The rate of a schedule that the messages were sent on; `None` if each waited for another, or was sent as soon as
-    /// it could be.
+    /// The rate of the messages' schedule; `None` if each message waited for another one, or was sent as soon as
+    /// possible.
     pub fn scheduled_rate(&self) -> Option<f64> {
-        // What a publisher managed to hand over is no schedule.
+        // The rate that a publisher achieved is no schedule.
         self.offered_rate.filter(|_| self.latency_ns.p50.is_some() && self.peers.is_none())
     }
 }
 
-/// Whether two outcomes stand in one table: they differ in subject, driver and load alone.
+/// Whether two outcomes belong in one table: they differ only in subject, driver and load.
 pub fn is_same_cell(one: &Outcome, other: &Outcome) -> bool {
     let key = |o: &Outcome| {
         (o.workload, o.transport, o.size_bytes, o.connections, o.peers, o.wait, o.pin)
@@ -208,21 +208,21 @@ pub struct Outputs {
     pub hgrm: Option<PathBuf>,
 }
 
-/// Everything that a report is made of.
+/// The content of a report.
 #[derive(Clone, Debug)]
 pub struct Report<'a> {
     /// The rows.
     pub outcomes: &'a [Outcome],
-    /// What changed from another build, if that was asked for.
+    /// The changes from another build, if requested.
     pub changes: Vec<Row>,
-    /// What they were measured on.
+    /// The machine of the measurement.
     pub machine: Machine,
-    /// The command that measured them.
+    /// The command of the measurement.
     pub command: String,
 }
 
 impl<'a> Report<'a> {
-    /// A report of this machine, now, by the command line of this process.
+    /// A report of this machine at this time, for the command line of this process.
     pub fn new(outcomes: &'a [Outcome]) -> Self {
         Self {
             outcomes,
@@ -232,10 +232,10 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// Writes the tables to stdout, or to stderr if the JSON goes there, and the files that are asked for.
+    /// Writes the tables to stdout (to stderr if the JSON goes to stdout), and the requested files.
     ///
     /// # Errors
-    /// Whatever the system reports when a file or a stream cannot be written.
+    /// The system's error when a file or a stream cannot be written.
     pub fn write(&self, outputs: &Outputs) -> Result<()> {
         if let Some(path) = &outputs.html {
             std::fs::write(path, html::render(self))?;
@@ -266,7 +266,7 @@ impl<'a> Report<'a> {
     }
 }
 
-/// The words of a command line as they can be typed again.
+/// The words of a command line, quoted so that they can be typed again.
 fn command_line(words: impl Iterator<Item = String>) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_=./,:%+@".contains(c);
     let quoted = |word: String| match !word.is_empty() && word.chars().all(is_plain) {
@@ -283,7 +283,7 @@ pub(crate) mod samples {
     use crate::workload::Idle;
     use clap::Parser;
 
-    /// Condenses made-up rounds of `subject` under the workload called `workload`.
+    /// Condenses made-up rounds of `subject` under the workload `workload`.
     pub(crate) fn outcome(workload: &str, subject: &'static str, messages: u64) -> Outcome {
         let cli = Cli::parse_from(["zring-bench", workload, "--pin", "0,1"]);
         let is_idle = matches!(cli.command, Command::Idle(_));

@@ -13,11 +13,11 @@ use crate::{size, subject};
 
 /// As wide as a page.
 const WIDE: (u32, u32) = (1080, 380);
-/// Two of them stand side by side.
+/// Half as wide, for two plots side by side.
 const HALF: (u32, u32) = (530, 320);
 
-/// The colours of subjects on a light page, told apart by people with colour-blindness too; the page's style maps them
-/// to lighter ones on a dark page. The first is for the floor.
+/// The colours of subjects on a light page, distinguishable with colour-blindness too; the page's style maps them to
+/// lighter colours on a dark page. The first is for the floor.
 pub const COLOURS: [RGBColor; 9] = [
     RGBColor(0x6B, 0x6B, 0x6B),
     RGBColor(0x00, 0x5F, 0xB8),
@@ -30,25 +30,25 @@ pub const COLOURS: [RGBColor; 9] = [
     RGBColor(0x5B, 0x3F, 0xC4),
 ];
 
-/// Lines, axes and letters; the page's style knows it.
+/// Colour of lines, axes and letters, which the page's style remaps.
 const INK: RGBColor = RGBColor(0x22, 0x22, 0x22);
-/// The grid behind them.
+/// Colour of the grid.
 const GRID: RGBColor = RGBColor(0xE2, 0xE2, 0xE2);
 
 /// A plot with its title and the names of its lines.
 #[derive(Clone, Debug)]
 pub struct Plot {
-    /// What it shows.
+    /// The plot's title.
     pub title: String,
-    /// How to read it.
+    /// How to read the plot.
     pub note: &'static str,
-    /// The lines, each with the place of its colour in [`COLOURS`].
+    /// The lines, each with the index of its colour in [`COLOURS`].
     pub series: Vec<(String, usize)>,
     /// An `svg` element.
     pub svg: String,
 }
 
-/// An axis in the units that are drawn: logarithms to the base 10.
+/// An axis in plotted units: logarithms to the base 10.
 #[derive(Clone)]
 struct Axis {
     title: &'static str,
@@ -91,7 +91,7 @@ struct Line {
     points: Vec<(f64, f64)>,
 }
 
-/// Every plot that these outcomes have enough points for.
+/// All plots for which these outcomes have enough points.
 pub fn of(outcomes: &[Outcome]) -> Vec<Plot> {
     let mut plots: Vec<Plot> = columns::cells(outcomes).filter_map(spectrum).collect();
     plots.extend(against_load(outcomes));
@@ -100,7 +100,7 @@ pub fn of(outcomes: &[Outcome]) -> Vec<Plot> {
     plots
 }
 
-/// Latency at every percentile of one cell, a line for each subject.
+/// Latency at every percentile of one cell, one line per subject.
 fn spectrum(cell: &[Outcome]) -> Option<Plot> {
     let has_loads = distinct(cell, |outcome| outcome.scheduled_rate().map(f64::to_bits)) > 1;
     let lines: Vec<Line> = cell
@@ -134,8 +134,8 @@ fn spectrum(cell: &[Outcome]) -> Option<Plot> {
     )
 }
 
-/// Places on the percentile axis and latencies, both as logarithms; up to the last sample but one, because a line cannot
-/// reach 100 %.
+/// Positions on the percentile axis with their latencies, both as logarithms; up to the last sample but one, because a
+/// line cannot reach 100 %.
 fn percentiles(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
     const PER_DECADE: u32 = 12;
     if histogram.is_empty() {
@@ -186,7 +186,7 @@ type Pick = fn(&Outcome) -> Option<u64>;
 
 const LATENCIES: [(&str, Pick); 2] = [("p50", |o| o.latency_ns.p50), ("p99", |o| o.latency_ns.p99)];
 
-/// Rate and latency as bodies grow, where nothing else differs.
+/// Rate and latency as bodies grow, with all else equal.
 fn by_size(outcomes: &[Outcome]) -> Vec<Plot> {
     let key = |o: &Outcome| {
         (o.workload, o.transport.to_string(), o.connections, o.peers, o.wait.to_string())
@@ -204,7 +204,7 @@ fn by_size(outcomes: &[Outcome]) -> Vec<Plot> {
     families(outcomes, key, x, &axis, ("by size", columns::peers))
 }
 
-/// Rate and latency as the number of peers grows, where nothing else differs.
+/// Rate and latency as the number of peers grows, with all else equal.
 fn by_peers(outcomes: &[Outcome]) -> Vec<Plot> {
     let key = |o: &Outcome| {
         (o.workload, o.transport.to_string(), o.connections, o.size_bytes, o.wait.to_string())
@@ -225,8 +225,8 @@ fn by_peers(outcomes: &[Outcome]) -> Vec<Plot> {
     families(outcomes, key, x, &axis, ("by number of peers", held))
 }
 
-/// A plot for each group of outcomes with one key and at least two places on the axis: the latency where that is the
-/// point, else the rate. `held` names what else tells two groups apart.
+/// A plot for each group of outcomes with one key and at least two positions on the axis: latency where it is the
+/// point, else the rate. `held` names the other properties that distinguish two groups.
 fn families<K: PartialEq>(
     outcomes: &[Outcome],
     key: impl Fn(&Outcome) -> K,
@@ -235,7 +235,7 @@ fn families<K: PartialEq>(
     (by, held): (&str, fn(&Outcome) -> Option<String>),
 ) -> Vec<Plot> {
     let mut groups: Vec<(K, Vec<Outcome>)> = Vec::new();
-    // A schedule fixes the rate, and has plots of its own.
+    // A schedule fixes the rate; scheduled outcomes have plots of their own.
     for outcome in outcomes.iter().filter(|outcome| outcome.scheduled_rate().is_none()) {
         let of_outcome = key(outcome);
         match groups.iter_mut().find(|(known, _)| *known == of_outcome) {
@@ -285,7 +285,7 @@ fn distinct<K: Ord>(outcomes: &[Outcome], key: impl Fn(&Outcome) -> Option<K>) -
     outcomes.iter().filter_map(key).collect::<BTreeSet<K>>().len()
 }
 
-/// A line for each subject, through what it reached at every place, in order.
+/// A line per subject, through its values at every position, in order.
 fn lines(
     outcomes: &[Outcome],
     x: impl Fn(&Outcome) -> Option<f64>,
@@ -308,7 +308,7 @@ fn lines(
     lines
 }
 
-/// Without zeros that say nothing.
+/// Removes zeros without information.
 fn round_figure(figure: &str) -> String {
     figure.replace(".00", "").replace(".0 ", " ").trim_end().to_owned()
 }
@@ -317,7 +317,7 @@ fn latency_axis(lines: &[Line]) -> Axis {
     ticked("latency", lines, 1, |v| round_figure(&nanoseconds(10_f64.powf(v))))
 }
 
-/// An axis that holds the coordinate `which` (0 or 1) of all points, with ticks at 1, 2 and 5 of every decade.
+/// An axis for the coordinate `which` (0 or 1) of all points, with ticks at 1, 2 and 5 of every decade.
 fn ticked(title: &'static str, lines: &[Line], which: usize, label: fn(f64) -> String) -> Axis {
     let all = || {
         let points = lines.iter().flat_map(|line| &line.points);
@@ -332,14 +332,14 @@ fn ticked(title: &'static str, lines: &[Line], which: usize, label: fn(f64) -> S
         decades.flat_map(|decade| steps.iter().map(move |step| f64::from(decade) + step.log10()));
     let mut ticks: Vec<f64> = ticks.filter(|tick| (low..=high).contains(tick)).collect();
     if ticks.len() < 2 {
-        // All points lie close together: round figures would be outside.
+        // All points are close together: round figures would lie outside.
         ticks = (0..=4).map(|n| low + (high - low) * f64::from(n) / 4.0).collect();
     }
     Axis { title, low, high, ticks, label }
 }
 
-/// The place of a subject's colour: its own, whatever else is in the plot. A subject that the harness does not know has
-/// the last.
+/// The index of a subject's colour, which is the same in every plot. A subject that the harness does not know gets the
+/// last colour.
 pub fn colour_of(name: &str) -> usize {
     const FIRST: [&str; 3] = [subject::FLOOR, "zring", "zring-bg"];
     let name = name.split(' ').next().unwrap_or(name);
@@ -367,7 +367,7 @@ fn draw(
         return None;
     }
     let mut svg = String::new();
-    // The back end writes to a string, which cannot fail; and the ranges are finite and not empty.
+    // The back end writes to a string, which cannot fail, and the ranges are finite and not empty.
     draw_into(&mut svg, lines, x, y, size).ok()?;
     let series: Vec<(String, usize)> =
         lines.iter().map(|line| (line.name.clone(), colour_of(&line.name))).collect();
@@ -400,7 +400,7 @@ fn draw_into(svg: &mut String, lines: &[Line], x: &Axis, y: &Axis, size: (u32, u
     for line in lines {
         let colour = COLOURS[colour_of(&line.name)];
         chart.draw_series(LineSeries::new(line.points.iter().copied(), colour.stroke_width(2)))?;
-        // Few points are measurements; many are one curve.
+        // Few points are measurements and get dots; many are one curve.
         if line.points.len() <= 12 {
             let dots = line.points.iter().map(|&point| Circle::new(point, 3, colour.filled()));
             chart.draw_series(dots)?;
@@ -410,7 +410,7 @@ fn draw_into(svg: &mut String, lines: &[Line], x: &Axis, y: &Axis, size: (u32, u
     Ok(())
 }
 
-/// Gives the picture a name that is read aloud and found by tests.
+/// Gives the picture a name for screen readers and tests.
 fn named(svg: &str, title: &str) -> String {
     let title = html::escape(title);
     let head = format!("<svg role=\"img\" aria-label=\"{title}\" ");

@@ -1,23 +1,23 @@
-//! How text looks in a terminal: its width and its colours.
+//! The style of text in a terminal: its width and colours.
 
 use console::{Term, colors_enabled};
 
-/// Columns of a table that goes to a file or a pipe.
+/// Width of a table that is written to a file or a pipe.
 const COLUMNS_PIPED: usize = 140;
 
-/// Narrowest terminal that is written for.
+/// Narrowest supported terminal.
 const COLUMNS_MIN: usize = 60;
 
-/// Where text goes. Colours say nothing that the words do not say too.
+/// The destination of text. Colours only repeat information that the words contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Style {
-    /// Characters that fit in a line.
+    /// Characters per line.
     pub columns: usize,
     is_coloured: bool,
 }
 
 impl Style {
-    /// For standard output: its width, and colours if it is a terminal that wants some (`NO_COLOR`, `CLICOLOR`).
+    /// For standard output: its width, and colours if it is a terminal that accepts them (`NO_COLOR`, `CLICOLOR`).
     pub fn of_stdout() -> Self {
         Self::of(&Term::stdout(), colors_enabled())
     }
@@ -32,7 +32,7 @@ impl Style {
         Self { columns: columns.max(COLUMNS_MIN), is_coloured: wants_colours && term.is_term() }
     }
 
-    /// No colours, so many columns.
+    /// Without colours, with this width.
     pub fn plain(columns: usize) -> Self {
         Self { columns, is_coloured: false }
     }
@@ -41,38 +41,38 @@ impl Style {
         if self.is_coloured { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    /// Stands out.
+    /// Emphasised.
     pub fn bold(self, text: &str) -> String {
         self.paint("1", text)
     }
 
-    /// Steps back.
+    /// De-emphasised.
     pub fn dim(self, text: &str) -> String {
         self.paint("2", text)
     }
 
-    /// As it should be.
+    /// For a good value.
     pub fn good(self, text: &str) -> String {
         self.paint("32", text)
     }
 
-    /// Not quite.
+    /// For a minor problem.
     pub fn minor(self, text: &str) -> String {
         self.paint("33", text)
     }
 
-    /// Bad.
+    /// For a bad value.
     pub fn bad(self, text: &str) -> String {
         self.paint("31", text)
     }
 
-    /// A bar of a chart.
+    /// For a bar of a chart.
     pub fn bar(self, text: &str) -> String {
         self.paint("36", text)
     }
 }
 
-/// `text` in lines of at most `columns`, each indented by `indent` blanks; a longer word stands alone.
+/// `text` in lines of at most `columns`, each indented by `indent` blanks; a longer word gets a line of its own.
 pub fn indented(text: &str, indent: usize, columns: usize) -> String {
     let mut lines = String::new();
     let mut used = 0;

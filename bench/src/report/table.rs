@@ -1,4 +1,4 @@
-//! Aligned tables for terminals, and figures as people read them.
+//! Aligned tables for terminals, and figures formatted for readers.
 
 use crate::report::bars::{Scale, bar};
 use crate::report::style::Style;
@@ -8,7 +8,7 @@ use crate::report::{Outcome, columns};
 const CHART_COLUMNS: usize = 24;
 /// Blanks between a table and its charts.
 const GAP: usize = 2;
-/// Columns that stay, however little room there is.
+/// Columns that are never left out.
 const COLUMNS_MIN: usize = 4;
 
 /// Rows of text under a header; the first column is left-aligned, the others right-aligned.
@@ -56,8 +56,8 @@ fn render_row(row: &[String], widths: &[usize]) -> String {
     line
 }
 
-/// The results: a table for each cell, with what was measured above it and a row per subject, no wider than the style
-/// allows as long as the figures that matter most fit.
+/// The results: one table per cell with a headline and one row per subject. No wider than the style allows, as long as
+/// the most important figures fit.
 pub fn render(outcomes: &[Outcome], style: Style) -> String {
     let cells: Vec<String> =
         columns::cells(outcomes).map(|cell| render_cell(cell, style)).collect();
@@ -94,8 +94,8 @@ fn render_cell(outcomes: &[Outcome], style: Style) -> String {
     }
 }
 
-/// A row of characters for each outcome, and what they mean: the distribution of its latencies on a scale that all
-/// share, or its rate beside the best one.
+/// A row of characters per outcome, with a legend: the distribution of its latencies on a common scale, or its rate
+/// relative to the best one.
 fn chart(outcomes: &[Outcome]) -> (Vec<String>, String) {
     let histograms = outcomes.iter().filter_map(|outcome| outcome.latencies.as_ref());
     if let Some(scale) = Scale::over(histograms, CHART_COLUMNS) {
@@ -113,7 +113,7 @@ fn chart(outcomes: &[Outcome]) -> (Vec<String>, String) {
     (outcomes.iter().map(line).collect(), String::new())
 }
 
-/// A latency in nanoseconds, or `-` for none.
+/// A latency in nanoseconds, or `-` if there is none.
 pub fn latency_cell(latency_ns: Option<u64>) -> String {
     latency_ns.map_or("-".to_owned(), |ns| nanoseconds(ns as f64))
 }

@@ -1,4 +1,4 @@
-//! The highest rate that a subject keeps up with, without being late.
+//! The search for the highest rate that a subject sustains without delay.
 
 use std::time::Duration;
 
@@ -12,20 +12,20 @@ use crate::workload::{Figure, Round};
 
 /// The rate of the first step.
 const RATE_START: f64 = 1000.0;
-/// Rates beyond these are not looked at.
+/// Limits of the search.
 const RATE_MIN: f64 = 1.0;
 const RATE_MAX: f64 = 5e7;
-/// The search ends when a rate that is too high is at most so many times one that is not.
+/// The search ends when the lowest rate that is too high is at most this factor above the highest sustained one.
 const CLOSE_ENOUGH: f64 = 1.05;
-/// The part of the rate asked for that has to be reached.
+/// The fraction of the requested rate that must be reached.
 const REACHED_MIN: f64 = 0.95;
 
-/// Looks for the highest rate of each subject at which p99.9 stays within `bound`: doubles the rate until it is too
-/// high, then halves the gap. A step that fails is run once more before it counts, because one disturbance of the
-/// machine is enough to fail it. Each step takes as long as a round and is told on stderr.
+/// Searches for each subject's highest rate at which p99.9 stays within `bound`: doubles the rate until it is too high,
+/// then halves the gap. A failed step is repeated once before it counts, because a single disturbance of the machine is
+/// enough to fail it. Each step takes as long as a round and is reported on stderr.
 ///
 /// # Errors
-/// Whatever a subject failed with; [`Failure::Setup`] if no subject stays within the bound at any rate.
+/// The failure of a subject; [`Failure::Setup`] if no subject stays within the bound at any rate.
 pub(super) fn sweep(
     plan: &Plan<'_>,
     place: &Place,
@@ -65,7 +65,7 @@ pub(super) fn sweep(
     Ok(outcomes)
 }
 
-/// Whether a step was within the bound; says so on stderr.
+/// Whether a step stayed within the bound; reports it on stderr.
 fn tell(subject: &dyn Subject, rate: f64, round: &Round, bound: Duration) -> bool {
     let reached = round.rate() / rate;
     let is_late = round.latency_ns.p999.is_none_or(|p999| u128::from(p999) > bound.as_nanos());
@@ -84,7 +84,7 @@ fn tell(subject: &dyn Subject, rate: f64, round: &Round, bound: Duration) -> boo
     verdict == "within"
 }
 
-/// What is compared here are the rates that were found.
+/// A sweep compares the rates that it found.
 fn compare_rates(outcomes: &mut [Outcome]) {
     let floor = outcomes.iter().find(|outcome| outcome.subject == FLOOR);
     let floor = floor.and_then(|outcome| outcome.offered_rate);
@@ -94,24 +94,24 @@ fn compare_rates(outcomes: &mut [Outcome]) {
     }
 }
 
-/// Doubling, then bisection.
+/// Search by doubling, then bisection.
 #[derive(Debug, Default)]
 struct Search {
     /// The highest rate known to be within the bound.
     within: Option<f64>,
-    /// The lowest rate known not to be.
+    /// The lowest rate known to be beyond it.
     beyond: Option<f64>,
 }
 
 impl Search {
-    /// The rate to look at next; `None` when the search is over.
+    /// The next rate to try; `None` when the search is over.
     fn next(&self) -> Option<f64> {
         match (self.within, self.beyond) {
             (None, None) => Some(RATE_START),
             (Some(within), None) => Some(within * 2.0).filter(|rate| *rate <= RATE_MAX),
             (None, Some(beyond)) => Some(beyond / 2.0).filter(|rate| *rate >= RATE_MIN),
             (Some(within), Some(beyond)) if beyond <= within * CLOSE_ENOUGH => None,
-            // Rates differ by factors, so the middle is the geometric one.
+            // Rates differ by factors, so the middle is the geometric mean.
             (Some(within), Some(beyond)) => Some((within * beyond).sqrt()),
         }
     }
@@ -125,7 +125,7 @@ impl Search {
 mod tests {
     use super::*;
 
-    /// Searches for `limit`; returns what was found, and how many steps that took.
+    /// Searches for `limit`; returns the result and the number of steps.
     fn find(limit: f64) -> (Option<f64>, usize) {
         let mut search = Search::default();
         let mut steps = 0;

@@ -1,14 +1,14 @@
 //! The floor: plain stream sockets, ZMTP's framing, no library.
 //!
-//! Nothing a transport over stream sockets does can cost less than this: the same bytes on the wire, encoded and
-//! checked one by one, in as few system calls as make sense.
+//! No transport over stream sockets can cost less than this: the same bytes on the wire, encoded and checked one by
+//! one, in as few system calls as make sense.
 //!
 //! ```text
 //! body up to 255 bytes     flags = 0x00 | length u8     | body
 //! longer                   flags = 0x02 | length u64 BE | body
 //! a request or a reply     0x01 0x00 (empty frame, MORE) in front of that
 //! ```
-//! Within the process there are no sockets and no frames; [`raw_rings`] is the floor there.
+//! Over inproc there are neither sockets nor frames; the floor there is [`raw_rings`].
 //!
 //! Source: <https://rfc.zeromq.org/spec/37/>, framing; <https://rfc.zeromq.org/spec/28/> for the empty frame.
 
@@ -26,9 +26,9 @@ use crate::subject::{Publisher, Subscribers, raw_many};
 
 /// Bytes encoded before they are written.
 pub(super) const BATCH_BYTES: usize = 64 * 1024;
-/// Bytes asked for in one receive.
+/// Bytes requested per receive.
 const RECEIVE_BYTES: usize = 256 * 1024;
-/// From this body size on, a message has a buffer of its own and is not copied into a batch.
+/// From this body size on, a message has its own buffer and is not copied into a batch.
 pub(super) const LARGE_BYTES: usize = 64 * 1024;
 
 pub(super) const SHORT_HEADER_BYTES: usize = 2;
@@ -37,17 +37,17 @@ const FLAG_LONG: u8 = 0x02;
 /// The empty frame that REQ and REP put in front of a body.
 pub(super) const DELIMITER: [u8; 2] = [0x01, 0x00];
 
-/// Plain sockets, asked in one of several ways. See the module.
+/// Plain sockets, in one of several ways of calling. See the module.
 #[derive(Debug)]
 pub struct Raw {
     name: &'static str,
     way: Way,
 }
 
-/// The subject `raw`: blocking calls where sides park, non-blocking ones again and again where they spin.
+/// The subject `raw`: blocking calls if sides park, repeated non-blocking calls if they spin.
 pub const RAW: Raw = Raw { name: "raw", way: Way::Plain };
 
-/// The subject `raw-epoll`: non-blocking calls, and epoll when there is nothing to do, as event loops have it.
+/// The subject `raw-epoll`: non-blocking calls, and epoll when there is no work, as in event loops.
 pub const EPOLL: Raw = Raw { name: "raw-epoll", way: Way::Epoll };
 
 impl Subject for Raw {
@@ -62,7 +62,7 @@ impl Subject for Raw {
     fn plays(&self, pattern: Pattern) -> bool {
         match pattern {
             Pattern::Stream | Pattern::RoundTrip | Pattern::Pipeline => true,
-            // Elsewhere there is no `poll`, and an accept in time takes longer than a visit.
+            // Other systems lack `poll`, and there a bounded accept takes longer than a visit.
             Pattern::FanOut | Pattern::FanIn | Pattern::Churn => cfg!(unix),
             Pattern::Idle => false,
         }
@@ -76,7 +76,7 @@ impl Subject for Raw {
         }
     }
 
-    /// It has one buffer anyway, and is the floor for all.
+    /// This subject has one buffer anyway, and is the floor for every way of receiving.
     fn can_receive(&self, _receive: Receive) -> bool {
         true
     }
@@ -174,10 +174,10 @@ impl Subject for Raw {
     }
 }
 
-/// Takes bytes that are to be sent.
+/// Accepts bytes for sending.
 pub(super) trait Outlet {
-    /// Sends the first `filled` bytes of the buffer, all of them. It may be another buffer afterwards, as long as this
-    /// one, with what was written before.
+    /// Sends the first `filled` bytes of the buffer, all of them. Afterwards `buffer` may be another buffer, as long as
+    /// this one and with previously written contents.
     fn write(&mut self, buffer: &mut Vec<u8>, filled: usize) -> Result<()>;
 
     /// Waits until everything is sent.
@@ -219,7 +219,7 @@ pub(super) fn receiver_on(link: Link, size_bytes: usize) -> Box<dyn Receiver> {
     }
 }
 
-/// The header of a frame with a body of `size_bytes`; `H` must be the length ZMTP prescribes for that size.
+/// The header of a frame with a body of `size_bytes`; `H` must be the length that ZMTP prescribes for that size.
 fn header<const H: usize>(size_bytes: usize) -> [u8; H] {
     let mut header = [0; H];
     if size_bytes <= u8::MAX.into() {
@@ -299,7 +299,7 @@ impl<const H: usize, O: Outlet> Sender for BatchSender<H, O> {
     }
 }
 
-/// Frames with bodies of one length, one behind the other.
+/// Consecutive frames with bodies of one length.
 pub(super) struct Frames<const H: usize> {
     header: [u8; H],
     pub(super) frame_bytes: usize,
@@ -310,8 +310,8 @@ impl<const H: usize> Frames<H> {
         Self { header: header(size_bytes), frame_bytes: H + size_bytes }
     }
 
-    /// Walks whole frames. Every frame of a run has one length, so the stride is known; a header that says
-    /// anything else is an error, and so is a byte behind the end marker.
+    /// Walks whole frames. All frames of a run have one length, so the stride is known. A header with another length is
+    /// an error, and so is a byte after the end marker.
     pub(super) fn walk(&self, received: &[u8], check: &mut SequenceCheck) -> Result<Verdict> {
         let mut frames = received.chunks_exact(self.frame_bytes);
         while let Some(frame) = frames.next() {
@@ -336,7 +336,7 @@ impl<const H: usize> Frames<H> {
 struct BatchReceiver<const H: usize> {
     link: Link,
     frames: Frames<H>,
-    /// Starts with the `kept` bytes of a frame that is not whole yet.
+    /// Starts with the first `kept` bytes of an incomplete frame.
     buffer: Vec<u8>,
     kept: usize,
 }
@@ -347,7 +347,7 @@ impl<const H: usize> BatchReceiver<H> {
         Self { link, buffer: vec![0; frames.frame_bytes + RECEIVE_BYTES], frames, kept: 0 }
     }
 
-    /// Receives once, walks the frames, and shows the bytes of all whole ones to `each`.
+    /// Receives once, walks the frames, and passes the bytes of all whole frames to `each`.
     #[inline]
     fn receive(
         &mut self,
@@ -370,7 +370,7 @@ impl<const H: usize> Receiver for BatchReceiver<H> {
     }
 }
 
-/// Sends on whole frames, as many as came in one receive.
+/// Forwards whole frames, as many as one receive brought.
 struct BatchRelay<const H: usize> {
     upstream: BatchReceiver<H>,
     downstream: Link,
@@ -386,7 +386,7 @@ impl<const H: usize> Worker for BatchRelay<H> {
     }
 }
 
-/// Sends on one large frame after the other.
+/// Forwards large frames one by one.
 struct LargeRelay {
     upstream: LargeReceiver,
     downstream: Link,
@@ -416,7 +416,7 @@ fn wrong_header(due: &[u8], received: &[u8], check: &SequenceCheck) -> Failure {
 /// One message in a buffer of its own: prefix, header, body.
 pub(super) struct Frame {
     pub(super) bytes: Vec<u8>,
-    /// Prefix and header, as they have to be.
+    /// The required prefix and header.
     head: Vec<u8>,
 }
 
@@ -438,7 +438,7 @@ impl Frame {
         self.judge_other(&self.bytes, check)
     }
 
-    /// Judges another buffer that has to hold such a message.
+    /// Checks another buffer that must contain such a message.
     pub(super) fn judge_other(&self, bytes: &[u8], check: &mut SequenceCheck) -> Result<Verdict> {
         let (head, body) = bytes.split_at(self.head.len());
         if head != self.head {
@@ -448,7 +448,7 @@ impl Frame {
     }
 }
 
-/// Sends one large message after the other out of one buffer.
+/// Sends large messages one by one out of one buffer.
 struct LargeSender<O> {
     outlet: O,
     frame: Frame,
@@ -472,7 +472,7 @@ impl<O: Outlet> Sender for LargeSender<O> {
     }
 }
 
-/// Receives one large message after the other into one buffer.
+/// Receives large messages one by one into one buffer.
 struct LargeReceiver {
     link: Link,
     frame: Frame,
@@ -528,7 +528,7 @@ mod tests {
         [&header::<SHORT_HEADER_BYTES>(16)[..], &body].concat()
     }
 
-    /// Shows `bytes` to a receiver of bodies of 16 bytes, until the stream ends or fails.
+    /// Passes `bytes` to a receiver of bodies of 16 bytes, until the stream ends or fails.
     fn receive(bytes: &[u8]) -> Result<u64> {
         let (sender, receiver) = pair();
         sender.write_all(bytes)?;

@@ -1,4 +1,4 @@
-//! A file over a plain stream socket: what the kernel can do by itself, and what a program does that copies.
+//! A file over a plain stream socket: once sent by the kernel alone, once copied by the program.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,11 +12,11 @@ use crate::sides::announcement;
 use crate::subject::file::{Courier, FileReceiver, FileSender};
 use crate::subject::raw_link::{Link, Listener, Way};
 
-/// Bytes that the receiver asks for in one call.
+/// Bytes that the receiver requests per call.
 const RECEIVE_BYTES: usize = 256 << 10;
-/// Bytes that the copying sender reads and sends at a time.
+/// Bytes that the copying sender reads and sends per step.
 const COPY_BYTES: usize = 64 << 10;
-/// Most bytes that one `sendfile` moves, whatever it is asked for; a multiple of all page sizes.
+/// Most bytes that one `sendfile` transfers, whatever the request; a multiple of all page sizes.
 const SENDFILE_BYTES_MAX: u64 = 1 << 30;
 
 /// Plain sockets. See the module.
@@ -109,7 +109,7 @@ fn too_short(bytes: u64, expected: u64) -> Failure {
     Failure::Setup(format!("the file has {bytes} bytes, {expected} were to be sent"))
 }
 
-/// Receives into one buffer, again and again.
+/// Receives into the same buffer again and again.
 struct Discard {
     listener: Listener,
     link: Option<Link>,
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
     use std::io::Write;
 
-    /// Sends `bytes` of a file of 300,000 through the courier, and returns what arrived.
+    /// Sends `bytes` of a file of 300,000 through the courier, and returns the received bytes.
     fn sent(courier: &RawFile, bytes: u64) -> Result<Vec<u8>> {
         let content: Vec<u8> = (0..300_000_u32).map(|n| (n / 7) as u8).collect();
         let mut file = tempfile::tempfile()?;

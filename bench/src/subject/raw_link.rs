@@ -10,16 +10,16 @@ use crate::error::{Failure, Result};
 use crate::sides::Announce;
 use crate::subject::STALL;
 
-/// How a connection is asked.
+/// The way of calling a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// Blocking calls when parked, non-blocking ones again and again when spinning.
+    /// Blocking calls when parked, repeated non-blocking ones when spinning.
     Plain,
     /// Non-blocking calls, and epoll between them.
     Epoll,
 }
 
-/// A connected stream socket that waits the way the run asks for.
+/// A connected stream socket that waits in the requested way.
 pub(super) struct Link {
     socket: Socket,
     wait: Wait,
@@ -32,7 +32,7 @@ impl Link {
         Self::on(connect(endpoint)?, wait, way)
     }
 
-    /// Binds, announces where, and takes one connection.
+    /// Binds, announces its endpoint, and accepts one connection.
     pub(super) fn accept(bind: &str, wait: Wait, way: Way, announce: Announce) -> Result<Self> {
         Listener::bind(bind, 1, announce)?.accept(wait, way)
     }
@@ -72,7 +72,7 @@ impl Link {
         }
     }
 
-    /// What to do about an operation that would block; a blocking one says so when its time is up.
+    /// Handles an operation that would block; a blocking operation reports that when its timeout expires.
     #[inline(always)]
     fn wait(&self, would_block: io::Error) -> Result<()> {
         #[cfg(target_os = "linux")]
@@ -119,7 +119,7 @@ impl Link {
     }
 }
 
-/// A connected socket; nothing is set on it.
+/// A connected socket without any options set.
 pub(super) fn connect(endpoint: &str) -> Result<Socket> {
     let (domain, address) = resolve(endpoint)?;
     let socket = Socket::new(domain, Type::STREAM, None)?;
@@ -127,7 +127,7 @@ pub(super) fn connect(endpoint: &str) -> Result<Socket> {
     Ok(socket)
 }
 
-/// Lets no small write wait for another.
+/// Disables Nagle's algorithm, so that no small write waits for another.
 pub(super) fn send_at_once(socket: &Socket) -> Result<()> {
     if socket.local_addr()?.domain() != Domain::UNIX {
         socket.set_tcp_nodelay(true)?;
@@ -139,7 +139,7 @@ pub(super) fn send_at_once(socket: &Socket) -> Result<()> {
 pub(super) struct Listener(Socket);
 
 impl Listener {
-    /// Binds and announces where; so many connections may wait to be taken.
+    /// Binds and announces the endpoint; up to `backlog` connections may wait to be accepted.
     pub(super) fn bind(bind: &str, backlog: u32, announce: Announce) -> Result<Self> {
         let (domain, address) = resolve(bind)?;
         let listener = Socket::new(domain, Type::STREAM, None)?;
@@ -153,18 +153,18 @@ impl Listener {
         Ok(Self(listener))
     }
 
-    /// Takes a connection; waits for one by sleeping, however its links wait.
+    /// Accepts a connection; sleeps until one comes, whatever the waiting mode of its links.
     pub(super) fn accept(&self, wait: Wait, way: Way) -> Result<Link> {
         Link::on(self.accept_socket()?, wait, way)
     }
 
-    /// The same without setting anything on it.
+    /// The same, without setting any options.
     pub(super) fn accept_socket(&self) -> Result<Socket> {
         accept(&self.0)
     }
 }
 
-/// Sees that [`accept`] ends: a side that failed must not leave this one waiting.
+/// Bounds the time of [`accept`]: if a side fails, this one must not wait for ever.
 #[cfg(unix)]
 fn bound_accept(listener: &Socket) -> io::Result<()> {
     listener.set_read_timeout(Some(STALL))
@@ -175,7 +175,7 @@ fn accept(listener: &Socket) -> Result<Socket> {
     Ok(listener.accept()?.0)
 }
 
-/// On Windows the time to receive in does not bound an accept.
+/// On Windows the receive timeout does not bound an accept.
 #[cfg(not(unix))]
 fn bound_accept(listener: &Socket) -> io::Result<()> {
     listener.set_nonblocking(true)
@@ -188,7 +188,7 @@ fn accept(listener: &Socket) -> Result<Socket> {
     loop {
         match listener.accept() {
             Ok((socket, _)) => {
-                // It takes after the listener.
+                // The socket inherits the listener's mode.
                 socket.set_nonblocking(false)?;
                 return Ok(socket);
             }
@@ -201,7 +201,7 @@ fn accept(listener: &Socket) -> Result<Socket> {
     }
 }
 
-/// Receives until `buffer` is full, as far as the socket may block: for large messages one wake-up instead of many.
+/// Receives until `buffer` is full, as far as the socket may block: one wake per large message instead of many.
 #[cfg(unix)]
 fn receive_whole(socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
     let (received, _) = rustix::net::recv(socket, buffer, rustix::net::RecvFlags::WAITALL)?;
@@ -224,7 +224,7 @@ fn resolve(endpoint: &str) -> Result<(Domain, SockAddr)> {
     Ok((Domain::for_address(address), address.into()))
 }
 
-/// Waiting in epoll.
+/// Waiting with epoll.
 #[cfg(target_os = "linux")]
 pub(super) mod epoll {
     use std::io;
@@ -240,8 +240,8 @@ pub(super) mod epoll {
 
     const NO_EVENT: Event = Event { flags: EventFlags::empty(), data: EventData::new_u64(0) };
 
-    /// One socket, both directions. Registered for edges, so that one registration lasts: after an operation that
-    /// would have blocked, whatever makes it possible again is an edge.
+    /// One socket, both directions. Edge-triggered, so that one registration lasts: after an operation that would have
+    /// blocked, the next readiness is an edge.
     pub(in crate::subject) struct Edges(OwnedFd);
 
     impl Edges {
@@ -252,7 +252,7 @@ pub(super) mod epoll {
             Ok(Self(epoll))
         }
 
-        /// Waits for an edge; when spinning it only looks.
+        /// Waits for an edge; when spinning, only polls.
         pub(in crate::subject) fn wait(&self, wait: Wait) -> Result<()> {
             look(&self.0, &mut [NO_EVENT], wait).map(drop)
         }
@@ -278,7 +278,7 @@ pub(super) mod epoll {
             Ok(Self { epoll, events })
         }
 
-        /// Waits until at least one can be received from; `each` is told their numbers.
+        /// Waits until at least one socket is readable; passes the numbers of the readable sockets to `each`.
         pub(in crate::subject) fn wait(
             &mut self,
             wait: Wait,
@@ -295,7 +295,7 @@ pub(super) mod epoll {
             }
         }
 
-        /// Looks at a socket no more.
+        /// Stops watching a socket.
         pub(in crate::subject) fn forget(&self, socket: &socket2::Socket) -> Result<()> {
             Ok(epoll::delete(&self.epoll, socket).map_err(io::Error::from)?)
         }

@@ -1,5 +1,4 @@
-//! The floor of fan-out and fan-in: one socket for each peer, and `poll` or epoll to find those that have something.
-//! For unix alone.
+//! The floor of fan-out and fan-in: one socket per peer, and `poll` or epoll to find the readable ones. Unix only.
 
 use std::io;
 
@@ -44,7 +43,7 @@ fn accept_all(case: &Case, way: Way, announce: Announce) -> Result<Vec<Link>> {
 struct Publishing {
     links: Vec<Link>,
     frame: Frame,
-    /// Frames one behind the other.
+    /// Consecutive frames.
     batch: Vec<u8>,
 }
 
@@ -111,15 +110,15 @@ impl Receiver for Many {
             }
             Ok(())
         })?;
-        // A connection whose peer is gone can always be received from.
+        // A connection whose peer has closed stays readable.
         ended.into_iter().try_for_each(|number| watch.forget(number))?;
         Ok(all)
     }
 }
 
-/// Finds the connections that have something.
+/// Finds the readable connections.
 enum Watch {
-    /// Asks about all of them each time; those that ended are `None`.
+    /// Polls all of them each time; ended ones are `None`.
     Poll(Vec<Option<Socket>>, Wait),
     #[cfg(target_os = "linux")]
     Epoll(Vec<Socket>, epoll::Levels, Wait),
@@ -138,7 +137,7 @@ impl Watch {
         Ok(Self::Poll(sockets.map(|socket| socket.map(Some)).collect::<io::Result<_>>()?, wait))
     }
 
-    /// Waits until there is at least one; `each` is told their numbers.
+    /// Waits until at least one is readable; passes their numbers to `each`.
     fn wait(&mut self, each: impl FnMut(usize) -> Result<()>) -> Result<()> {
         match self {
             Self::Poll(sockets, wait) => poll(sockets, *wait, each),
@@ -147,7 +146,7 @@ impl Watch {
         }
     }
 
-    /// Looks at a connection no more.
+    /// Stops watching a connection.
     fn forget(&mut self, number: usize) -> Result<()> {
         match self {
             Self::Poll(sockets, _) => sockets[number] = None,

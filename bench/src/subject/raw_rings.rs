@@ -1,14 +1,14 @@
-//! The floor within a process: two rings in memory, one for each direction, with one sender and one receiver each.
+//! The floor over inproc: two rings in memory, one per direction, with one sender and one receiver each.
 //!
 //! ```text
 //!             published ──▶
 //! block 0 | block 1 | ... | block n-1 | and around again
 //!             ◀── taken
 //! ```
-//! A block holds one or more bodies one behind the other, without framing. The sender fills blocks while fewer than
-//! `n` are published and not taken; the receiver looks at bodies where they are. Both counters only grow, each is
-//! written by one side, and they alone say whose a block is. Its mutex, never contended, costs a few nanoseconds and
-//! keeps that within safe code.
+//! A block holds one or more consecutive bodies, without framing. The sender fills blocks while fewer than `n` are
+//! published and not taken; the receiver reads bodies in place. Both counters only grow, each has one writer, and
+//! together they determine which side owns a block. The block's mutex, never contended, costs a few nanoseconds and
+//! keeps this safe code.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -22,16 +22,16 @@ use crate::sides::Announce;
 use crate::size;
 use crate::subject::{Case, Common, Receiver, Replier, Requester, STALL, Sender};
 
-/// Small bodies share a block of this size at most.
+/// Largest block that small bodies share.
 const BLOCK_BYTES: usize = 64 * 1024;
 /// Blocks of a ring; large bodies get fewer.
 const BLOCKS_MAX: usize = 16;
-/// Bytes of a ring's blocks, unless two bodies are more.
+/// Size of a ring's blocks together, unless two bodies need more.
 const RING_BYTES: usize = 4 << 20;
-/// A side that spins looks at the clock once in so many looks at its counter.
+/// How many times a spinning side checks its counter per check of the clock.
 const LOOKS_PER_CLOCK: u32 = 1 << 16;
 
-/// What both sides use: a ring for each direction.
+/// The rings of both sides, one per direction.
 #[derive(Debug)]
 struct Rings {
     a_to_b: Arc<Ring>,
@@ -44,7 +44,7 @@ pub(super) fn common(case: &Case) -> Common {
     Arc::new(Rings { a_to_b: ring(), b_to_a: ring() })
 }
 
-/// How large the rings are.
+/// The size of the rings.
 pub(super) fn settings(case: &Case) -> String {
     let (blocks, block_bytes) = geometry(case.size_bytes);
     format!("{blocks} blocks of {}", size::display(block_bytes))
@@ -89,7 +89,7 @@ pub(super) fn replier(case: &Case, announce: Announce) -> Result<Box<dyn Replier
     }))
 }
 
-/// Bodies of one length, one behind the other.
+/// Consecutive bodies of one length.
 #[derive(Debug)]
 struct Block {
     bytes: Box<[u8]>,
@@ -125,27 +125,28 @@ impl Ring {
     }
 }
 
-/// Counts up, written by one side and awaited by the other; in cache lines of its own.
+/// A counter that one side writes and the other awaits; in cache lines of its own.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Counter {
     value: AtomicU64,
-    /// The other side sleeps, or is about to, until the value is that of `awaited`.
+    /// The other side sleeps, or is about to, until the value reaches `awaited`.
     is_awaited: AtomicBool,
     awaited: AtomicU64,
     waiter: OnceLock<Thread>,
 }
 
 impl Counter {
-    /// Shows a new value to the other side, and wakes it.
+    /// Publishes a new value and wakes the other side.
     #[inline]
     fn set(&self, value: u64, wait: Wait) {
         if wait == Wait::Spin {
             return self.value.store(value, Ordering::Release);
         }
-        // Sequentially consistent, here and in `park`: either the value is seen there, or the sleeper here.
+        // Sequentially consistent, here and in `park`: either the sleeper sees the value, or this side sees the
+        // sleeper.
         self.value.store(value, Ordering::SeqCst);
-        // The flag, stored after `awaited`, makes that visible.
+        // The flag is stored after `awaited` and so makes it visible.
         if self.is_awaited.load(Ordering::SeqCst) && value >= self.awaited.load(Ordering::Relaxed) {
             self.is_awaited.store(false, Ordering::SeqCst);
             if let Some(waiter) = self.waiter.get() {
@@ -154,7 +155,7 @@ impl Counter {
         }
     }
 
-    /// Waits until the value is beyond `passed`, and returns it.
+    /// Waits until the value exceeds `passed`, and returns the value.
     #[inline]
     fn await_beyond(&self, passed: u64, wait: Wait) -> Result<u64> {
         let value = self.value.load(Ordering::Acquire);
@@ -207,7 +208,7 @@ struct Filling {
     ring: Arc<Ring>,
     body: Vec<u8>,
     published: u64,
-    /// So many blocks were taken when the sender last looked.
+    /// Number of blocks taken when the sender last looked.
     taken_seen: u64,
 }
 
@@ -221,8 +222,8 @@ impl Filling {
         }
     }
 
-    /// Waits for a free block of a ring of `blocks`. A sender that has to sleep sleeps until half of the ring is free,
-    /// so that not every block costs a wake-up.
+    /// Waits for a free block of a ring of `blocks`. A sleeping sender waits until half of the ring is free, so that
+    /// not every block costs a wake.
     fn await_room(&mut self, blocks: u64) -> Result<()> {
         let ring = &*self.ring;
         self.taken_seen = ring.taken.value.load(Ordering::Acquire);
@@ -234,7 +235,7 @@ impl Filling {
         Ok(())
     }
 
-    /// Sends one block with messages `first..`, at most `count` of them; returns how many.
+    /// Sends one block with messages from `first` on, at most `count` of them; returns their number.
     fn send(&mut self, first: u64, count: usize) -> Result<u64> {
         let blocks = self.ring.blocks.len() as u64;
         if self.published - self.taken_seen >= blocks {
@@ -278,7 +279,7 @@ impl Emptying {
         Self { ring: Arc::clone(ring), taken: 0 }
     }
 
-    /// Waits for a block, and shows each of its bodies to `check` and `each`.
+    /// Waits for a block, and passes each of its bodies to `check` and `each`.
     fn receive(
         &mut self,
         check: &mut SequenceCheck,
@@ -323,7 +324,7 @@ impl Requester for Echo {
 
 impl Replier for Echo {
     fn reply(&mut self, check: &mut SequenceCheck) -> Result<Verdict> {
-        // What came in is what goes back: copied into the body that the other ring's block is filled from.
+        // Copies the received body into the body from which the other ring's block is filled.
         let body = &mut self.filling.body;
         let verdict = self.emptying.receive(check, |request| body.copy_from_slice(request))?;
         let sequence = match verdict {
@@ -339,7 +340,8 @@ impl Replier for Echo {
 mod tests {
     use super::*;
 
-    /// Sends `bursts` blocks and the end through a ring, each side on its thread; returns sent and received.
+    /// Sends `bursts` blocks and the end through a ring, each side on its thread; returns the numbers sent and
+    /// received.
     fn through(size_bytes: usize, wait: Wait, bursts: usize) -> (u64, u64) {
         let ring = Arc::new(Ring::new(size_bytes, wait));
         let mut emptying = Emptying::new(&ring);
@@ -378,7 +380,7 @@ mod tests {
         let sending = thread::spawn(move || filling.send(BLOCKS_MAX as u64, 1));
         let mut check = SequenceCheck::new(BLOCK_BYTES);
         let mut emptying = Emptying::new(&ring);
-        // A sender that sleeps does so until half of the ring is free.
+        // A sleeping sender waits until half of the ring is free.
         for _ in 0..BLOCKS_MAX / 2 {
             thread::sleep(std::time::Duration::from_millis(5));
             assert!(!sending.is_finished());

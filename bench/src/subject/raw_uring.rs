@@ -1,9 +1,9 @@
 //! The floor on io_uring: the bytes of [`raw`](super::raw) through zring-engine's driver, without wire and patterns.
 //!
-//! One shard a side, on the side's thread, and one connection. Its handler only notes what happened; the loop over
-//! messages is that of `raw`. What the kernel takes at once is sent with `send(2)` and the rest through the ring, small
-//! bodies are received into the pool and large ones into blocks of their own, as zring's sockets do. So the distance
-//! to `raw` is what the driver costs, and the distance from here to `zring` what protocol and patterns cost.
+//! Each side has one shard, on the side's thread, with one connection. The handler only records events; the loop over
+//! messages is that of `raw`. Bytes that the kernel takes at once are sent with `send(2)`, the rest through the ring.
+//! Small bodies are received into the pool, large ones into blocks of their own, as in zring's sockets. So the distance
+//! to `raw` is the cost of the driver, and the distance from here to `zring` is the cost of protocol and patterns.
 
 use std::collections::VecDeque;
 use std::io;
@@ -25,9 +25,9 @@ use crate::subject::raw::{
 use crate::subject::raw_link::{self, Listener};
 use crate::subject::{Case, Receiver, Replier, Requester, STALL, Sender, Subject};
 
-/// What the reports call the driver.
+/// The driver's name in reports.
 const DRIVER: &str = "uring";
-/// Turns without a result between two looks at the clock.
+/// Turns without a result between two checks of the clock.
 const TURNS_PER_LOOK: u32 = 1024;
 
 /// The subject `raw-uring`. See the module.
@@ -91,10 +91,10 @@ struct Ring {
     shard: Shard,
     conn: ConnId,
     events: Events,
-    /// The chunk that is being read, and how much of it was.
+    /// The chunk being read, and how many of its bytes have been read.
     reading: Option<(Chunk, usize)>,
     is_sending: bool,
-    /// What was sent before, to be written again.
+    /// The buffer of the previous send, for reuse.
     spare: Vec<u8>,
 }
 
@@ -103,7 +103,7 @@ impl Ring {
         Self::on(case, raw_link::connect(endpoint)?)
     }
 
-    /// Binds, announces where, and takes one connection.
+    /// Binds, announces its endpoint, and accepts one connection.
     fn accept(case: &Case, announce: Announce) -> Result<Self> {
         Self::on(case, Listener::bind(&case.bind, 1, announce)?.accept_socket()?)
     }
@@ -130,7 +130,7 @@ impl Ring {
         })
     }
 
-    /// Turns the shard until `take` finds what it looks for.
+    /// Turns the shard until `take` returns a value.
     #[inline]
     fn until<T>(&mut self, mut take: impl FnMut(&mut Events) -> Option<T>) -> Result<T> {
         if let Some(found) = take(&mut self.events) {
@@ -156,7 +156,7 @@ impl Ring {
         }
     }
 
-    /// Begins to send a segment of which the kernel has taken the first `sent` bytes already.
+    /// Starts to send a segment of which the kernel has already taken the first `sent` bytes.
     fn send_rest(&mut self, segment: Segment, sent: usize) -> Result<()> {
         let mut gather = self.shard.arena.take_list();
         gather.push(segment);
@@ -189,7 +189,7 @@ impl Ring {
         Ok(())
     }
 
-    /// Receives so many bytes into a block of their own.
+    /// Receives `bytes` bytes into a block of their own.
     fn receive_block(&mut self, bytes: usize) -> Result<Shared> {
         let body = Some(SharedMut::with_expected(bytes));
         let direct = Direct { body, rest: bytes, spill: Vec::new() };
@@ -200,7 +200,7 @@ impl Ring {
 }
 
 impl Outlet for Ring {
-    /// One write may be under way while the next one is prepared.
+    /// One write may be under way while the next is being prepared.
     #[inline]
     fn write(&mut self, buffer: &mut Vec<u8>, filled: usize) -> Result<()> {
         self.settle()?;
@@ -234,7 +234,7 @@ impl Outlet for Ring {
     }
 }
 
-/// Why the ring could not be had.
+/// The failure for a ring that cannot be created.
 fn refused(error: Error) -> Failure {
     match error {
         Error::Uring { .. } | Error::NoDriver => Failure::NoUring(error),
@@ -246,13 +246,13 @@ fn closed() -> Failure {
     io::Error::new(io::ErrorKind::UnexpectedEof, "closed before the end marker").into()
 }
 
-/// What happened on the connection and was not looked at yet.
+/// Events on the connection that have not been handled yet.
 #[derive(Default)]
 struct Events {
     chunks: VecDeque<Chunk>,
-    /// A block that is full.
+    /// A full block.
     direct: Option<Direct>,
-    /// What a send that is over has held.
+    /// The gather of a finished send.
     sent: Option<Gather>,
     failed: Option<io::Error>,
 }
@@ -303,7 +303,7 @@ impl Handler for Events {
         });
     }
 
-    /// Whoever turns the shard has read all chunks before.
+    /// The caller of the turn has already read all chunks.
     fn on_starved(&mut self, _shard: &mut Shard) {}
 
     fn on_sent(
@@ -333,11 +333,11 @@ impl Handler for Events {
     }
 }
 
-/// Walks small frames where they lie in the pool; only one that straddles two chunks is copied.
+/// Walks small frames in place in the pool; only a frame that straddles two chunks is copied.
 struct BatchReceiver<const H: usize> {
     ring: Ring,
     frames: Frames<H>,
-    /// The beginning of a frame that is not whole yet.
+    /// The beginning of an incomplete frame.
     kept: Vec<u8>,
 }
 
@@ -348,7 +348,7 @@ impl<const H: usize> BatchReceiver<H> {
     }
 }
 
-/// Walks the frame that was begun, then those in `bytes`, and keeps what is left of the last one.
+/// Walks the incomplete frame, then the frames in `bytes`, and keeps the beginning of the last one if it is incomplete.
 fn walk<const H: usize>(
     frames: &Frames<H>,
     kept: &mut Vec<u8>,
@@ -399,7 +399,7 @@ impl<const H: usize> Receiver for BatchReceiver<H> {
     }
 }
 
-/// Receives one large message after the other, each into a block of its own.
+/// Receives large messages one by one, each into a block of its own.
 struct LargeReceiver {
     ring: Ring,
     frame: Frame,
@@ -459,7 +459,7 @@ impl Replier for Echo {
     }
 }
 
-/// The same with large bodies, which are received into blocks of their own; the replier sends that block back.
+/// The same with large bodies, which are received into blocks of their own; the replier sends the same block back.
 struct LargeEcho(Echo);
 
 impl Requester for LargeEcho {

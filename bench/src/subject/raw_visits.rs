@@ -1,4 +1,4 @@
-//! The floor of connections that are made for one request: `connect`, one round trip, `close`. There is no handshake.
+//! The floor of connections made for one request: `connect`, one round trip, `close`. There is no handshake.
 
 use crate::error::Result;
 use crate::sequence::{SequenceCheck, Verdict};
@@ -40,7 +40,7 @@ pub(super) struct Host {
     case: Case,
     way: Way,
     frame: Frame,
-    /// Kept until the guest has closed it, so that the port that has to rest is the guest's.
+    /// Kept until the guest has closed it, so that the guest's port is the one in TIME_WAIT.
     last: Option<Link>,
 }
 

@@ -1,5 +1,6 @@
-//! zring's sockets, of either kind: one context per side, one public send and one public receive per message. The
-//! subject `zring` is the inline ones, on the thread that uses them; [`zring_bg`](super::zring_bg) is the others.
+//! zring's sockets of either kind: one context per side, one public send and one public receive per message. The
+//! subject `zring` uses inline sockets, on the thread that calls them; [`zring_bg`](super::zring_bg) uses background
+//! sockets.
 
 use std::any::Any;
 use std::marker::PhantomData;
@@ -20,74 +21,74 @@ use crate::subject::{
 
 /// From this body size on, messages are shared instead of copied.
 const LARGE_BYTES: usize = 64 * 1024;
-/// Shorter bodies are written in place: from here on zring sends frames by reference.
+/// Shorter bodies are written in place; from this size on zring sends frames by reference.
 const IN_PLACE_BYTES_MAX: usize = 4096;
 /// Messages sent under one batch guard, or received in one burst.
 const BURST_MESSAGES: usize = 4096;
-/// Bytes of bodies of such a burst, unless one is larger.
+/// Bytes of bodies in such a burst, unless one body is larger.
 const BURST_BYTES: usize = 1 << 20;
 
-/// A kind of context, as the harness uses it.
+/// A kind of context, with the operations that the harness needs.
 pub trait Kind: zring::Home + 'static {
-    /// What the command line and the reports call its sockets.
+    /// The name of its sockets on the command line and in reports.
     const NAME: &'static str;
 
-    /// A scope within which sends only queue; `()` if the subject does without.
+    /// A scope within which sends only queue; `()` if the subject uses none.
     type Batch: Any;
 
-    /// What the contexts of both sides of a round have in common.
+    /// The object shared by the contexts of both sides of a round.
     ///
     /// # Errors
-    /// Whatever kept it from being made.
+    /// The error of making the object.
     fn common(case: &Case) -> Result<Option<Common>>;
 
-    /// The context of a side, on its thread; `core` is where that is pinned.
+    /// Opens the context of a side, on its thread; `core` is that thread's core, if pinned.
     ///
     /// # Errors
-    /// Whatever the library reports.
+    /// The library's error.
     fn open(case: &Case, core: Option<usize>) -> Result<Self>;
 
-    /// A socket.
+    /// Opens a socket.
     ///
     /// # Errors
-    /// Whatever the library reports.
+    /// The library's error.
     fn open_socket(&self, socket_type: SocketType, options: Options)
     -> Result<zring::Socket<Self>>;
 
     /// Opens a batch scope.
     fn open_batch(&self) -> Self::Batch;
 
-    /// Does what can be done without waiting, if nobody else does.
+    /// Does the work that needs no waiting, unless another thread does it.
     ///
     /// # Errors
-    /// Whatever the library reports.
+    /// The library's error.
     fn turn(&self) -> Result<()>;
 
-    /// Waits for messages at `sockets`, at most [`STALL`], and says at which of them there are some.
+    /// Waits for messages at `sockets`, for at most [`STALL`], and reports which sockets are readable.
     ///
     /// # Errors
-    /// Whatever the library reports.
+    /// The library's error.
     fn readable(sockets: &[zring::Socket<Self>], is_readable: &mut Vec<bool>) -> Result<()>;
 
-    /// What [`Kind::register`] gives.
+    /// The result of [`Kind::register`].
     type Buffer: DerefMut<Target = [u8]> + 'static;
 
-    /// Whether it registers memory with the kernel.
+    /// Whether this kind registers memory with the kernel.
     const REGISTERS: bool;
 
-    /// A buffer to receive into that the kernel knows beforehand.
+    /// Makes a receive buffer that is registered with the kernel beforehand.
     ///
     /// # Errors
-    /// Whatever the library reports.
+    /// The library's error.
     fn register(&self, len: usize) -> Result<Self::Buffer>;
 
-    /// Whether short bodies are written where they are sent from.
+    /// Whether short bodies are written in their final place.
     const WRITES_IN_PLACE: bool;
 
-    /// How it sends, in a few words; empty if as everybody would.
+    /// How this kind sends, in a few words; empty for the usual way.
     const SENDS: &'static str;
 
-    /// What the context runs on; `None` if the library does not tell.
+    /// The context's driver; `None` if the library does not tell.
     fn driver_name(&self) -> Option<&'static str>;
 }
 
@@ -111,7 +112,7 @@ impl Kind for inline::Context {
         inline::Context::register(self, len).map_err(Failure::library)
     }
 
-    /// Within the process the two contexts find each other by names they share.
+    /// Over inproc the two contexts share a name space.
     fn common(case: &Case) -> Result<Option<Common>> {
         let is_inproc = case.transport == Transport::Inproc;
         Ok(is_inproc.then(|| Arc::new(Inproc::new()) as Common))
@@ -155,7 +156,7 @@ impl Kind for inline::Context {
     }
 }
 
-/// What the reports call a driver.
+/// The name of a driver in reports.
 pub(super) fn driver_name(kind: DriverKind) -> Option<&'static str> {
     match kind {
         DriverKind::Uring => Some("uring"),
@@ -164,7 +165,7 @@ pub(super) fn driver_name(kind: DriverKind) -> Option<&'static str> {
     }
 }
 
-/// The part of a context's configuration that every kind has.
+/// The configuration common to every kind of context.
 pub(super) fn config(case: &Case) -> zring::Config {
     let wait = match case.wait {
         Wait::Spin => zring::Wait::Spin,
@@ -184,7 +185,7 @@ pub(super) fn config(case: &Case) -> zring::Config {
 pub struct Sockets<C>(PhantomData<fn() -> C>);
 
 impl<C: Kind> Sockets<C> {
-    /// There is nothing to it.
+    /// The only value.
     pub const NEW: Self = Self(PhantomData);
 }
 
@@ -286,14 +287,14 @@ impl<C: Kind> Subject for Sockets<C> {
     }
 }
 
-/// Whether a stream's sender has its bodies written where they are sent from.
+/// Whether a stream's sender writes its bodies in their final place.
 fn writes_in_place<C: Kind>(case: &Case) -> bool {
     C::WRITES_IN_PLACE
         && case.transport != Transport::Inproc
         && case.size_bytes < IN_PLACE_BYTES_MAX
 }
 
-/// What all sockets are told.
+/// The options of all sockets.
 pub(super) fn options(case: &Case) -> Options {
     let mut options = Options::default();
     options.sndhwm = queue_messages(case.size_bytes);
@@ -305,12 +306,12 @@ pub(super) fn options(case: &Case) -> Options {
     options
 }
 
-/// One side: a context and its socket. Fields drop in this order.
+/// One side: a context and its socket. The fields drop in this order.
 pub(super) struct Side<C: Kind> {
     pub(super) socket: zring::Socket<C>,
     pub(super) context: C,
     pub(super) driver: Option<&'static str>,
-    /// Messages sent, or received, in one go.
+    /// Messages sent, or received, per burst.
     pub(super) burst: usize,
 }
 
@@ -354,12 +355,12 @@ impl<C: Kind> Side<C> {
     }
 }
 
-/// Sends small bodies: bursts, under a batch guard where the subject has one.
+/// Sends small bodies in bursts, under a batch guard where the subject has one.
 struct BurstSender<C: Kind> {
     side: Side<C>,
     body: Vec<u8>,
     burst: u64,
-    /// Each body is written where the library sends it from, as `raw` does; else it is copied by its `send`.
+    /// Whether each body is written in its final place, as in `raw`; otherwise the library's `send` copies it.
     is_in_place: bool,
 }
 
@@ -403,8 +404,8 @@ impl<C: Kind> Sender for BurstSender<C> {
     }
 }
 
-/// Sends large bodies: shared messages, each written again once nothing refers to it any more. The first that is free
-/// goes out, so that no more of them are touched than are under way.
+/// Sends large bodies: shared messages, each rewritten once no reference to it is left. The first free one is sent, so
+/// that no more messages are touched than are under way.
 struct LargeSender<C: Kind> {
     side: Side<C>,
     body: Vec<u8>,
@@ -413,7 +414,7 @@ struct LargeSender<C: Kind> {
 }
 
 impl<C: Kind> LargeSender<C> {
-    /// A message nobody else holds, stamped. The HWM bounds what is in flight and so the rotation.
+    /// A stamped message without other owners. The HWM bounds the messages in flight and so the rotation.
     fn stamped(&mut self, sequence: u64) -> Message {
         for message in &mut self.rotation {
             if let Some(bytes) = message.get_mut() {
@@ -475,7 +476,7 @@ impl<C: Kind> Receiver for Side<C> {
     }
 }
 
-/// Receives into one buffer, again and again.
+/// Receives into the same buffer again and again.
 struct IntoReceiver<C: Kind, B> {
     side: Side<C>,
     buffer: B,
@@ -499,7 +500,7 @@ impl<C: Kind, B: DerefMut<Target = [u8]>> Receiver for IntoReceiver<C, B> {
     }
 }
 
-/// Sends on what it receives, each message as it came, without a copy.
+/// Forwards received messages as they are, without a copy.
 struct Relay<C: Kind> {
     upstream: Side<C>,
     push: zring::Socket<C>,
@@ -532,7 +533,7 @@ impl<C: Kind> Worker for Relay<C> {
 struct Asker<C: Kind> {
     side: Side<C>,
     endpoint: String,
-    /// Holds connections on which nothing happens.
+    /// Holds the silent connections.
     silent: Option<zring::Socket<C>>,
     body: Vec<u8>,
 }
@@ -558,7 +559,7 @@ impl<C: Kind> Replier for Side<C> {
     fn reply(&mut self, check: &mut SequenceCheck) -> Result<Verdict> {
         let request = self.socket.recv().map_err(Failure::library)?;
         let verdict = check.accept(request.body())?;
-        // The request itself goes back: what was received is sent without a copy.
+        // The request itself is sent back, without a copy.
         self.socket.send(request).map_err(Failure::library)?;
         Ok(verdict)
     }

@@ -1,5 +1,5 @@
-//! zring's background sockets: a context of its own for each side, whose Runner shares the side's core where sides are
-//! pinned. Within the process both sides have one context, with a shard for each.
+//! zring's background sockets: one context per side, whose Runner shares the side's core if sides are pinned. Over
+//! inproc both sides share one context, with a shard for each.
 
 use std::sync::Arc;
 
@@ -63,7 +63,7 @@ impl Kind for Context {
     fn open_batch(&self) -> Self::Batch {}
 
     fn turn(&self) -> Result<()> {
-        // A Runner does what is to be done.
+        // The Runner does the work.
         Ok(())
     }
 

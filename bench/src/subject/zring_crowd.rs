@@ -1,4 +1,4 @@
-//! Connections of zring's sockets that nobody uses.
+//! Unused connections of zring's sockets.
 
 use std::time::{Duration, Instant};
 
@@ -9,13 +9,13 @@ use crate::sequence::{self, SequenceCheck, Verdict};
 use crate::subject::zring::Kind;
 use crate::subject::{Case, Crowd, STALL, Visitor};
 
-/// How long one end waits before the other gets its turn; inline contexts of one thread need that.
+/// How long one end waits before the other is turned; inline contexts on one thread need that.
 const TURN: Duration = Duration::from_millis(1);
 
-/// Opens `count` connections from one more socket of `context` to a REP socket, and waits until they have shaken hands.
+/// Opens `count` connections from another socket of `context` to a REP socket, and waits for their handshakes.
 ///
 /// # Errors
-/// Whatever the library reports.
+/// The library's error.
 pub(super) fn connect_beside<C: Kind>(
     context: &C,
     endpoint: &str,
@@ -29,12 +29,12 @@ pub(super) fn connect_beside<C: Kind>(
     Ok(socket)
 }
 
-/// How many connections a listener takes in one go.
+/// How many connections may wait in a listener's backlog.
 pub(super) fn backlog(case: &Case) -> u32 {
     case.connections.max(case.peers).max(Options::default().backlog)
 }
 
-/// A bound PULL socket, and a PUSH socket that connects to it again and again.
+/// A bound PULL socket, and a PUSH socket that connects to it many times.
 pub(super) struct Silent<C: Kind> {
     push: Socket<C>,
     pull: Socket<C>,

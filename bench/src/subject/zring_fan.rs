@@ -8,7 +8,7 @@ use crate::sides::Announce;
 use crate::subject::zring::{Kind, Side, options};
 use crate::subject::{Case, Publisher, Subscribers};
 
-/// Messages received from one socket before the next has its turn.
+/// Messages received from one socket before the next one is served.
 const TURN_MESSAGES: usize = 1024;
 
 /// A bound PUB socket.

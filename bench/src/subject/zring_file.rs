@@ -1,4 +1,4 @@
-//! The subject `zring` of the workload `file`: PUSH sends one message made of the file, PULL takes it as it arrives.
+//! The subject `zring` of the workload `file`: PUSH sends one message from the file, PULL receives it as it arrives.
 
 use std::fs::File;
 
@@ -9,7 +9,7 @@ use crate::error::{Failure, Result};
 use crate::subject::STALL;
 use crate::subject::file::{Courier, FileReceiver, FileSender};
 
-/// What is received at a time; as the raw subjects do.
+/// Bytes per receive, as in the raw subjects.
 const RECEIVE_BYTES: usize = 256 * 1024;
 
 /// The subject.
@@ -52,7 +52,7 @@ impl Courier for Zring {
     }
 }
 
-/// Sends one message made of the file.
+/// Sends one message whose body is the file.
 struct FromFile {
     push: Option<Socket>,
 }
@@ -70,7 +70,7 @@ impl FileSender for FromFile {
     }
 }
 
-/// Receives into one buffer, again and again.
+/// Receives into the same buffer again and again.
 struct Discard {
     pull: Socket,
     buffer: Vec<u8>,

@@ -1,4 +1,4 @@
-//! Connections that are made for one request.
+//! Connections made for one request each.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::subject::{Case, Pattern, Subject, Visitor};
 use crate::workload::roundtrip::reply;
 use crate::workload::{Figure, Round, WARM_UP_MAX, Workload, cpu_seconds_per_message};
 
-/// Side A connects, shakes hands, gets one request answered and disconnects, again and again; every such visit is
+/// Side A repeatedly connects, completes the handshake, gets one request answered and disconnects; each such visit is
 /// recorded as a whole. Side B stays bound. The rate is that of connections.
 #[derive(Debug)]
 pub struct Churn;
@@ -55,7 +55,7 @@ impl Workload for Churn {
     }
 }
 
-/// What side A saw.
+/// Side A's measurements.
 struct Visited {
     visits: u64,
     elapsed: Duration,
@@ -76,7 +76,8 @@ fn visit(visitor: &mut dyn Visitor, size_bytes: usize, duration: Duration) -> Re
     }
 }
 
-/// One visit after the other for `duration`, each from the end of the one before; returns how long it really took.
+/// Makes visits one after another for `duration`, each timed from the end of the one before; returns the actual
+/// duration.
 fn visit_for(
     visitor: &mut dyn Visitor,
     check: &mut SequenceCheck,

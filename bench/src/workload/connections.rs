@@ -1,4 +1,4 @@
-//! Round trips beside many connections that are open and silent.
+//! Round trips beside many open but silent connections.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use crate::subject::{Case, Pattern, Subject};
 use crate::workload::roundtrip::Roundtrip;
 use crate::workload::{Figure, Round, Workload};
 
-/// The roundtrip workload while side A holds [`Case::connections`] more connections to the socket of side B, on which
-/// nothing happens. What they cost shows beside a run with none.
+/// The roundtrip workload while side A holds [`Case::connections`] more connections to side B's socket, without any
+/// traffic. Compare with a run without them to see their cost.
 #[derive(Debug)]
 pub struct Connections;
 

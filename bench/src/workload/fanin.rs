@@ -44,7 +44,7 @@ impl Workload for FanIn {
     }
 }
 
-/// Returns how many messages went out, all streams together.
+/// Returns the number of messages sent, summed over all streams.
 fn send(senders: Vec<Box<dyn Sender>>, duration: Duration) -> Result<u64> {
     let mut streams: Vec<_> = (0..).map(first_of_stream).zip(senders).collect();
     let started = Instant::now();

@@ -15,23 +15,23 @@ use crate::subject::{Case, Pattern, Publisher, STALL, Subject, Subscribers};
 use crate::workload::throughput::BurstClock;
 use crate::workload::{Figure, Round, Workload, cpu_seconds_per_message};
 
-/// Pause between two hellos, or two end markers.
+/// Pause between two hellos, or between two end markers.
 const CALL_AGAIN: Duration = Duration::from_millis(1);
-/// Longest sleep of a publisher whose window is full, so that a library that works only within calls gets its turns.
+/// Longest sleep of a publisher with a full window, so that a library that works only within calls is called often.
 const NAP_MAX: Duration = Duration::from_micros(50);
-/// A publisher that was held back for so long sends one more message: what was lost at the end of the window shows
-/// only when something comes behind it.
+/// A publisher that was held back this long sends one more message: a loss at the end of the window shows only when a
+/// later message arrives.
 const PROBE_AFTER: Duration = Duration::from_millis(100);
 
 /// A window that is never full.
 const FREE_WINDOW: u64 = 1 << 48;
 
-/// Side A publishes to [`Case::peers`] subscribers, whose sockets side B serves on one thread. The rate is that of
-/// messages delivered, at all subscribers together.
+/// Side A publishes to [`Case::peers`] subscribers, whose sockets side B serves on one thread. The rate counts
+/// delivered messages, summed over all subscribers.
 ///
-/// The publisher begins when every subscriber has heard it, and then keeps at most half of a queue of the library
-/// ahead of the slowest subscriber, so that a PUB socket, which drops what does not fit, has no reason to.
-/// With [`Case::is_free_running`] it is not held back. What was dropped is counted either way.
+/// The publisher begins when every subscriber has received its hello. It then stays ahead of the slowest subscriber by
+/// at most half of a queue of the library, so that a PUB socket, which drops messages that do not fit, has no reason
+/// to. With [`Case::is_free_running`] it is not held back. Dropped messages are counted in both cases.
 #[derive(Debug)]
 pub struct FanOut;
 
@@ -60,7 +60,7 @@ impl Workload for FanOut {
             Publishing { publisher, shared: &shared, case, next: 0 }.run(duration)
         };
         let side_b = |endpoint: &str| {
-            // Side A must not wait for a side B that is gone.
+            // Side A must not wait for a side B that has ended.
             let _over = Over(&shared);
             let mut subscribers = subject.subscribers(case, endpoint)?;
             receive(&mut *subscribers, case, &shared)
@@ -85,20 +85,20 @@ impl Workload for FanOut {
     }
 }
 
-/// What both sides know of each other.
+/// State shared by both sides.
 #[derive(Default)]
 struct Shared {
     /// How far the publisher may be ahead of the slowest subscriber.
     window: u64,
-    /// Subscribers that have heard the publisher.
+    /// Subscribers that have received a hello.
     heard: AtomicU32,
-    /// What is due at the slowest subscriber.
+    /// The sequence number due at the slowest subscriber.
     due: AtomicU64,
-    /// Subscribers that have heard the end.
+    /// Subscribers that have received the end.
     ended: AtomicU32,
-    /// Side B is gone.
+    /// Side B has ended.
     is_over: AtomicBool,
-    /// The publisher sleeps until `due` is beyond this.
+    /// The publisher sleeps until `due` reaches this value.
     awaited: AtomicU64,
     publisher: OnceLock<Thread>,
 }
@@ -112,7 +112,7 @@ impl Drop for Over<'_> {
 }
 
 impl Shared {
-    /// Shows what side B has received.
+    /// Publishes side B's progress.
     fn show(&self, checks: &[SequenceCheck]) {
         let count =
             |is: fn(&SequenceCheck) -> bool| checks.iter().filter(|check| is(check)).count();
@@ -120,7 +120,7 @@ impl Shared {
         self.ended.store(count(|check| check.ends() > 0) as u32, Ordering::Release);
         let due = checks.iter().map(SequenceCheck::due).min().unwrap_or(0);
         self.due.store(due, Ordering::SeqCst);
-        // A wake-up that is missed costs a nap.
+        // A missed wake costs only a nap.
         if due >= self.awaited.load(Ordering::SeqCst) {
             self.awaited.store(u64::MAX, Ordering::SeqCst);
             if let Some(publisher) = self.publisher.get() {
@@ -130,7 +130,7 @@ impl Shared {
     }
 }
 
-/// What side A did.
+/// Side A's measurements.
 struct Published {
     messages: u64,
     elapsed: Duration,
@@ -161,14 +161,14 @@ impl Publishing<'_> {
         Ok(Published { messages: self.next, elapsed, driver })
     }
 
-    /// Publishes `sequence` until all subscribers have heard it.
+    /// Publishes `sequence` until all subscribers have received it.
     fn call(&mut self, sequence: u64, heard: fn(&Shared) -> &AtomicU32) -> Result<()> {
         let started = Instant::now();
         while heard(self.shared).load(Ordering::Acquire) < self.case.peers {
             self.give_up_after(started)?;
             let published = self.publisher.publish(sequence);
             if heard(self.shared).load(Ordering::Acquire) == self.case.peers {
-                // Whoever has heard the end may be gone before it is said to him again.
+                // A subscriber that has received the end may close before the marker is repeated.
                 return Ok(());
             }
             published?;
@@ -183,7 +183,7 @@ impl Publishing<'_> {
         Ok(())
     }
 
-    /// Waits until a quarter of the window is free, and returns how much is.
+    /// Waits until a quarter of the window is free, and returns the free part.
     fn await_room(&mut self) -> Result<u64> {
         let Shared { window, .. } = *self.shared;
         let enough = (window / 4).max(1);
@@ -227,11 +227,11 @@ impl Publishing<'_> {
     }
 }
 
-/// What side B saw, all subscribers together.
+/// Side B's measurements, summed over all subscribers.
 struct Delivered {
     messages: u64,
     dropped: u64,
-    /// Those behind the first burst: their arrival is what `elapsed` spans.
+    /// Messages after the first burst: `elapsed` spans their arrival.
     timed_messages: u64,
     elapsed: Duration,
     cpu: Option<Duration>,

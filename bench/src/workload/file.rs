@@ -1,7 +1,7 @@
-//! One large file from a process to another, which throws it away.
+//! One large file from one process to another, which discards it.
 //!
-//! Unlike the other workloads this one has a process for the sender, so that its memory can be told from the
-//! receiver's, runs instead of time, and subjects of its own ([`crate::subject::file`]).
+//! Unlike the other workloads this one runs the sender in a process of its own, so that its memory can be distinguished
+//! from the receiver's. It counts runs instead of time, and has subjects of its own ([`crate::subject::file`]).
 
 mod sender;
 mod source;
@@ -75,7 +75,7 @@ fn stream_transports() -> impl TypedValueParser<Value = Transport> {
 /// Measures and reports.
 ///
 /// # Errors
-/// Whatever a subject failed with, that the file could not be made, or that the report could not be written.
+/// The failure of a subject, of making the file, or of writing the report.
 pub fn run(options: &FileOptions) -> Result<()> {
     if cfg!(debug_assertions) {
         eprintln!("note: this is a debug build, its figures mean nothing");
@@ -87,7 +87,7 @@ pub fn run(options: &FileOptions) -> Result<()> {
 /// Makes the file, and sends it with every subject in every run.
 ///
 /// # Errors
-/// As [`run`], but for the report.
+/// As [`run`], except for the report.
 pub fn measure(options: &FileOptions) -> Result<Vec<Outcome>> {
     let couriers = chosen(&options.subjects);
     let source = make(options)?;
@@ -122,7 +122,7 @@ pub fn measure(options: &FileOptions) -> Result<Vec<Outcome>> {
     Ok(condense(options, &couriers, &runs))
 }
 
-/// The subjects asked for, in the order of [`COURIERS`] and once each; all of them if none is named.
+/// The named subjects, in the order of [`COURIERS`] and once each; all of them if none is named.
 fn chosen(names: &[String]) -> Vec<&'static dyn Courier> {
     let is_chosen = |courier: &&dyn Courier| {
         names.is_empty() || names.iter().any(|name| name == courier.name())
@@ -142,19 +142,19 @@ fn make(options: &FileOptions) -> Result<Source> {
     Ok(source)
 }
 
-/// The subjects of a run: each begins as often as any other, so that none always runs on the heels of the same.
+/// The order of subjects in a run: each is first equally often, so that none always runs after the same one.
 fn order(run: usize, subjects: usize) -> impl Iterator<Item = usize> {
     (0..subjects).map(move |place| (run + place) % subjects)
 }
 
-/// What one run measured.
+/// The measurements of one run.
 #[derive(Clone, Copy, Debug)]
 struct Run {
     elapsed: Duration,
     grown_bytes: Option<u64>,
 }
 
-/// Sends the file once. The time is from the word to go until the last byte has arrived.
+/// Sends the file once. The time runs from the GO until the last byte has arrived.
 fn transfer(
     courier: &dyn Courier,
     bind: &str,
@@ -166,7 +166,7 @@ fn transfer(
         let (endpoint, mut receiver) = courier.receiver(bind)?;
         let core = options.pin.map(|pin| pin.a);
         let mut sender = Process::start(courier, &endpoint, &source.file, options.size, core)?;
-        // Where something fails the sender knows better what, if it ended.
+        // If something fails, the sender knows the cause better, provided it has ended.
         if let Err(failure) = receiver.await_sender() {
             sender.finish()?;
             return Err(failure);
@@ -184,7 +184,7 @@ fn transfer(
         receiver.finish()?;
         Ok(Run { elapsed, grown_bytes: told.grown_bytes })
     };
-    // A thread of its own, so that the pin ends with it.
+    // A separate thread, so that the pinning ends with it.
     thread::scope(|scope| {
         let receiver = thread::Builder::new().name("side-b".to_owned());
         let ended = receiver.spawn_scoped(scope, receive)?.join();

@@ -1,4 +1,4 @@
-//! What connections cost that nobody uses.
+//! The cost of unused connections.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,8 +12,8 @@ use crate::workload::{Figure, Idle as Figures, Round, Workload};
 /// Longest pause between the last handshake and the measured stretch; a short round pauses for a tenth of its time.
 const SETTLE_MAX: Duration = Duration::from_millis(200);
 
-/// [`Case::connections`] connections between two contexts, shaken hands and silent, while no thread makes a call.
-/// Measured are the threads of the process but the one that waits for the end: those that the library runs.
+/// [`Case::connections`] connections between two contexts, silent after their handshakes, while no thread makes a call.
+/// All threads of the process are measured, except the one that waits for the end: the library's threads.
 #[derive(Debug)]
 pub struct Idle;
 
@@ -46,7 +46,7 @@ impl Workload for Idle {
     }
 }
 
-/// Sleeps, and says what the other threads did meanwhile.
+/// Sleeps, and reports the activity of the other threads meanwhile.
 fn watch(duration: Duration) -> (Duration, Figures) {
     let switches_before = VoluntarySwitches::of_other_threads();
     let cpu_before = cpu_time::of_other_threads();
@@ -64,7 +64,7 @@ fn watch(duration: Duration) -> (Duration, Figures) {
     (elapsed, figures)
 }
 
-/// Connections that broke meanwhile cost nothing, and measure nothing.
+/// A connection that broke meanwhile would cost nothing and measure nothing.
 fn check(crowd: &dyn Crowd, connections: u32) -> Result<()> {
     match crowd.connected() {
         there if there == connections as usize => Ok(()),

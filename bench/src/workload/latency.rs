@@ -1,4 +1,4 @@
-//! One way, on a schedule: how long a message takes from when it was due.
+//! One-way latency on a schedule: the time of a message since it was due.
 
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,8 @@ use crate::subject::{Case, Pattern, Receiver, Sender, Subject};
 use crate::workload::pace::Pace;
 use crate::workload::{Figure, Round, WARM_UP_MAX, Workload, cpu_seconds_per_message};
 
-/// Side A sends messages on a schedule of [`Case::rate`], whether or not those before have arrived; side B records how
-/// long after its time each came. Both threads read one clock and know the schedule, so no time stamp travels.
+/// Side A sends messages on a schedule of [`Case::rate`], whether or not earlier ones have arrived; side B records how
+/// late each arrives. Both threads read one clock and know the schedule, so no time stamp is sent.
 #[derive(Debug)]
 pub struct Latency;
 
@@ -41,7 +41,7 @@ impl Workload for Latency {
     }
 }
 
-/// A schedule of so many messages, set by the side that sends.
+/// A schedule of `messages` messages, set by the sending side.
 pub(super) struct Timetable {
     rate: f64,
     untimed: u64,
@@ -59,7 +59,7 @@ impl Timetable {
         Ok(Self { rate, untimed, messages, schedule: SharedSchedule::default() })
     }
 
-    /// Sends all messages, each when it is due, and the end; returns how many.
+    /// Sends all messages, each when it is due, and the end; returns their number.
     pub(super) fn send(&self, mut sender: Box<dyn Sender>, case: &Case) -> Result<u64> {
         let schedule = *self.schedule.get_or_init(|| Schedule::start_now(self.rate, self.untimed));
         let pace = Pace::new(case, schedule);
@@ -94,11 +94,11 @@ impl Timetable {
     }
 }
 
-/// What the receiving side saw.
+/// The receiving side's measurements.
 pub(super) struct Arrived {
     messages: u64,
     ended: Instant,
-    /// Of the process, from when this side began to wait for messages.
+    /// CPU time of the process since this side began to wait for messages.
     cpu: Option<Duration>,
     driver: Option<&'static str>,
     recorder: Recorder,

@@ -1,4 +1,4 @@
-//! What happens between the two sides.
+//! The traffic between the two sides.
 
 use std::time::Duration;
 
@@ -22,38 +22,38 @@ pub mod pipeline;
 pub mod roundtrip;
 pub mod throughput;
 
-/// Longest warm-up in front of a round; a short round warms up for a tenth of its time.
+/// Longest warm-up before a round; a short round warms up for a tenth of its time.
 const WARM_UP_MAX: Duration = Duration::from_millis(200);
 
 /// One kind of traffic between two sides.
 pub trait Workload: std::fmt::Debug {
-    /// What the command line and the reports call it.
+    /// The name on the command line and in reports.
     fn name(&self) -> &'static str;
 
-    /// Which sides of a subject it drives.
+    /// The sides of a subject that this workload drives.
     fn pattern(&self) -> Pattern;
 
-    /// The figure that a subject is compared with the floor by; `None` where there is nothing to compare.
+    /// The figure by which a subject is compared with the floor; `None` if nothing is compared.
     fn figure(&self) -> Option<Figure>;
 
     /// Runs one subject once, for about `duration`.
     ///
     /// # Errors
-    /// Whatever either side failed with.
+    /// The failure of either side.
     fn run_round(&self, subject: &dyn Subject, case: &Case, duration: Duration) -> Result<Round>;
 }
 
-/// The figure that counts, of those that a round gives.
+/// The main figure of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Figure {
-    /// The median latency; less is better.
+    /// The median latency; lower is better.
     P50,
-    /// Messages a second; more is better.
+    /// Messages per second; higher is better.
     Rate,
 }
 
 impl Figure {
-    /// What its ratio to the floor is called: a column title, and the value of `compares` in the JSON report.
+    /// The name of its ratio to the floor: a column title, and the value of `compares` in the JSON report.
     pub const fn ratio_title(self) -> &'static str {
         match self {
             Self::P50 => "p50/raw",
@@ -61,7 +61,7 @@ impl Figure {
         }
     }
 
-    /// This one, of all that was measured.
+    /// Picks this figure from all measurements.
     pub fn of(self, messages_per_second: f64, latency_ns: &Percentiles) -> Option<f64> {
         match self {
             Self::P50 => latency_ns.p50.map(|ns| ns as f64),
@@ -76,37 +76,37 @@ impl Serialize for Figure {
     }
 }
 
-/// What one round measured.
+/// The measurements of one round.
 #[derive(Clone, Debug, Default)]
 pub struct Round {
     /// Messages (or round trips) within `elapsed`.
     pub messages: u64,
-    /// The measured stretch.
+    /// Measured time.
     pub elapsed: Duration,
     /// CPU time of the process per message; `None` where the system does not tell.
     pub cpu_seconds_per_message: Option<f64>,
     /// Percentiles of `latencies`.
     pub latency_ns: Percentiles,
-    /// Every latency of the round in nanoseconds; `None` where none was measured.
+    /// All latencies of the round in nanoseconds; `None` if none was measured.
     pub latencies: Option<Histogram<u64>>,
-    /// Messages that a lossy pattern dropped, at all receivers together.
+    /// Messages that a lossy pattern dropped, over all receivers.
     pub dropped: u64,
-    /// Messages a second that were handed to the subject; `None` where that is the measured rate.
+    /// Messages per second handed to the subject; `None` if equal to the measured rate.
     pub offered_rate: Option<f64>,
-    /// What the subject's sockets ran on; `None` if there is no choice, or the subject does not tell.
+    /// The driver of the subject's sockets; `None` if there is no choice, or if the subject does not tell.
     pub driver: Option<&'static str>,
-    /// What connections cost that nobody uses; empty where that was not measured.
+    /// The cost of unused connections; empty if not measured.
     pub idle: Idle,
 }
 
-/// What connections cost that nobody uses. A field is `None` where the system does not tell.
+/// The cost of unused connections. A field is `None` where the system does not tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Idle {
-    /// CPU time of the threads behind the sockets, as a part of the time that went by.
+    /// CPU time of the threads behind the sockets, as a fraction of the elapsed time.
     pub cpu_per_time: Option<f64>,
-    /// Times these threads woke and slept again.
+    /// Wakes of these threads per second.
     pub switches_per_second: Option<f64>,
-    /// Resident memory that came with the connections, both ends, for one of them.
+    /// Additional resident memory per connection, both ends.
     pub bytes_per_connection: Option<f64>,
 }
 
@@ -124,7 +124,7 @@ impl Round {
     }
 }
 
-/// What a message cost of the CPU time that went by while `messages` of them came and went.
+/// The CPU time per message, when `messages` messages passed during `cpu`.
 fn cpu_seconds_per_message(cpu: Option<Duration>, messages: u64) -> Option<f64> {
     Some(cpu?.as_secs_f64() / messages.max(1) as f64)
 }

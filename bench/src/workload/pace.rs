@@ -7,16 +7,16 @@ use crate::error::Result;
 use crate::sequence::Schedule;
 use crate::subject::Case;
 
-/// The last stretch before a message is due, which is spent looking at the clock: sleeps end late by about that.
+/// The last stretch before a message is due, spent spinning on the clock: sleeps end late by about that much.
 const LOOK: Duration = Duration::from_micros(150);
-/// Longest sleep in one go, so that a library that works only within calls gets its turns.
+/// Longest single sleep, so that a library that works only within calls is called often.
 const NAP_MAX: Duration = Duration::from_millis(1);
 
 /// Waits for the times of a schedule.
 #[derive(Debug)]
 pub(super) struct Pace {
     schedule: Schedule,
-    /// Both sides share a core, so that one that looks at the clock keeps the other from working.
+    /// Both sides share a core, so a side that spins on the clock would keep the other from working.
     only_sleeps: bool,
 }
 
@@ -25,8 +25,8 @@ impl Pace {
         Self { schedule, only_sleeps: case.pin.is_some_and(crate::pin::Pin::is_shared) }
     }
 
-    /// Waits until message `sequence` is due, calls `progress` meanwhile, and returns what time it is. Comes back at
-    /// once for a message that is late.
+    /// Waits until message `sequence` is due, calls `progress` meanwhile, and returns the current time. Returns at once
+    /// for a late message.
     pub(super) fn await_due(
         &self,
         sequence: u64,

@@ -10,12 +10,12 @@ use crate::workload::latency::Timetable;
 use crate::workload::throughput;
 use crate::workload::{Figure, Round, Workload};
 
-/// Side A sends to side B, a worker that sends on what it receives, to a sink that shares side A's core. Everybody goes
-/// as fast as he can, and the rate is the sink's.
+/// Side A sends to side B, a worker that forwards to a sink, which shares side A's core. All run as fast as possible,
+/// and the rate is the sink's.
 #[derive(Debug)]
 pub struct Pipeline;
 
-/// The same on a schedule of [`Case::rate`]: the sink records how long after its time each message came.
+/// The same on a schedule of [`Case::rate`]: the sink records how late each message arrives.
 #[derive(Debug)]
 pub struct PacedPipeline;
 
@@ -81,7 +81,7 @@ fn all_went_on(sent: u64, forwarded: u64) -> Result<()> {
     Err(Failure::Library(format!("{sent} messages were sent, {forwarded} forwarded")))
 }
 
-/// Returns how many messages went on.
+/// Returns the number of forwarded messages.
 fn forward(
     subject: &dyn Subject,
     case: &Case,

@@ -14,10 +14,10 @@ use crate::workload::{Figure, Idle, Round, WARM_UP_MAX, Workload, cpu_seconds_pe
 
 /// Side A sends requests one at a time, side B sends each body back. Every round trip is recorded.
 ///
-/// Without [`Case::rate`] the loop is closed: a round trip lasts from the end of the one before, so that whatever
-/// delays the next request counts as well. With it the loop is open: requests are due on a schedule, and a round trip
-/// lasts from when its request was due. A request whose time has come while the one before was under way waits, because
-/// REQ and REP take turns, and is charged with that wait.
+/// Without [`Case::rate`] the loop is closed: a round trip is timed from the end of the one before, so any delay of the
+/// next request counts as well. With a rate the loop is open: requests are due on a schedule, and a round trip is timed
+/// from when its request was due. A request that falls due while the one before is under way has to wait, because REQ
+/// and REP take turns; that wait counts.
 #[derive(Debug)]
 pub struct Roundtrip;
 
@@ -65,11 +65,11 @@ impl Workload for Roundtrip {
     }
 }
 
-/// What side A saw.
+/// Side A's measurements.
 struct Asked {
     sent: u64,
     elapsed: Duration,
-    /// Of the process: side B does nothing that A does not wait for.
+    /// CPU time of the process: side B does nothing that A does not wait for.
     cpu: Option<Duration>,
     bytes_per_connection: Option<f64>,
     recorder: Recorder,
@@ -101,13 +101,13 @@ impl Asking<'_> {
         }
     }
 
-    /// Opens the silent connections, if there are any to be, and says what one of them takes.
+    /// Opens the silent connections, if any, and returns the memory of one of them.
     fn open_silent(&mut self) -> Result<Option<f64>> {
         let count = self.case.connections;
         if count == 0 {
             return Ok(None);
         }
-        // What the contexts take for themselves is there by then.
+        // By then the contexts' own memory is allocated.
         self.ask()?;
         let before = process::resident_bytes();
         self.requester.open_silent(count)?;
@@ -124,7 +124,7 @@ impl Asking<'_> {
         }
     }
 
-    /// A closed loop; returns how long it really took, and the CPU time that went by.
+    /// A closed loop; returns the actual duration and the CPU time used.
     fn ask_in_turn(
         &mut self,
         duration: Duration,
@@ -154,7 +154,7 @@ impl Asking<'_> {
         }
     }
 
-    /// An open loop: as many requests as are due in `duration`, however long that takes.
+    /// An open loop: as many requests as are due in `duration`, however long they take.
     fn ask_on_time(
         &mut self,
         duration: Duration,
@@ -176,7 +176,7 @@ impl Asking<'_> {
     }
 }
 
-/// What side B saw.
+/// Side B's measurements.
 pub(super) struct Replied {
     pub(super) received: u64,
     pub(super) driver: Option<&'static str>,

@@ -1,4 +1,4 @@
-//! One stream of messages, as fast as it goes.
+//! One stream of messages, as fast as possible.
 
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,8 @@ use crate::sides::run_pair;
 use crate::subject::{Case, Pattern, Receiver, Sender, Subject};
 use crate::workload::{Figure, Round, Workload, cpu_seconds_per_message};
 
-/// Side A sends for the time of the round and then the end marker; side B counts. The rate is the receiver's: the
-/// messages behind its first burst, over the time from that burst to the end marker.
+/// Side A sends for the time of the round and then sends the end marker; side B counts. The rate is the receiver's: the
+/// messages after its first burst, over the time from that burst to the end marker.
 #[derive(Debug)]
 pub struct Throughput;
 
@@ -37,19 +37,19 @@ impl Workload for Throughput {
         received.into_round(sent)
     }
 }
-/// What side B saw.
+/// Side B's measurements.
 pub(super) struct Received {
     messages: u64,
-    /// Those behind the first burst: their arrival is what `elapsed` spans.
+    /// Messages after the first burst: `elapsed` spans their arrival.
     timed_messages: u64,
     elapsed: Duration,
-    /// Of the process, from when side B began to wait for messages.
+    /// CPU time of the process since side B began to wait for messages.
     cpu: Option<Duration>,
     driver: Option<&'static str>,
 }
 
 impl Received {
-    /// The round, if all that was sent has arrived.
+    /// The round, if all sent messages have arrived.
     pub(super) fn into_round(self, sent: u64) -> Result<Round> {
         let received = self.messages;
         if sent != received {
@@ -67,7 +67,7 @@ impl Received {
     }
 }
 
-/// Sends for `duration`; returns how many messages went out.
+/// Sends for `duration`; returns the number of messages sent.
 pub(super) fn send(mut sender: Box<dyn Sender>, duration: Duration) -> Result<u64> {
     let started = Instant::now();
     let mut messages = 0;
@@ -78,7 +78,7 @@ pub(super) fn send(mut sender: Box<dyn Sender>, duration: Duration) -> Result<u6
     Ok(messages)
 }
 
-/// Receives until `ends` end markers have come.
+/// Receives until `ends` end markers have arrived.
 pub(super) fn receive(
     receiver: &mut dyn Receiver,
     mut check: SequenceCheck,
@@ -101,7 +101,7 @@ pub(super) fn receive(
     })
 }
 
-/// Times what comes behind the first burst: when the messages of that were sent, nobody knows.
+/// Times the messages after the first burst; when those of the first burst were sent is unknown.
 pub(super) struct BurstClock {
     waited_from: Instant,
     started: Instant,
@@ -115,13 +115,13 @@ impl BurstClock {
         Self { waited_from: now, started: now, untimed: 0 }
     }
 
-    /// The first burst has come.
+    /// The first burst has arrived.
     pub(super) fn first_burst(self, accepted: u64) -> Self {
         Self { started: Instant::now(), untimed: accepted, ..self }
     }
 
-    /// The end has come. If all came in one burst, all count, from when the receiver began to wait: such a round may
-    /// look slower than it was, but not faster.
+    /// The end has arrived. If all messages came in one burst, all count, from when the receiver began to wait: such a
+    /// round may look slower than it was, but not faster.
     pub(super) fn stop(self, accepted: u64) -> (u64, Duration) {
         if accepted == self.untimed {
             return (accepted, self.waited_from.elapsed());

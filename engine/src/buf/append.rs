@@ -1,17 +1,18 @@
-//! Short frames behind each other in a block.
+//! Appends short frames one after another to a block.
 
-/// Appends a header and a body to a block if it has room for both; else leaves it as it was and returns `false`.
+/// Appends a header and a body to a block if the block has room for both; otherwise leaves the block unchanged and
+/// returns `false`.
 ///
-/// The same with `Vec::extend_from_slice` is two calls with a look at the room in each, which is a third of what sending
-/// a short message in a batch costs altogether.
+/// Two calls of `Vec::extend_from_slice`, each with its own check of the room, would be a third of the total cost of
+/// sending a short message in a batch.
 #[inline]
 pub fn append_short(block: &mut Vec<u8>, header: [u8; 2], body: &[u8]) -> bool {
     let bytes = header.len() + body.len();
     if block.capacity() - block.len() < bytes {
         return false;
     }
-    // SAFETY: header and body fit behind the bytes that are there. The body does not lie in the block, which is borrowed
-    // to be changed. All that the new length covers is written.
+    // SAFETY: header and body fit behind the bytes that are there. The body does not overlap the block, which is
+    // borrowed mutably. Every byte that the new length covers is written.
     unsafe {
         let at = block.as_mut_ptr().add(block.len());
         at.cast::<[u8; 2]>().write(header);
@@ -21,18 +22,20 @@ pub fn append_short(block: &mut Vec<u8>, header: [u8; 2], body: &[u8]) -> bool {
     true
 }
 
-/// For bodies up to this length so many bytes are zeroed, by a few stores where the exact length would take a call.
+/// Bodies up to this length are zeroed by storing this many bytes: a few stores, where the exact length would take a
+/// call.
 const ZEROED_BYTES: usize = 64;
 
-/// Appends a header and a body of `len` bytes, which `fill` writes over zeros where they are to lie, if the block has room
-/// for them and a little more; else leaves the block as it was and gives `fill` back. A `fill` that panics leaves it so, too.
+/// Appends a header and a body of `len` bytes to the block. `fill` writes the body in its final place, over zeros. If
+/// the block lacks room for both and a little more, it stays unchanged and `fill` is returned. If `fill` panics, the
+/// block stays unchanged as well.
 ///
-/// A short body that is made elsewhere and copied here right away is read in other pieces than it was just written in, and
-/// that waits for all writes before: a third of what sending it costs.
+/// A short body that is made elsewhere and then copied here is read in pieces of another size than it was just written
+/// in. Such a read waits for all earlier writes: a third of the cost of sending the body.
 ///
 /// # Errors
-/// `fill`, if there is no room.
-// Always: as a call it gets back through memory what it was just given.
+/// `fill` itself, if there is no room.
+// Always inline: a call would return `fill` and the result through memory.
 #[inline(always)]
 pub fn append_with<const H: usize, F: FnOnce(&mut [u8])>(
     block: &mut Vec<u8>,
@@ -44,8 +47,8 @@ pub fn append_with<const H: usize, F: FnOnce(&mut [u8])>(
     if len.saturating_add(H + ZEROED_BYTES) > room {
         return Err(fill);
     }
-    // SAFETY: all that is written lies in the room behind the bytes that are there: the header, the body, and at most
-    // `ZEROED_BYTES`. What the new length covers is written by then.
+    // SAFETY: all writes lie in the room behind the bytes that are there: the header, the body, and at most
+    // `ZEROED_BYTES`. All bytes that the new length covers are written by then.
     unsafe {
         let at = block.as_mut_ptr().add(block.len());
         at.cast::<[u8; H]>().write(header);
@@ -61,13 +64,13 @@ pub fn append_with<const H: usize, F: FnOnce(&mut [u8])>(
     Ok(())
 }
 
-/// Apart, lest both ways of zeroing be made one call for either.
+/// A function of its own, so that the compiler does not merge both ways of zeroing into one call.
 ///
 /// # Safety
 /// As [`pointer::write_bytes`].
 #[inline(never)]
 unsafe fn zero(body: *mut u8, len: usize) {
-    // SAFETY: passed on to the caller.
+    // SAFETY: the caller upholds the contract.
     unsafe { body.write_bytes(0, len) };
 }
 
@@ -81,7 +84,7 @@ mod tests {
             for room in [len, len + 5, len + 9, len + 9 + ZEROED_BYTES, len + 100] {
                 let mut block = Vec::with_capacity(5 + room);
                 block.extend_from_slice(b"front");
-                // What was there before does not show.
+                // Stale bytes in the spare capacity must not show.
                 block.resize(block.capacity(), 0xEE);
                 block.truncate(5);
                 let fits = block.capacity() - block.len() >= len + 9 + ZEROED_BYTES;

@@ -1,4 +1,4 @@
-//! Where a pool's buffers lie: memory of the heap, or mappings that are faulted, locked or huge as configured.
+//! Memory of a pool's buffers: the heap, or mappings that are faulted, locked or huge as configured.
 
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
@@ -10,7 +10,7 @@ use super::mapping::Mapping;
 use super::memory::PAGE_BYTES;
 use crate::{config::PoolMemory, error::Error, stats::PoolBacking};
 
-/// Zeroed memory that does not move, given back on drop in the way it was taken.
+/// Zeroed memory that does not move. On drop it is returned to the source it came from.
 #[derive(Debug)]
 pub(super) struct Region {
     base: NonNull<u8>,
@@ -28,13 +28,13 @@ enum Source {
     },
 }
 
-// SAFETY: it is owned memory, which no thread has a claim to.
+// SAFETY: the region owns its memory, and no thread has a claim to it.
 unsafe impl Send for Region {}
-// SAFETY: nothing is reached through a shared reference but addresses and numbers.
+// SAFETY: a shared reference gives access to addresses and numbers only.
 unsafe impl Sync for Region {}
 
 impl Region {
-    /// `bytes` of the allocator's, on whatever pages it has.
+    /// `bytes` from the allocator, on whatever pages it has.
     pub(super) fn of_the_heap(bytes: usize) -> Self {
         let layout = Layout::from_size_align(bytes, PAGE_BYTES).expect("bounded by PoolConfig");
         // SAFETY: the layout's size is not zero (PoolConfig is valid).
@@ -44,10 +44,10 @@ impl Region {
         Self { base, backing, source: Source::Heap(layout) }
     }
 
-    /// `bytes` as `wanted`.
+    /// `bytes` of memory as `wanted` describes it.
     ///
     /// # Errors
-    /// [`Error::PoolMemory`] when something that is required is not to be had.
+    /// [`Error::PoolMemory`] when a required property of the memory is not to be had.
     pub(super) fn open(bytes: usize, wanted: &PoolMemory) -> Result<Self, Error> {
         if *wanted == PoolMemory::default() {
             return Ok(Self::of_the_heap(bytes));
@@ -74,7 +74,7 @@ impl Region {
         self.base
     }
 
-    /// What it really is.
+    /// The properties that the memory really has.
     pub(super) fn backing(&self) -> PoolBacking {
         self.backing
     }
@@ -83,7 +83,7 @@ impl Region {
 impl Drop for Region {
     fn drop(&mut self) {
         match &self.source {
-            // SAFETY: allocated with this very layout, and nobody reaches the memory any more.
+            // SAFETY: allocated with this very layout, and no reference to the memory is left.
             Source::Heap(layout) => unsafe { dealloc(self.base.as_ptr(), *layout) },
             #[cfg(target_os = "linux")]
             Source::Mapped { .. } => {}

@@ -11,11 +11,11 @@ use crate::{
 const CLASS_MIN: u32 = 8;
 /// The largest class that is kept for reuse; larger blocks are freed.
 const CLASS_MAX: u32 = 26;
-/// How many bytes of blocks a process keeps for reuse at most.
+/// Most bytes of blocks that the process keeps for reuse.
 const CACHE_BYTES_MAX: usize = 64 << 20;
-/// How many blocks of one class are kept at most.
+/// Most blocks of one class that are kept.
 const CLASS_BLOCKS_MAX: usize = 256;
-/// What is reserved at first for a body whose announced length is not yet backed by arrived bytes.
+/// First reservation for a body whose announced length is not yet backed by arrived bytes.
 const UNPROVEN_BYTES_MAX: usize = 4 << 20;
 
 /// The memory behind a [`Shared`]: `bytes[..]` is initialised, its spare capacity is not.
@@ -49,7 +49,7 @@ impl Cache {
         Some(block)
     }
 
-    /// Keeps the block unless a bound is reached; then it comes back to be freed outside the lock.
+    /// Keeps the block, unless a bound is reached: then returns the block, to be freed outside the lock.
     fn keep(&mut self, block: Arc<Block>) -> Option<Arc<Block>> {
         let capacity = block.bytes.capacity();
         let fits = capacity.is_power_of_two()
@@ -72,7 +72,7 @@ fn lock() -> std::sync::MutexGuard<'static, Cache> {
     cache().lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// How many of the smallest blocks a thread keeps for itself, without a lock.
+/// Most blocks of the smallest class that a thread keeps for itself, without a lock.
 const LOCAL_BLOCKS_MAX: usize = 64;
 
 thread_local! {
@@ -80,7 +80,7 @@ thread_local! {
 }
 
 fn take_local() -> Option<Arc<Block>> {
-    // While the thread ends its stock may be gone already.
+    // While the thread ends, its stock may already be destroyed.
     LOCAL.try_with(|blocks| blocks.borrow_mut().pop()).ok().flatten()
 }
 
@@ -112,7 +112,7 @@ fn take_block(bytes: usize) -> Arc<Block> {
     Arc::new(Block { bytes: Vec::with_capacity(bytes) })
 }
 
-/// A block that is kept for reuse and has room for so many bytes, where that is more than is reserved at first.
+/// A cached block with room for `bytes`, if that is more than the first reservation.
 fn take_cached(bytes: usize) -> Option<Arc<Block>> {
     let class = class_for(bytes.min(1 << CLASS_MAX));
     let is_large = bytes > UNPROVEN_BYTES_MAX && bytes <= 1 << CLASS_MAX;
@@ -121,7 +121,7 @@ fn take_cached(bytes: usize) -> Option<Arc<Block>> {
 
 /// A block being filled: unique, growing, soon to be a [`Shared`].
 ///
-/// Memory grows with the bytes that arrive: a promised length beyond 4 MiB is reserved step by step.
+/// Memory grows with the bytes that arrive: an announced length beyond 4 MiB is reserved step by step.
 pub struct SharedMut {
     block: Option<Arc<Block>>,
 }
@@ -130,7 +130,7 @@ impl SharedMut {
     /// An empty block that will hold `bytes_expected` in the end.
     #[must_use]
     pub fn with_expected(bytes_expected: usize) -> Self {
-        // Memory that is there already costs nothing, however much of it is promised only.
+        // A cached block costs nothing, however much of the length is only announced.
         let cached = take_cached(bytes_expected);
         let mut block =
             cached.unwrap_or_else(|| take_block(bytes_expected.min(UNPROVEN_BYTES_MAX)));
@@ -143,8 +143,8 @@ impl SharedMut {
         &mut Arc::get_mut(block).expect("unique until frozen").bytes
     }
 
-    /// It will hold `bytes_expected` in the end: moves what there is so far to where that has room, as
-    /// [`SharedMut::with_expected`] would have reserved it.
+    /// The block will hold `bytes_expected` in the end. If its capacity is too small, moves the bytes so far to a block
+    /// with the capacity that [`SharedMut::with_expected`] would have reserved.
     pub fn expect(&mut self, bytes_expected: usize) {
         let capacity = self.block.as_ref().map_or(0, |block| block.bytes.capacity());
         if capacity >= bytes_expected.min(UNPROVEN_BYTES_MAX) {
@@ -155,19 +155,19 @@ impl SharedMut {
         *self = other;
     }
 
-    /// How many bytes it holds so far.
+    /// The number of bytes so far.
     #[must_use]
     pub fn len(&self) -> usize {
         self.block.as_ref().map_or(0, |block| block.bytes.len())
     }
 
-    /// Whether it holds none yet.
+    /// Whether the block is still empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The bytes it holds so far.
+    /// The bytes so far.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         self.block.as_ref().map_or(&[], |block| &block.bytes)
@@ -178,7 +178,7 @@ impl SharedMut {
         self.extend_at(Site::Block, bytes);
     }
 
-    /// As [`SharedMut::extend_from_slice`], and says where that is done.
+    /// As [`SharedMut::extend_from_slice`], and counts the copy at `site`.
     pub fn extend_at(&mut self, site: Site, bytes: &[u8]) {
         note(site, bytes.len());
         let vec = self.bytes_mut();
@@ -188,12 +188,12 @@ impl SharedMut {
         vec.extend_from_slice(bytes);
     }
 
-    /// Room for up to `rest` more bytes, growing if all that was reserved is filled.
-    /// The pointer stays good until the block grows, is frozen or dropped.
+    /// Room for up to `rest` more bytes; the block grows if its reservation is full. The pointer stays valid until the
+    /// block grows, is frozen or dropped.
     pub(crate) fn spare(&mut self, rest: usize) -> (NonNull<u8>, usize) {
         let bytes = self.bytes_mut();
         if bytes.len() == bytes.capacity() {
-            // Doubling keeps the reserve within twice of what has really arrived.
+            // Doubling keeps the reservation within twice the bytes that really arrived.
             let grow = rest.min(bytes.len().max(UNPROVEN_BYTES_MAX));
             let target = bytes.len() + grow;
             let target =
@@ -206,7 +206,7 @@ impl SharedMut {
         (NonNull::from(spare).cast(), len)
     }
 
-    /// The kernel has written `bytes` into what [`SharedMut::spare`] gave.
+    /// The kernel has written `bytes` into the room from [`SharedMut::spare`].
     ///
     /// # Safety
     /// The first `bytes` of the spare capacity are initialised.
@@ -241,8 +241,8 @@ impl fmt::Debug for SharedMut {
 
 fn give_back(block: Option<Arc<Block>>) {
     let Some(mut block) = block else { return };
-    // Two threads that drop the last two handles at once may both see the other's: then the block is
-    // freed instead of kept, which costs an allocation later and nothing else.
+    // When two threads drop the last two handles at once, each may still see the other's handle. The block is then
+    // freed instead of kept, which costs a later allocation and nothing else.
     if Arc::get_mut(&mut block).is_some() {
         if block.bytes.capacity() == 1 << CLASS_MIN {
             let Some(rest) = keep_local(block) else { return };
@@ -269,7 +269,7 @@ impl Shared {
         Self::copy_at(Site::Block, bytes)
     }
 
-    /// As [`Shared::copy_from`], and says where that is done.
+    /// As [`Shared::copy_from`], and counts the copy at `site`.
     #[must_use]
     pub fn copy_at(site: Site, bytes: &[u8]) -> Self {
         let mut block = SharedMut { block: Some(take_block(bytes.len())) };
@@ -294,7 +294,7 @@ impl Shared {
         Self { block: Some(Arc::new(Block { bytes })), start: 0, len }
     }
 
-    /// The bytes for writing, if nobody else holds them.
+    /// The bytes for writing, if this is the only handle.
     #[must_use]
     pub fn try_mut(&mut self) -> Option<&mut [u8]> {
         let (start, len) = (self.start, self.len);
@@ -364,7 +364,7 @@ mod tests {
         block.expect(1000);
         block.expect(300 << 10);
         assert_eq!(block.spare(usize::MAX).0, at, "there is room for that already");
-        // Of more than is reserved at first, no more than that.
+        // Beyond the first reservation nothing is reserved in advance.
         block.expect(1 << 40);
         let room = block.spare(usize::MAX).1;
         assert!((UNPROVEN_BYTES_MAX - 5..2 * UNPROVEN_BYTES_MAX).contains(&room), "{room}");

@@ -1,4 +1,4 @@
-//! Bodies that lie in files.
+//! Bodies in files.
 
 use std::{fs::File, io, sync::Arc};
 
@@ -8,13 +8,13 @@ use crate::sys::{code, file};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileError {
-    /// A directory, a pipe, a device: something without a length that can be relied on.
+    /// A directory, a pipe or a device: its length cannot be relied on.
     #[error("not a regular file")]
     NotRegular,
     /// The file was not opened for reading.
     #[error("the file is not open for reading")]
     NotReadable,
-    /// The file was opened to go around the page cache (`O_DIRECT`), which is what it would be sent from.
+    /// The file is open with `O_DIRECT`, which bypasses the page cache; bodies are sent from the page cache.
     #[error("the file is open for direct I/O, without the page cache")]
     Direct,
     /// The file ends before the region does.
@@ -27,15 +27,15 @@ pub enum FileError {
         /// How long the file is.
         file_bytes: u64,
     },
-    /// The region is longer than anything can be in the memory of this machine.
+    /// The region is longer than the address space of this machine.
     #[error("{0} bytes are more than one body can have")]
     TooLong(u64),
-    /// The file could not be asked.
+    /// A system call on the file failed.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// What kept a region from being read to its end.
+/// Why a region could not be read to its end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileFault {
@@ -56,7 +56,7 @@ pub enum FileFault {
 }
 
 impl FileFault {
-    /// The fault inside an error of a send, if a file was to blame and not the connection.
+    /// The fault inside a send error, if the file and not the connection caused the error.
     #[must_use]
     pub fn within(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
@@ -82,7 +82,7 @@ pub struct FileRegion {
 }
 
 impl FileRegion {
-    /// Looks at the file: whether it can be read and reaches far enough.
+    /// Checks that the file can be read and reaches far enough.
     ///
     /// # Errors
     /// See [`FileError`].
@@ -106,19 +106,19 @@ impl FileRegion {
         Ok(Self { file, offset, len })
     }
 
-    /// How many bytes it has.
+    /// The number of bytes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether it has none.
+    /// Whether the region has no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// A part of it.
+    /// A part of the region.
     ///
     /// # Panics
     /// If `range` does not lie inside.
@@ -146,13 +146,13 @@ impl FileRegion {
         Arc::ptr_eq(&self.file, &other.file) && (self.offset, self.len) == (other.offset, other.len)
     }
 
-    /// Copies as many bytes as `into` has, from `at` bytes behind the region's beginning. Waits for the disk.
+    /// Fills `into` from `at` bytes behind the region's beginning. Waits for the disk.
     ///
     /// # Errors
     /// When the file has become shorter or cannot be read.
     ///
     /// # Panics
-    /// If that reaches beyond the region.
+    /// If the read reaches beyond the region.
     pub fn read_at(&self, at: usize, into: &mut [u8]) -> Result<(), FileFault> {
         assert!(at + into.len() <= self.len, "beyond the region");
         file::read_exactly(&self.file, self.offset + at as u64, into)
@@ -178,7 +178,7 @@ mod tests {
             let refused = FileRegion::new(open(), offset, len).unwrap_err();
             assert!(matches!(refused, FileError::BeyondEnd { file_bytes: 10, .. }), "{refused}");
         }
-        // Windows opens none in this way.
+        // Windows cannot open a directory in this way.
         if !cfg!(windows) {
             let directory = File::open(dir.path()).unwrap();
             assert!(matches!(FileRegion::new(directory, 0, 0), Err(FileError::NotRegular)));

@@ -1,10 +1,10 @@
-//! What one send operation hands to the kernel: a list of segments, copied and referenced.
+//! The contents of one send operation for the kernel: a list of segments, copied and referenced.
 
 use std::collections::VecDeque;
 
 use super::{block::Shared, file::FileRegion, lease::Lease};
 
-/// The most bytes a [`Segment::Head`] carries.
+/// Most bytes of a [`Segment::Head`].
 pub const HEAD_BYTES_MAX: usize = 10;
 
 /// A piece of an outgoing byte stream.
@@ -14,16 +14,16 @@ pub enum Segment {
     Arena(Vec<u8>),
     /// A few bytes in place: the header in front of a referenced body.
     Head {
-        /// The bytes, of which `len` count.
+        /// The bytes; the first `len` are valid.
         bytes: [u8; HEAD_BYTES_MAX],
-        /// How many count.
+        /// How many are valid.
         len: u8,
     },
     /// A body in shared heap memory.
     Shared(Shared),
-    /// A body still lying in a receive pool.
+    /// A body that still lies in a receive pool.
     Lease(Lease),
-    /// A body that lives for ever.
+    /// A static body.
     Static(&'static [u8]),
     /// A body in a file, sent from the page cache.
     File(FileRegion),
@@ -43,7 +43,7 @@ impl Segment {
         }
     }
 
-    /// How many bytes it puts into the stream, wherever they lie.
+    /// The number of bytes that the segment adds to the stream, wherever they lie.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
@@ -52,14 +52,14 @@ impl Segment {
         }
     }
 
-    /// Whether that is none.
+    /// Whether the segment has no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// Segments on their way out, in order, with the number of bytes they hold together.
+/// Outgoing segments in order, and the sum of their bytes.
 #[derive(Debug, Default)]
 pub struct Gather {
     segments: VecDeque<Segment>,
@@ -85,8 +85,9 @@ impl Gather {
         }
     }
 
-    /// The same bytes once more, in the same memory: nothing is copied but the few bytes of heads. Arena blocks become
-    /// shared ones in both, so that neither is recycled under the other. `spare`, an empty list, is what it is made of.
+    /// A second list of the same bytes in the same memory: only the few bytes of heads are copied. Arena blocks become
+    /// shared ones in both lists, so that neither list recycles a block that the other still uses. `spare` is an empty
+    /// list whose capacity the result uses.
     #[must_use]
     pub fn twin(&mut self, mut spare: Self) -> Self {
         debug_assert!(spare.is_empty());
@@ -127,14 +128,14 @@ impl Gather {
         self.bytes
     }
 
-    /// Whether a part of it lies in files.
+    /// Whether some of the bytes lie in files.
     #[must_use]
     #[inline]
     pub fn has_files(&self) -> bool {
         self.files > 0
     }
 
-    /// The file that byte `at` of the list lies in, if it does in one, and how far into the region that is.
+    /// The file region that byte `at` of the list lies in, if any, and the offset inside that region.
     #[must_use]
     pub fn file_at(&self, mut at: usize) -> Option<(&FileRegion, usize)> {
         for segment in &self.segments {
@@ -196,7 +197,7 @@ impl ArenaPool {
         }
     }
 
-    /// Gives back everything a finished send held.
+    /// Gives back all blocks of a finished send, and its list.
     pub fn recycle(&mut self, mut gather: Gather) {
         while let Some(segment) = gather.pop() {
             if let Segment::Arena(block) = segment {

@@ -14,7 +14,7 @@ use super::memory::Header;
 /// - `bytes .. bytes + len` lies inside the buffer that `header` counts, and the kernel has finished
 ///   writing it before the lease was made.
 /// - Nobody writes these bytes while the buffer's count says that a lease is out.
-/// - One that was [released](Lease::release) has no header, and no bytes.
+/// - A [released](Lease::release) lease has no header and no bytes.
 pub struct Lease {
     bytes: NonNull<u8>,
     len: usize,
@@ -34,12 +34,13 @@ impl Lease {
         Self { bytes, len, header: Some(header) }
     }
 
-    /// Gives the bytes back, as dropping does. What is left is an empty lease of nothing, whose place can be used again.
+    /// Gives the bytes back, as dropping does. An empty lease remains, whose place can be used again.
     #[inline(always)]
     pub fn release(&mut self) {
         (self.bytes, self.len) = (NonNull::dangling(), 0);
         if let Some(header) = self.header.take() {
-            // SAFETY: this lease was counted in the header, which is forgotten: it is given back exactly once.
+            // SAFETY: this lease was counted in the header, and the field is now empty: the lease is given back exactly
+            // once.
             unsafe { Header::give_back(header) }
         }
     }

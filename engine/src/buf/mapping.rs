@@ -15,7 +15,7 @@ use crate::{
     sys::pages::{self, HUGE_PAGE_BYTES},
 };
 
-/// A mapping that is unmapped, and so unlocked, on drop.
+/// A mapping that is unmapped, and thereby unlocked, on drop.
 ///
 /// ```text
 /// start                    base = start + lead                             start + len
@@ -43,24 +43,24 @@ impl Mapping {
         Self::map(bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::empty())
     }
 
-    /// From the kernel's pool of huge pages, which reserves all of them or refuses.
+    /// Maps from the kernel's pool of huge pages, which reserves all of them or refuses.
     fn of_explicit_huge_pages(bytes: usize) -> io::Result<Self> {
         let len = bytes.next_multiple_of(HUGE_PAGE_BYTES);
         let flags = MapFlags::HUGETLB | MapFlags::HUGE_2MB;
         Self::map(len, ProtFlags::READ | ProtFlags::WRITE, flags)
     }
 
-    /// Aligned, and between two stretches without access: the kernel then never merges it with a neighbour, and
-    /// what it says about the mapping is about these bytes alone.
+    /// The buffers are aligned and lie between two stretches without access. So the kernel never merges the mapping
+    /// with a neighbour, and its report on the mapping covers these bytes alone.
     fn of_transparent_huge_pages(bytes: usize) -> io::Result<Self> {
         let bytes = bytes.next_multiple_of(HUGE_PAGE_BYTES);
         let len = bytes + 2 * HUGE_PAGE_BYTES;
         let mut this = Self::map(len, ProtFlags::empty(), MapFlags::NORESERVE)?;
         let address = this.start.as_ptr().addr();
-        // Never 0, so that there is a stretch in front; the one behind is what is left of the two huge pages.
+        // Never 0, so that there is a stretch in front. The rest of the two extra huge pages is the stretch behind.
         this.lead = (address + PAGE_BYTES).next_multiple_of(HUGE_PAGE_BYTES) - address;
         this.bytes = bytes;
-        // SAFETY: the range lies inside the mapping, which nobody else knows.
+        // SAFETY: the range lies inside the mapping, to which there is no other reference.
         unsafe {
             let access = MprotectFlags::READ | MprotectFlags::WRITE;
             mprotect(this.base().as_ptr().cast(), bytes, access)?;
@@ -75,7 +75,7 @@ impl Mapping {
         unsafe { self.start.add(self.lead) }
     }
 
-    /// Has all pages put in place now.
+    /// Makes the kernel put all pages in place now.
     fn prefault(&self) -> io::Result<()> {
         // SAFETY: the range is mapped for writing; its bytes stay as they are.
         let populated =
@@ -84,7 +84,7 @@ impl Mapping {
             // Before Linux 5.14.
             Err(rustix::io::Errno::INVAL) => {
                 for offset in (0..self.bytes).step_by(PAGE_BYTES) {
-                    // SAFETY: inside the mapping, which nobody else knows yet and which is all zeros.
+                    // SAFETY: inside the mapping, to which there is no other reference yet and which is all zeros.
                     unsafe { self.base().add(offset).write_volatile(0) };
                 }
                 Ok(())
@@ -101,20 +101,20 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and nobody reaches its memory any more.
+        // SAFETY: the mapping is ours, and no reference to its memory is left.
         let unmapped = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
         debug_assert!(unmapped.is_ok(), "{unmapped:?}");
     }
 }
 
-/// A mapping of at least `bytes`, and what it got of what is `wanted`.
+/// A mapping of at least `bytes`, and the properties of `wanted` that it got.
 ///
 /// # Errors
-/// [`Error::PoolMemory`] when something that is required is not to be had.
+/// [`Error::PoolMemory`] when a required property of the memory is not to be had.
 pub(super) fn open(bytes: usize, wanted: &PoolMemory) -> Result<(Mapping, PoolBacking), Error> {
     let (mapping, pages) = map(bytes, wanted)?;
     let is_huge = pages != Pages::Base;
-    // Huge pages were put in place already, to see whether they are there.
+    // Huge pages were faulted in already, to check that they exist.
     if !is_huge && wanted.prefault {
         mapping.prefault().map_err(PoolMemoryError::Map)?;
     }
@@ -203,7 +203,7 @@ fn transparent(bytes: usize) -> Result<Mapping, PoolMemoryError> {
     Ok(mapping)
 }
 
-/// What is required fails; what is preferred is a line in the log.
+/// A missing property is an error if required, and a line in the log if preferred.
 fn refuse(need: Need, error: PoolMemoryError) -> Result<(), PoolMemoryError> {
     match need {
         Need::Required => Err(error),

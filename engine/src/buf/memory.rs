@@ -1,13 +1,13 @@
-//! The allocation under a receive pool, and how a lease gives itself back to it.
+//! The allocation under a receive pool, and how leases return to it.
 
 use std::{ptr::NonNull, task::Waker};
 
 use super::backing::Region;
 use crate::sync::{AtomicUsize, OnceLock, Ordering};
 
-/// While the pool owns a buffer its count carries this bias, so that no lease is ever the last.
+/// Bias of a buffer's count while the pool owns the buffer, so that no lease is ever the last.
 pub(super) const OWNED: usize = 1 << (usize::BITS / 2 + 8);
-/// Set in the counts of a starved pool: whoever gives a lease back wakes the shard.
+/// Set in the counts of a starved pool: the thread that gives a lease back wakes the shard.
 pub(super) const STARVED: usize = 1 << (usize::BITS - 1);
 pub(super) const PAGE_BYTES: usize = 4096;
 
@@ -26,22 +26,22 @@ pub(super) fn thread_number() -> usize {
     THREAD.with(|own| std::ptr::from_ref(own).addr())
 }
 
-/// The shared part of one buffer: what a lease needs to give itself back.
+/// The shared part of one buffer: all that is needed to give a lease back.
 ///
 /// ```text
 /// count = OWNED - given back elsewhere + clones  (| STARVED)     while the pool owns the buffer
 /// count = leases still out                                       after the pool was dropped
 /// ```
-/// The pool counts leases out in its own memory (`Meta::out`), and those given back on the owner's thread in
-/// `local`, both without locked instructions: one is a fifth of what a small message costs. All are back when
-/// `count + out == OWNED + local`. A pool that is turned by any thread has no owner; then all of them come back
+/// The pool counts issued leases in its own memory (`Meta::out`), and leases given back on the owner's thread in
+/// `local`, both without locked instructions: a single one is a fifth of the cost of a small message. All leases are
+/// back when `count + out == OWNED + local`. A pool that any thread may turn has no owner; all its leases come back
 /// through `count`.
 #[repr(align(64))]
 pub(super) struct Header {
     pub(super) count: AtomicUsize,
     /// [`thread_number`] of the pool's thread; 0 without one, and once the pool is gone.
     pub(super) owner: AtomicUsize,
-    /// Counted up by the owner's thread alone, which makes a plain load and store enough.
+    /// Incremented by the owner's thread alone, so a plain load and store is enough.
     pub(super) local: AtomicUsize,
     memory: NonNull<Memory>,
 }
@@ -64,19 +64,19 @@ impl Header {
                 // SAFETY: this lease is still counted, so the memory is alive.
                 unsafe { header.memory.as_ref() }.wake();
             }
-            // Last of all, because from here on the lease is back. Release: our reads come before the reuse.
+            // This store comes last, because it gives the lease back. Release: our reads come before the reuse.
             let back = header.local.load(Ordering::Relaxed) + 1;
             header.local.store(back, Ordering::Release);
             return;
         }
-        // SAFETY: passed on from the caller.
+        // SAFETY: the caller upholds the contract.
         unsafe { Self::give_back_elsewhere(this) }
     }
 
     /// As [`Header::give_back`], on another thread than the pool's.
     ///
-    /// Nothing of the header is touched after the subtraction unless this was the last lease of a dropped
-    /// pool, because the pool's owner may free it right then.
+    /// After the subtraction the pool's owner may free the header at once. So the header is not touched any more,
+    /// unless this was the last lease of a dropped pool.
     ///
     /// # Safety
     /// As [`Header::give_back`].
@@ -92,7 +92,7 @@ impl Header {
                 // SAFETY: still counted, so the memory is alive; the waker is cloned before it may go.
                 waker = unsafe { memory.as_ref() }.waker.get().cloned();
             }
-            // Release: our reads of the bytes come before their reuse. Acquire matters to the last one.
+            // Release: our reads of the bytes come before their reuse. Acquire is needed for the last lease only.
             match header.count.compare_exchange_weak(
                 count,
                 count - 1,
@@ -115,11 +115,11 @@ impl Header {
     }
 }
 
-/// The memory that buffers and headers live in, freed by whoever finishes last: the pool or a lease.
+/// The memory of buffers and headers. The last user frees it: the pool or a lease.
 pub(super) struct Memory {
     pub(super) region: Region,
     pub(super) headers: Box<[Header]>,
-    /// Buffers not yet finished with, plus one for the pool itself.
+    /// Buffers still in use, plus one for the pool itself.
     pub(super) live: AtomicUsize,
     pub(super) waker: OnceLock<Waker>,
 }
@@ -131,7 +131,7 @@ impl Memory {
         }
     }
 
-    /// So many buffers lie in the region. `owned`: the calling thread is the pool's owner.
+    /// Memory for `buffers` buffers in the region. `owned`: the calling thread is the pool's owner.
     pub(super) fn over(region: Region, buffers: usize, owned: bool) -> NonNull<Self> {
         let owner = if owned { thread_number() } else { 0 };
         let memory = Box::into_raw(Box::new(Self {
@@ -148,7 +148,7 @@ impl Memory {
             memory,
         };
         let headers = (0..buffers).map(header).collect();
-        // SAFETY: just made, nobody else knows it yet.
+        // SAFETY: just made; no other thread has a reference yet.
         unsafe { (*memory.as_ptr()).headers = headers };
         memory
     }
@@ -157,10 +157,10 @@ impl Memory {
     /// The caller finishes one unit of `live` and does not touch the memory afterwards.
     pub(super) unsafe fn finish_buffer(this: NonNull<Self>) {
         // SAFETY: alive, since the caller's unit of `live` is still counted.
-        // Acquire matters to the last one only, and is cheap here: this happens once in a buffer's life.
+        // Acquire is needed for the last unit only, and is cheap here: this happens once in a buffer's life.
         if unsafe { this.as_ref() }.live.fetch_sub(1, Ordering::AcqRel) == 1 {
-            // SAFETY: the last unit: nobody else can reach the memory. It came from a box; the region in it
-            // gives the buffers back.
+            // SAFETY: the last unit: no other reference to the memory is left. It came from a box; its region gives the
+            // buffers back.
             drop(unsafe { Box::from_raw(this.as_ptr()) });
         }
     }

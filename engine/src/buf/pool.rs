@@ -12,14 +12,14 @@ use crate::{config::PoolMemory, error::Error, stats::PoolBacking, sync::Ordering
 /// Geometry of the receive pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolConfig {
-    /// How many buffers there are: a power of two, 2 to 32,768.
+    /// The number of buffers: a power of two, 2 to 32,768.
     pub buffers: u16,
-    /// Bytes in each: a multiple of 4,096, at most 16 MiB.
+    /// Bytes of each buffer: a multiple of 4,096, at most 16 MiB.
     pub buffer_bytes: u32,
-    /// How many of them the kernel has at a time: what one turn receives at most, and so what has to fit
-    /// into the cache while it is decoded. 1 to `buffers`.
+    /// How many buffers the kernel has at a time, 1 to `buffers`. This is the most that one turn receives, and so the
+    /// data that has to fit into the cache while it is decoded.
     pub with_kernel: u16,
-    /// This many buffers are never pinned by leases alone: beyond that frames are copied out instead.
+    /// Leases alone never pin this many buffers: once the rest is pinned, frames are copied out instead.
     pub reserve: u16,
 }
 
@@ -41,52 +41,53 @@ impl PoolConfig {
     }
 }
 
-/// What the pool did, in totals since it was made, and what is out at the moment.
+/// Totals since the pool was made, and what is in use at the moment.
 ///
-/// Holding leases costs memory up to a bound: at most `buffers - reserve` buffers wait for leases alone
-/// ([`PoolConfig`]). Beyond that bodies are copied (`copies_forced`). Where receives find no buffer all the same
-/// (`exhausted`), the peers' TCP pushes back until one is back.
+/// Held leases cost memory up to a bound: leases alone pin at most `buffers - reserve` buffers ([`PoolConfig`]). Beyond
+/// that bodies are copied (`copies_forced`). Receives that still find no buffer (`exhausted`) wait, and TCP pushes back
+/// on the peers until a buffer is free.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PoolStats {
     /// Leases handed out.
     pub leases: u64,
-    /// Leases refused because the reserve was reached: these frames were copied.
+    /// Leases refused because the reserve was reached; these frames were copied.
     pub copies_forced: u64,
     /// Buffers that went back to the kernel.
     pub recycled: u64,
     /// Receives that found no buffer at all and had to wait for one.
     pub exhausted: u64,
-    /// At the moment: leases that are held, clones and slices among them, in messages that wait or were taken, or in
+    /// At the moment: leases that are held, clones and slices included, in waiting messages, in received messages or in
     /// sends under way.
     pub leases_out: u64,
-    /// At the moment: buffers that leases keep from being filled again, wholly or in the part that is filled.
+    /// At the moment: buffers that leases keep from being refilled, wholly or in their filled part.
     pub buffers_pinned: u64,
-    /// At the moment: the size of these buffers in bytes. One lease of a byte pins a whole buffer.
+    /// At the moment: the size of these buffers in bytes. A lease of one byte pins a whole buffer.
     pub bytes_pinned: u64,
 }
 
-/// The owner's part of one buffer.
+/// The state of one buffer that only the pool's owner touches.
 #[derive(Debug, Default)]
 struct Meta {
-    /// Leases handed out since the buffer went to the kernel.
+    /// Leases issued since the buffer went to the kernel.
     out: Cell<usize>,
     /// Chunks not yet released.
     chunks: u32,
-    /// How far the kernel has filled it.
+    /// How many bytes the kernel has filled.
     filled: u32,
     /// The kernel (or the driver itself) may still write behind `filled`.
     with_kernel: bool,
-    /// It is the driver that fills it: not counted among those the kernel has.
+    /// The driver itself fills the buffer, which is not counted among the kernel's.
     beyond: bool,
 }
 
 /// Bytes that one completion delivered: a range of one buffer, pinned until released.
 ///
-/// Plain data, so that it can wait in queues. It is given to [`Buffers::release`] of its own shard exactly once.
+/// Plain data, so that chunks can wait in queues. Each chunk is given to [`Buffers::release`] of its own shard exactly
+/// once.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "an unreleased chunk pins its buffer"]
 pub struct Chunk {
-    /// The pool it came from, whose memory the pointers lead to.
+    /// The pool that owns the memory under the pointers.
     pool: u32,
     buffer: u16,
     len: u32,
@@ -94,19 +95,19 @@ pub struct Chunk {
     header: NonNull<Header>,
 }
 
-// SAFETY: it is looked at together with the pool of its number alone, by whoever has that.
+// SAFETY: the pointers are followed only together with the pool of this number, by the thread that has that pool.
 unsafe impl Send for Chunk {}
 // SAFETY: as above.
 unsafe impl Sync for Chunk {}
 
 impl Chunk {
-    /// How many bytes it holds.
+    /// The number of bytes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len as usize
     }
 
-    /// Whether it holds none.
+    /// Whether the chunk is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -115,21 +116,21 @@ impl Chunk {
 
 /// A fixed set of equal buffers that circulate between the kernel, the handler and leases.
 ///
-/// A buffer goes back to the kernel when the kernel is done filling it, its chunks are released
-/// and its leases have been given back. A pool is part of its shard and cannot be made, moved out or replaced
-/// by others: the kernel writes into it.
+/// A buffer goes back to the kernel when the kernel has finished filling it, its chunks are released and its leases
+/// have been given back. A pool is part of its shard. Other code cannot make, move out or replace it, because the
+/// kernel writes into its memory.
 pub struct Pool {
     memory: NonNull<Memory>,
     /// Different for each pool of the process; chunks carry it.
     tag: u32,
-    /// The number of the thread it belongs to; 0: any.
+    /// The number of the thread that the pool belongs to; 0: any.
     owner: usize,
     config: PoolConfig,
     meta: Box<[Meta]>,
     with_kernel: usize,
-    /// Buffers that were leased from since they were taken, wherever they are now: what could be pinned by leases alone.
+    /// Buffers that were leased from since they were taken, in any state: the number that leases alone could pin.
     leased: Cell<usize>,
-    /// A receive waits for a buffer: whatever becomes ready is to be told.
+    /// A receive waits for a buffer: the next buffer that becomes ready must wake the shard.
     is_starving: bool,
     /// Filled and released, but leases are out.
     lent: Vec<u16>,
@@ -138,12 +139,12 @@ pub struct Pool {
     stats: Cell<PoolStats>,
 }
 
-// SAFETY: whoever has the pool has all of its plain memory, and the headers, which leases share, are atomic. A pool
-// with an owner counts right on that thread only, which is why its shard works nowhere else
-// ([`Pool::is_at_home`]); dropped elsewhere, it may keep its memory for ever.
+// SAFETY: the holder of the pool has all of its plain memory, and the headers, which leases share, are atomic. A pool
+// with an owner counts correctly on that thread only, so its shard refuses to work elsewhere ([`Pool::is_at_home`]). A
+// pool that is dropped elsewhere may keep its memory for ever.
 unsafe impl Send for Pool {}
 
-/// The pool of a shard, for the layer above: it looks at chunks, leases from them and releases them.
+/// The pool of a shard for the layer above, which reads chunks, leases from them and releases them.
 #[derive(Debug)]
 pub struct Buffers<'a>(&'a mut Pool);
 
@@ -157,7 +158,7 @@ impl Buffers<'_> {
         self.0.release(chunk);
     }
 
-    /// The same for a shorter time.
+    /// The same pool for a shorter lifetime.
     #[inline]
     pub fn reborrow(&mut self) -> Buffers<'_> {
         Buffers(self.0)
@@ -174,8 +175,8 @@ impl std::ops::Deref for Buffers<'_> {
 }
 
 impl Pool {
-    /// Allocates the buffers; all of them start out ready for the kernel. With `owned`, the calling thread
-    /// counts the leases that it drops itself more cheaply.
+    /// Allocates the buffers; all of them start out ready for the kernel. With `owned`, counting is cheaper for leases
+    /// that the calling thread drops itself.
     ///
     /// # Panics
     /// If `config` is not valid ([`PoolConfig::is_valid`]).
@@ -184,10 +185,10 @@ impl Pool {
         Self::over(Region::of_the_heap(config.bytes()), config, owned)
     }
 
-    /// As [`Pool::new`], in memory as `wanted`.
+    /// As [`Pool::new`], in memory as `wanted` describes it.
     ///
     /// # Errors
-    /// [`Error::PoolMemory`] when something that is required of the memory is not to be had.
+    /// [`Error::PoolMemory`] when a required property of the memory is not to be had.
     ///
     /// # Panics
     /// If `config` is not valid ([`PoolConfig::is_valid`]).
@@ -222,18 +223,18 @@ impl Pool {
     }
 
     fn memory(&self) -> &Memory {
-        // SAFETY: the pool's own unit of `live` keeps it alive, and it is only ever shared.
+        // SAFETY: the pool's own unit of `live` keeps the memory alive, and it is only ever shared.
         unsafe { self.memory.as_ref() }
     }
 
-    /// The geometry it was made with.
+    /// The geometry of the pool.
     #[must_use]
     pub fn config(&self) -> &PoolConfig {
         &self.config
     }
 
-    /// Totals so far, and a look at each buffer for what is out. Leases that other threads drop meanwhile are counted or
-    /// not.
+    /// Totals so far, and what each buffer shows as leased now. A lease that another thread drops meanwhile may or may
+    /// not be counted.
     #[must_use]
     pub fn stats(&self) -> PoolStats {
         let mut stats = self.stats.get();
@@ -248,7 +249,7 @@ impl Pool {
         stats
     }
 
-    /// What its memory really is.
+    /// The properties that the pool's memory really has.
     #[must_use]
     pub fn backing(&self) -> PoolBacking {
         self.memory().region.backing()
@@ -260,7 +261,7 @@ impl Pool {
         self.stats.set(stats);
     }
 
-    /// Who is woken when a lease comes back to a starved pool. Set once.
+    /// Sets the waker for a lease that comes back to a starved pool. Effective once.
     pub(crate) fn set_waker(&mut self, waker: Waker) {
         let _ = self.memory().waker.set(waker);
     }
@@ -276,7 +277,7 @@ impl Pool {
         Some(buffer)
     }
 
-    /// Takes a buffer for the driver to fill by itself, beyond those that the kernel has.
+    /// Takes a buffer that the driver fills itself, in addition to those that the kernel has.
     pub(crate) fn take_beyond(&mut self) -> Option<u16> {
         let buffer = self.take()?;
         self.meta[usize::from(buffer)].beyond = true;
@@ -298,7 +299,7 @@ impl Pool {
         Some(buffer)
     }
 
-    /// Where a buffer lies, for the driver to hand to the kernel.
+    /// The address of a buffer, which the driver hands to the kernel.
     pub(crate) fn address(&self, buffer: u16) -> NonNull<u8> {
         let offset = usize::from(buffer) * self.config.buffer_bytes as usize;
         // SAFETY: the buffer's index was bounds-checked by `meta` when it was taken; the offset lies
@@ -306,7 +307,7 @@ impl Pool {
         unsafe { self.memory().region.base().add(offset) }
     }
 
-    /// Where the unfilled part of a buffer begins, and how many bytes it has.
+    /// The address of the unfilled part of a buffer, and its length in bytes.
     pub(crate) fn room(&self, buffer: u16) -> (NonNull<u8>, u32) {
         let filled = self.meta[usize::from(buffer)].filled;
         // SAFETY: `filled` never exceeds the buffer's size.
@@ -314,7 +315,7 @@ impl Pool {
         (at, self.config.buffer_bytes - filled)
     }
 
-    /// The kernel has put `bytes` behind what it had filled before; `more` says it keeps the buffer.
+    /// The kernel has appended `bytes` to the filled part of the buffer. `more`: the kernel keeps the buffer.
     pub(crate) fn filled(&mut self, buffer: u16, bytes: u32, more: bool) -> Chunk {
         let meta = &mut self.meta[usize::from(buffer)];
         assert!(meta.with_kernel, "completion for a buffer the kernel does not have");
@@ -333,12 +334,12 @@ impl Pool {
         Chunk { pool: self.tag, buffer, len: bytes, bytes: at, header }
     }
 
-    /// Whether the calling thread may use it.
+    /// Whether the calling thread may use the pool.
     pub(crate) fn is_at_home(&self) -> bool {
         self.owner == 0 || self.owner == thread_number()
     }
 
-    /// A chunk of another pool would reach memory that its own pool may be writing.
+    /// Refuses a chunk of another pool, whose memory that pool may be writing.
     #[inline(always)]
     fn check(&self, chunk: &Chunk) {
         if chunk.pool != self.tag {
@@ -359,18 +360,18 @@ impl Pool {
         unsafe { std::slice::from_raw_parts(chunk.bytes.as_ptr(), chunk.len()) }
     }
 
-    /// Whether so many buffers are leased from that no other may be.
+    /// Whether no further buffer may be leased from.
     #[must_use]
     #[inline]
     pub fn is_low(&self) -> bool {
         self.leased.get() + usize::from(self.config.reserve) >= usize::from(self.config.buffers)
     }
 
-    /// A lease on `range` of the chunk, or nothing when the reserve forbids to pin another buffer.
+    /// A lease on `range` of the chunk, or `None` when the reserve forbids pinning another buffer.
     ///
     /// # Panics
     /// If `range` does not lie inside the chunk, or the chunk came from another shard.
-    // Always: the lease is then made in registers, where a return through memory would stall on each message.
+    // Always inline: the lease is then made in registers, where a return through memory would stall on each message.
     #[inline(always)]
     #[must_use]
     pub fn lease(&self, chunk: &Chunk, range: Range<usize>) -> Option<Lease> {
@@ -386,7 +387,7 @@ impl Pool {
             self.leased.set(self.leased.get() + 1);
         }
         meta.out.set(out + 1);
-        // SAFETY: counted in `out` just now; the range is filled and immutable until all leases are back.
+        // SAFETY: counted in `out` just now; the range is filled, and immutable until all leases are back.
         Some(unsafe { Lease::new(bytes, len, chunk.header) })
     }
 
@@ -414,8 +415,8 @@ impl Pool {
         }
     }
 
-    /// The shard may be about to sleep until something becomes ready: this is told at once, or by the
-    /// lease that is still out.
+    /// The shard may be about to sleep until a buffer becomes ready. If this buffer is ready, wakes the shard at once;
+    /// otherwise the last lease of the buffer does.
     #[cold]
     fn release_starving(&mut self, buffer: u16, out: usize) {
         self.flag_starved(buffer);
@@ -452,7 +453,7 @@ impl Pool {
         Buffers(self)
     }
 
-    /// Looks which lent buffers are back. Call once a turn; costs nothing when none is lent.
+    /// Collects the lent buffers whose leases are back. Call once a turn; costs nothing when no buffer is lent.
     pub(crate) fn collect(&mut self) {
         let mut at = 0;
         while at < self.lent.len() {
@@ -466,36 +467,36 @@ impl Pool {
         }
     }
 
-    /// How many buffers the kernel has to fill.
+    /// How many buffers the kernel has at the moment.
     #[cfg(target_os = "linux")]
     pub(crate) fn with_kernel(&self) -> usize {
         self.with_kernel
     }
 
-    /// How many buffers wait to be handed to the kernel.
+    /// How many buffers are ready for the kernel.
     #[must_use]
     pub fn ready_len(&self) -> usize {
         self.ready.len()
     }
 
-    /// How many buffers are filled and held by nothing but leases.
+    /// How many filled buffers are held by leases alone.
     #[must_use]
     pub fn lent_len(&self) -> usize {
         self.lent.len()
     }
 
-    /// Gives the memory up for ever: the kernel may still write into it.
+    /// Leaks the memory: the kernel may still write into it.
     pub(crate) fn leak(&self) {
         self.memory().live.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A receive found no buffer.
+    /// Counts a receive that found no buffer.
     pub(crate) fn count_exhausted(&self) {
         self.count_stat(|stats| stats.exhausted += 1);
     }
 
-    /// Receives wait for buffers. From now on a lease that comes back wakes the shard; returns
-    /// whether one had come back in the meantime, so that the caller must not sleep.
+    /// Receives wait for buffers. From now on a lease that comes back wakes the shard. Returns whether a buffer became
+    /// ready in the meantime: then the caller must not sleep.
     pub(crate) fn starve(&mut self) -> bool {
         self.lent.iter().for_each(|&buffer| self.flag_starved(buffer));
         self.collect();
@@ -504,7 +505,7 @@ impl Pool {
     }
 }
 
-/// Out of the way of the paths that each message takes.
+/// Kept out of the code that each message runs through.
 #[cold]
 #[inline(never)]
 fn foreign_chunk() -> ! {
@@ -518,7 +519,7 @@ fn meta_idle(meta: &Meta) -> bool {
 impl Drop for Pool {
     fn drop(&mut self) {
         for (header, meta) in self.memory().headers.iter().zip(&self.meta) {
-            // From here on this thread gives back like any other.
+            // From here on this thread gives leases back like any other.
             header.owner.store(0, Ordering::Relaxed);
             header.count.fetch_and(!STARVED, Ordering::AcqRel);
             let bias = OWNED + header.local.load(Ordering::Acquire) - meta.out.get();

@@ -10,7 +10,7 @@ use crate::{Parker, sync::model::UnsafeCell};
 const CONFIG: PoolConfig =
     PoolConfig { buffers: 2, buffer_bytes: 4096, with_kernel: 2, reserve: 1 };
 
-/// A pool that has no buffer ready, and a chunk of a buffer that the kernel is done with.
+/// A pool without a ready buffer, and a chunk of a buffer that the kernel is done with.
 fn drained_pool(owned: bool) -> (Pool, Chunk) {
     let mut pool = Pool::new(CONFIG, owned);
     pool.set_waker(Parker::current().waker());
@@ -24,7 +24,7 @@ fn lease(pool: &Pool, chunk: &Chunk) -> Lease {
     pool.lease(chunk, 0..8).unwrap()
 }
 
-/// What a shard without buffers does before it sleeps, and after: a lost wake is a deadlock.
+/// The steps of a shard without buffers before and after it sleeps: a lost wake is a deadlock.
 fn wait_for_a_buffer(pool: &mut Pool) {
     if !pool.starve() {
         while pool.ready_len() == 0 {
@@ -35,16 +35,16 @@ fn wait_for_a_buffer(pool: &mut Pool) {
     assert_eq!((pool.ready_len(), pool.lent_len()), (1, 0));
 }
 
-/// Stands for a buffer's bytes, so that the model sees who reads and who writes them.
+/// Stands for a buffer's bytes, so that the model checks reads against writes.
 type Bytes = Arc<UnsafeCell<u32>>;
 
 fn read(bytes: &Bytes) -> u32 {
-    // SAFETY: whoever holds a lease may read; the model checks it.
+    // SAFETY: the holder of a lease may read; the model checks it.
     bytes.with(|bytes| unsafe { *bytes })
 }
 
 fn overwrite(bytes: &Bytes) {
-    // SAFETY: the buffer is ready, so nobody reads it; the model checks it.
+    // SAFETY: the buffer is ready, so it has no reader; the model checks it.
     bytes.with_mut(|bytes| unsafe { *bytes += 1 });
 }
 
@@ -71,7 +71,7 @@ fn a_starved_pool_is_woken_and_overwrites_no_lease() {
     }
 }
 
-/// The chunk is released after the pool was found starved, while its lease is on the way back.
+/// The chunk is released after the pool was found starved, while its lease is on its way back.
 #[test]
 fn a_chunk_released_late_is_waited_for_too() {
     for owned in [false, true] {
@@ -90,7 +90,7 @@ fn a_chunk_released_late_is_waited_for_too() {
     }
 }
 
-/// Clones and slices made elsewhere count as well.
+/// Clones and slices made on other threads count as well.
 #[test]
 fn a_collected_buffer_has_no_reader() {
     for owned in [false, true] {
@@ -118,7 +118,7 @@ fn a_collected_buffer_has_no_reader() {
     }
 }
 
-/// Freeing the memory drops its waker: that is how the model counts.
+/// Freeing the memory drops its waker; the model counts these drops.
 #[test]
 fn the_memory_is_freed_once_by_whoever_is_last() {
     struct Freed;

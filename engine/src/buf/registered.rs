@@ -1,4 +1,4 @@
-//! Memory of the user's that the kernel knows before anything is received into it.
+//! Receive memory of the user's that is registered with the kernel in advance.
 
 use std::{
     fmt,
@@ -8,10 +8,9 @@ use std::{
 use super::{backing::Region, memory::PAGE_BYTES};
 use crate::{config::PoolMemory, error::Error, stats::PoolBacking};
 
-/// Zeroed memory to receive into. Where it is registered, the kernel has found and pinned its pages beforehand.
+/// Zeroed memory to receive into. When it is registered, the kernel has found and pinned its pages beforehand.
 ///
-/// Made and given back by [`Shard::register`](crate::Shard::register) and
-/// [`Shard::unregister`](crate::Shard::unregister).
+/// [`Shard::register`](crate::Shard::register) makes it, [`Shard::unregister`](crate::Shard::unregister) takes it back.
 pub struct Registered {
     region: Region,
     len: usize,
@@ -19,10 +18,10 @@ pub struct Registered {
 }
 
 impl Registered {
-    /// The most bytes in one: io_uring registers no more at a time.
+    /// Most bytes of one registration: the limit of io_uring.
     pub const BYTES_MAX: usize = 1 << 30;
 
-    /// Memory that nobody knows yet.
+    /// Memory that is not registered yet.
     pub(crate) fn open(len: usize, wanted: &PoolMemory) -> Result<Self, Error> {
         if !(1..=Self::BYTES_MAX).contains(&len) {
             return Err(Error::Config("registered memory: 1 byte to 1 GiB"));
@@ -31,18 +30,18 @@ impl Registered {
         Ok(Self { region, len, is_fixed: false })
     }
 
-    /// Whether the kernel knows it.
+    /// Sets whether the memory is registered with the kernel.
     pub(crate) fn set_fixed(&mut self, is_fixed: bool) {
         self.is_fixed = is_fixed;
     }
 
-    /// Whether it is registered with io_uring; else it is memory like any other.
+    /// Whether the memory is registered with io_uring; otherwise it is ordinary memory.
     #[must_use]
     pub fn is_fixed(&self) -> bool {
         self.is_fixed
     }
 
-    /// What the memory is.
+    /// The properties that the memory really has.
     #[must_use]
     pub fn backing(&self) -> PoolBacking {
         self.region.backing()
@@ -53,15 +52,15 @@ impl Deref for Registered {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: the region has at least `len` bytes, all initialised, and is this value's alone. The kernel writes to
-        // it only inside calls that were given it to change.
+        // SAFETY: the region has at least `len` bytes, all initialised, and belongs to this value alone. The kernel
+        // writes to it only inside calls that borrow it mutably.
         unsafe { std::slice::from_raw_parts(self.region.base().as_ptr(), self.len) }
     }
 }
 
 impl DerefMut for Registered {
     fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and borrowed to be changed.
+        // SAFETY: as above, and borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(self.region.base().as_ptr(), self.len) }
     }
 }

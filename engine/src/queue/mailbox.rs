@@ -1,14 +1,14 @@
-//! Many threads tell one where to look, and wake it when it sleeps.
+//! Many threads tell one thread where to look, and wake it when it sleeps.
 //!
 //! ```text
 //! Postbox ──┐  tail ─▶ [ m m m . . . . . ] ◀─ head  Mailbox     ring; each slot { stamp, mail }
 //! Postbox ──┤              │ full?
 //! Postbox ──┘              └─▶ overflow: Mutex<Vec>
 //! ```
-//! A slot's stamp is `p` when it is free for position `p`, and `p + 1` once that position's mail is in it, so that the
-//! reader polls the very line in which its mail arrives. A vector under a lock with a flag beside it, swapped out by
-//! the reader, was measured too: a round trip between two spinning threads took twice as long, and so did a post
-//! without contention. Besides, a poster that is descheduled with the lock held would stop the reader.
+//! A slot's stamp is `p` when the slot is free for position `p`, and `p + 1` once that position's mail is in it. So the
+//! reader polls the very line in which its mail arrives. The alternative was measured too, a vector under a lock with a
+//! flag beside it, swapped out by the reader: a round trip between two spinning threads took twice as long, and so did
+//! a post without contention. Besides, a poster descheduled with the lock held would stop the reader.
 
 use std::{fmt, mem::MaybeUninit, sync::PoisonError, task::Waker};
 
@@ -40,18 +40,18 @@ struct Shared<M> {
     /// The next position that a poster claims.
     tail: Line<AtomicUsize>,
     overflow: Line<Mutex<Overflow<M>>>,
-    /// What both sides mostly only read.
+    /// Flags that both sides mostly only read.
     flags: Line<Flags>,
     waker: Waker,
 }
 
 struct Flags {
     has_overflow: AtomicBool,
-    /// The reader sleeps or is about to; whoever takes this back wakes it.
+    /// The reader sleeps or is about to. The thread that clears the flag wakes the reader.
     is_armed: AtomicBool,
 }
 
-// SAFETY: mail goes from one thread to another by value; the slots are shared as `Slot` says.
+// SAFETY: mail moves from one thread to another by value; the invariants of `Slot` cover the sharing.
 unsafe impl<M: Send> Sync for Shared<M> {}
 // SAFETY: as above.
 unsafe impl<M: Send> Send for Shared<M> {}
@@ -62,7 +62,7 @@ pub struct Mailbox<M> {
     head: usize,
 }
 
-/// An end for posting, from any thread; clones lead to the same mailbox.
+/// A posting end, for any thread; clones lead to the same mailbox.
 pub struct Postbox<M> {
     shared: Arc<Shared<M>>,
 }
@@ -88,21 +88,21 @@ pub fn mailbox<M: Copy + Send>(waker: Waker) -> (Postbox<M>, Mailbox<M>) {
 }
 
 impl<M> Shared<M> {
-    /// Whether it was armed until now. All changes of the flag are exchanges, so that each comes after what the
-    /// others did before.
+    /// Clears the flag; returns whether it was set. All changes of the flag are exchanges, so each is ordered after all
+    /// that the other threads did before their change.
     fn take_arm(&self) -> bool {
         self.flags.is_armed.swap(false, Ordering::AcqRel)
     }
 }
 
 impl<M: Copy + Send> Shared<M> {
-    /// Whether there was room in the ring.
+    /// Posts into the ring; returns whether it had room.
     #[inline]
     fn try_post(&self, mail: M) -> bool {
         let mut position = self.tail.load(Ordering::Relaxed);
         loop {
             let slot = &self.ring[position % SLOTS];
-            // Acquire: the reader is done with what was in the slot.
+            // Acquire: the reader is done with the slot's earlier mail.
             let stamp = slot.stamp.load(Ordering::Acquire);
             if stamp != position {
                 let now = self.tail.load(Ordering::Relaxed);
@@ -122,7 +122,7 @@ impl<M: Copy + Send> Shared<M> {
                 Ok(_) => {
                     // SAFETY: the position is this thread's, and its slot free.
                     slot.mail.with_mut(|at| unsafe { (*at).write(mail) });
-                    // Release: whoever sees the stamp sees the mail.
+                    // Release: a reader that sees the stamp sees the mail.
                     slot.stamp.store(next, Ordering::Release);
                     return true;
                 }
@@ -146,14 +146,14 @@ impl<M: Copy + Send> Shared<M> {
 }
 
 impl<M: Copy + Send> Postbox<M> {
-    /// Posts `mail` and wakes the reader if it sleeps. Mail may overtake other mail when much of it waits; once the
-    /// reader is gone it is forgotten.
+    /// Posts `mail` and wakes the reader if it sleeps. Mail may overtake other mail when much of it waits. Once the
+    /// reader is gone, mail is dropped.
     #[inline]
     pub fn post(&self, mail: M) {
         if !self.shared.try_post(mail) {
             self.shared.post_overflow(mail);
         }
-        // With the fence in `arm`: either the reader sees the mail, or this thread that it is armed.
+        // Pairs with the fence in `arm`: either the reader sees the mail, or this thread sees that the reader is armed.
         fence(Ordering::SeqCst);
         if self.shared.flags.is_armed.load(Ordering::Relaxed) && self.shared.take_arm() {
             self.shared.waker.wake_by_ref();
@@ -162,7 +162,7 @@ impl<M: Copy + Send> Postbox<M> {
 }
 
 impl<M> Postbox<M> {
-    /// Whether it is an end of this mailbox.
+    /// Whether this is an end of `mailbox`.
     #[must_use]
     pub fn leads_to(&self, mailbox: &Mailbox<M>) -> bool {
         Arc::ptr_eq(&self.shared, &mailbox.shared)
@@ -176,13 +176,13 @@ impl<M> Clone for Postbox<M> {
 }
 
 impl<M: Copy + Send> Mailbox<M> {
-    /// One more end for posting.
+    /// Makes another posting end.
     #[must_use]
     pub fn postbox(&self) -> Postbox<M> {
         Postbox { shared: Arc::clone(&self.shared) }
     }
 
-    /// Whether there is no mail at the moment: two loads of lines that move only when mail comes.
+    /// Whether there is no mail at the moment: two loads of lines that change only when mail comes.
     #[must_use]
     #[inline]
     pub fn is_empty(&self) -> bool {
@@ -191,8 +191,8 @@ impl<M: Copy + Send> Mailbox<M> {
             && !self.shared.flags.has_overflow.load(Ordering::Acquire)
     }
 
-    /// Appends the mail that is there to `into`, at most a ring and what has overflowed, so that it ends however
-    /// fast others post.
+    /// Appends the waiting mail to `into`. Takes at most one ring and the overflow, so it ends however fast other
+    /// threads post.
     pub fn drain(&mut self, into: &mut Vec<M>) {
         for _ in 0..SLOTS {
             let Some(mail) = self.take() else { break };
@@ -212,7 +212,7 @@ impl<M: Copy + Send> Mailbox<M> {
         }
         // SAFETY: stamped as full, and read once, since `head` moves on. `M` is `Copy`.
         let mail = slot.mail.with(|mail| unsafe { (*mail).assume_init() });
-        // Release: read before the slot's next use.
+        // Release: our read comes before the slot's next use.
         slot.stamp.store(self.head.wrapping_add(SLOTS), Ordering::Release);
         self.head = self.head.wrapping_add(1);
         Some(mail)
@@ -225,11 +225,11 @@ impl<M: Copy + Send> Mailbox<M> {
         into.append(&mut overflow.mail);
     }
 
-    /// To be called before sleeping. `true`: the next post wakes; `false`: there is mail, do not sleep.
+    /// Call before sleeping. `true`: the next post wakes the reader; `false`: there is mail, do not sleep.
     #[must_use = "a reader that sleeps although there is mail may sleep for ever"]
     pub fn arm(&self) -> bool {
         self.shared.flags.is_armed.swap(true, Ordering::AcqRel);
-        // With the fence in `post`.
+        // Pairs with the fence in `post`.
         fence(Ordering::SeqCst);
         let is_empty = self.is_empty();
         if !is_empty {
@@ -238,7 +238,7 @@ impl<M: Copy + Send> Mailbox<M> {
         is_empty
     }
 
-    /// To be called when awake again for whatever reason: posts need not wake any more.
+    /// Call when awake again, for whatever reason: posts need not wake the reader any more.
     pub fn disarm(&self) {
         self.shared.take_arm();
     }
@@ -246,7 +246,7 @@ impl<M: Copy + Send> Mailbox<M> {
 
 impl<M> Drop for Mailbox<M> {
     fn drop(&mut self) {
-        // From here on nothing piles up.
+        // From here on no mail accumulates.
         let mut overflow = self.shared.overflow.lock().unwrap_or_else(PoisonError::into_inner);
         overflow.reader_is_gone = true;
         overflow.mail = Vec::new();
@@ -378,7 +378,7 @@ mod loom_tests {
     use super::*;
     use crate::Parker;
 
-    /// Reads until `wanted` pieces are there, asleep in between: a lost wake or lost mail is a deadlock.
+    /// Reads until `wanted` pieces are there and sleeps in between: a lost wake or lost mail is a deadlock.
     fn read(mailbox: &mut Mailbox<usize>, wanted: usize) -> Vec<usize> {
         let mut mail = Vec::new();
         loop {
@@ -404,7 +404,7 @@ mod loom_tests {
         });
     }
 
-    /// With room in the ring for both, and for one of them.
+    /// With room in the ring for both posts, and for one.
     #[test]
     fn posters_do_not_disturb_each_other() {
         for before in 0..2 {

@@ -1,5 +1,6 @@
-//! What lies between two threads: [`spsc`] carries values from one to another, short ones as [`parcel`]s, a
-//! [`mailbox`] tells one thread where to look. Neither ever blocks, and both are unbounded: whoever fills them keeps account.
+//! Connections between two threads: [`spsc`] carries values from one thread to another, short ones as [`parcel`]s; a
+//! [`mailbox`] tells one thread where to look. Neither ever blocks, and both are unbounded: the code that fills them
+//! has to keep count.
 
 pub mod mailbox;
 pub mod notice;

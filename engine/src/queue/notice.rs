@@ -1,17 +1,17 @@
-//! A bell between the two ends of a pipe: it rings in a mailbox once for any number of reasons.
+//! A bell between the two ends of a pipe: many reasons to look become one piece of mail.
 
 use super::mailbox::{Mailbox, Postbox};
 use crate::sync::{AtomicBool, AtomicUsize, Ordering, fence};
 
-/// One end's bell. The other end rings it after it has put something into their queues, taken something out of a full
-/// one, or gone.
+/// One end's bell. The other end rings it after putting values into this end's queues, after taking values out of a
+/// full one, or when going away.
 ///
-/// Ringing is an exchange on one flag, and so is answering: whoever rings without posting comes before the answer in
-/// the order of the exchanges, so the answerer sees what was done before the ring.
+/// Ringing and answering are exchanges on one flag. A ring that posts nothing precedes the answer in the order of these
+/// exchanges, so the answering end sees all that was done before the ring.
 pub struct Notice {
     is_rung: AtomicBool,
-    /// This end found its queue full: so many values are to be taken out of it, in all, before it is rung. 0: it was
-    /// not full.
+    /// Set when this end found its queue full: it is rung once this many values have been taken out in all. 0: the
+    /// queue was not full.
     wants_position: AtomicUsize,
     postbox: Postbox<u64>,
     token: u64,
@@ -25,19 +25,19 @@ impl Notice {
         Self { is_rung, wants_position, postbox, token }
     }
 
-    /// What it posts.
+    /// The token that the bell posts.
     #[must_use]
     pub fn token(&self) -> u64 {
         self.token
     }
 
-    /// Whether it rings in this mailbox.
+    /// Whether the bell posts to `mailbox`.
     #[must_use]
     pub fn posts_to(&self, mailbox: &Mailbox<u64>) -> bool {
         self.postbox.leads_to(mailbox)
     }
 
-    /// Tells the end to look, unless it was told and has not looked yet.
+    /// Tells the end to look, unless an earlier ring has not been answered yet.
     #[inline]
     pub fn ring(&self) {
         if !self.is_rung.swap(true, Ordering::AcqRel) {
@@ -51,15 +51,15 @@ impl Notice {
         self.is_rung.swap(false, Ordering::AcqRel);
     }
 
-    /// The end has found its queue full: it looks once more afterwards, and is rung when `position` values were taken
-    /// out of it since the beginning.
+    /// The end has found its queue full. After this call the end checks once more; it is rung when `position` values
+    /// have been taken out in all.
     pub fn ask_for_room(&self, position: usize) {
         self.wants_position.store(position.max(1), Ordering::Relaxed);
-        // With the one in `ring_for_room`: either this end sees the room, or the other that it is wanted.
+        // Pairs with the fence in `ring_for_room`: either this end sees the room, or the other end sees the request.
         fence(Ordering::SeqCst);
     }
 
-    /// Something was taken out of the end's queue: `position` values by now.
+    /// The other end has taken values out of this end's queue: `position` in all.
     #[inline]
     pub fn ring_for_room(&self, position: usize) {
         fence(Ordering::SeqCst);
@@ -87,7 +87,7 @@ mod loom_tests {
         sync::model::{Arc, thread},
     };
 
-    /// Whoever rings while the other end is looking is either seen by it or leaves mail.
+    /// A ring while the other end is looking is either seen by it or leaves mail.
     #[test]
     fn nothing_is_left_without_a_ring() {
         loom::model(|| {
@@ -113,7 +113,7 @@ mod loom_tests {
         });
     }
 
-    /// Whoever finds the queue full, asks for room and looks once more either sees it or is rung.
+    /// An end that finds the queue full, asks for room and checks again either sees the room or is rung.
     #[test]
     fn room_is_told_of() {
         loom::model(|| {

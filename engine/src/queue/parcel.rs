@@ -1,4 +1,4 @@
-//! What travels between two threads: short bytes in place, or a value.
+//! The item that travels between two threads: short bytes in place, or a value.
 
 use std::{
     fmt,
@@ -7,22 +7,22 @@ use std::{
 
 use crate::copies::{Site, note};
 
-/// Words of the longest bytes that travel in place.
+/// Length in words of the longest bytes that travel in place.
 pub const SHORT_WORDS: usize = 10;
-/// Words at the end that are zeroed by themselves where the bytes reach up to them.
+/// Words at the end, zeroed on their own when the bytes reach into them.
 const TAIL_WORDS: usize = 3;
 /// Bytes up to this length travel in place.
 pub const SHORT_BYTES_MAX: usize = SHORT_WORDS * size_of::<u64>();
 
 /// Either short bytes with a mark, or a value.
 ///
-/// Made for the slots of a queue ([`spsc`](super::spsc)): bytes are written where they will lie, and copied from there in
-/// steps of a fixed length. Through a value on the stack they would be moved in other steps than they were written in,
-/// and each move would wait until what was written before it has left the store buffer. For the same reason they are
-/// written word by word: whoever sends them has often just written some of them.
+/// Made for the slots of a queue ([`spsc`](super::spsc)): bytes are written in their final place and copied from there
+/// in steps of a fixed length. A value on the stack would be moved in other steps than it was written in, and each move
+/// would wait until the earlier writes have left the store buffer. For the same reason bytes are written word by word:
+/// the sender has often just written some of them.
 ///
 /// # Invariants
-/// `content` is `value` if the head says so, and otherwise `words`, all of which are initialised.
+/// `content` is `value` if the head says so; otherwise it is `words`, all of them initialised.
 #[repr(C)]
 pub struct Parcel<T> {
     head: Head,
@@ -43,28 +43,28 @@ union Content<T> {
     value: ManuallyDrop<T>,
 }
 
-/// Short bytes, in their place.
+/// Short bytes, borrowed in place.
 #[derive(Debug, Clone, Copy)]
 pub struct Short<'a> {
-    /// Whatever it was given with.
+    /// The mark that came with the bytes.
     pub mark: bool,
-    /// How many bytes there are, at most [`SHORT_BYTES_MAX`].
+    /// The number of bytes, at most [`SHORT_BYTES_MAX`].
     pub len: u8,
-    /// The bytes from the first on, and zeros or other bytes behind them.
+    /// The bytes, followed by zeros or other bytes.
     pub words: &'a [u64; SHORT_WORDS],
 }
 
 impl<T> Parcel<T> {
-    /// A value.
+    /// Makes a parcel with a value.
     pub fn value(value: T) -> Self {
         let head = Head { is_value: true, mark: false, len: 0 };
         Self { head, content: Content { value: ManuallyDrop::new(value) } }
     }
 
-    /// Writes short bytes to where the parcel is to be.
+    /// Writes short bytes into the parcel's final place.
     ///
     /// # Panics
-    /// If there are more than [`SHORT_BYTES_MAX`].
+    /// If there are more than [`SHORT_BYTES_MAX`] bytes.
     #[inline]
     pub fn write_short<'a>(
         at: &'a mut MaybeUninit<Self>,
@@ -80,13 +80,14 @@ impl<T> Parcel<T> {
             (&raw mut (*parcel).head).write(head);
             let words = (&raw mut (*parcel).content.words).cast::<u64>();
             let (chunks, rest) = bytes.as_chunks::<8>();
-            // What the bytes leave is zeroed: of long ones the end, and of others all, in steps of a fixed length.
+            // Zero the words behind the bytes in steps of a fixed length: the last words for long bytes, all words for
+            // short ones.
             if chunks.len() < SHORT_WORDS - TAIL_WORDS {
                 words.write_bytes(0, SHORT_WORDS);
             } else {
                 words.add(SHORT_WORDS - TAIL_WORDS).write_bytes(0, TAIL_WORDS);
             }
-            // Volatile, so that it stays one step for each word.
+            // Volatile, so that the compiler keeps one store per word.
             for (at, chunk) in chunks.iter().enumerate() {
                 words.add(at).write_volatile(u64::from_ne_bytes(*chunk));
             }
@@ -99,21 +100,22 @@ impl<T> Parcel<T> {
         }
     }
 
-    /// The short bytes, if it is that.
+    /// The short bytes, if the parcel holds bytes.
     #[inline]
     pub fn short(&self) -> Option<Short<'_>> {
         let Head { is_value, mark, len } = self.head;
         if is_value {
             return None;
         }
-        // SAFETY: the head says that it is words.
+        // SAFETY: the head says that the content is words.
         Some(Short { mark, len, words: unsafe { &self.content.words } })
     }
 
-    /// The value, if it is that.
+    /// The value, if the parcel holds one.
     pub fn into_value(self) -> Option<T> {
         let mut parcel = ManuallyDrop::new(self);
-        // SAFETY: the head says that it is a value, and nobody else takes it or drops it.
+        // SAFETY: the head says that the content is a value, and `ManuallyDrop` keeps the parcel from dropping it
+        // again.
         parcel.head.is_value.then(|| unsafe { ManuallyDrop::take(&mut parcel.content.value) })
     }
 }
@@ -122,7 +124,7 @@ impl<T> Drop for Parcel<T> {
     #[inline]
     fn drop(&mut self) {
         if self.head.is_value {
-            // SAFETY: the head says so, and it is dropped here alone.
+            // SAFETY: the head says so, and the value is dropped here alone.
             unsafe { ManuallyDrop::drop(&mut self.content.value) }
         }
     }

@@ -1,4 +1,4 @@
-//! Models of the queue from one thread to one other.
+//! Models of the queue from one thread to another.
 
 use loom::{sync::Arc, thread};
 
@@ -33,7 +33,7 @@ fn values_arrive_once_and_in_order_and_the_end_is_seen() {
     });
 }
 
-/// Segments come back while the producer asks for one: into an empty list of spares, and onto one.
+/// Segments come back while the producer asks for one: into an empty list of spares, and onto a spare.
 #[test]
 fn segments_are_used_again() {
     for (pushed, popped, more) in [(4, 2, 3), (6, 4, 3)] {
@@ -50,8 +50,8 @@ fn segments_are_used_again() {
     }
 }
 
-/// Segments that were full in one queue of a rotation come to the other, whose consumer takes none of their stamps for its
-/// own.
+/// Segments that were full in one queue of a rotation come to the other queue. Its consumer must not take their old
+/// stamps for new ones.
 #[test]
 fn queues_of_a_rotation_share_their_segments() {
     loom::model(|| {
@@ -74,7 +74,7 @@ fn queues_of_a_rotation_share_their_segments() {
     });
 }
 
-/// The model fails if a value is leaked; the count if one is dropped twice.
+/// The model fails if a value is leaked; the count fails if a value is dropped twice.
 #[test]
 fn what_is_left_is_dropped_once() {
     for popped in 0..2 {
@@ -99,7 +99,7 @@ fn what_is_left_is_dropped_once() {
     }
 }
 
-/// What is written in its place is seen whole, short bytes and values in turn, and what is left of it is dropped.
+/// Parcels written in place, short bytes and values in turn, arrive whole, and the remaining ones are dropped.
 #[test]
 fn parcels_arrive_as_they_were_written() {
     loom::model(|| {
@@ -126,7 +126,7 @@ fn parcels_arrive_as_they_were_written() {
     });
 }
 
-/// Room that was seen is there, and becomes visible.
+/// Room that the producer saw really exists, and freed room becomes visible.
 #[test]
 fn room_comes_back() {
     loom::model(|| {

@@ -1,4 +1,4 @@
-//! Error numbers that the engine makes or tells apart by itself.
+//! Error numbers that the engine makes or distinguishes itself.
 
 use std::io;
 
@@ -18,10 +18,10 @@ mod number {
     pub(super) const IO_FAULT: i32 = ERROR_READ_FAULT as i32;
 }
 
-/// For faults of files that come without a number.
+/// Number for file faults that come without one.
 pub(crate) const IO_FAULT: i32 = number::IO_FAULT;
 
-/// How an operation ends that was cancelled.
+/// The result of a cancelled operation.
 pub(crate) fn canceled() -> io::Error {
     io::Error::from_raw_os_error(number::CANCELED)
 }
@@ -30,7 +30,7 @@ pub(crate) fn is_canceled(error: &io::Error) -> bool {
     error.raw_os_error() == Some(number::CANCELED)
 }
 
-/// The system does not have sockets of that kind.
+/// Whether the system has no sockets of that family.
 pub(crate) fn is_no_family(error: &io::Error) -> bool {
     error.raw_os_error() == Some(number::NO_FAMILY)
 }

@@ -1,4 +1,4 @@
-//! An owned `eventfd(2)`: how one thread wakes another that sleeps in the kernel.
+//! An owned `eventfd(2)`, by which one thread wakes another that sleeps in the kernel.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -32,7 +32,7 @@ impl EventFd {
     pub fn signal(&self) -> io::Result<()> {
         loop {
             match rustix::io::write(&self.fd, &1u64.to_ne_bytes()) {
-                // A full counter is readable already, which is all a signal asks for.
+                // A full counter is readable already, and a signal needs no more.
                 Ok(_) | Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -40,7 +40,7 @@ impl EventFd {
         }
     }
 
-    /// Takes the counter back to zero and returns how many signals it held (0: none). Never blocks.
+    /// Resets the counter to zero and returns how many signals it held (0: none). Never blocks.
     ///
     /// # Errors
     /// None is known for a valid eventfd; the result is passed on rather than hidden.

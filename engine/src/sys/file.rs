@@ -1,4 +1,4 @@
-//! Files that are sent from: what is in the page cache, and how it gets from there into a socket.
+//! Files as a source of sends: which bytes the page cache has, and how they get into a socket.
 
 use std::{fs::File, io};
 
@@ -17,7 +17,7 @@ mod linux;
 pub(crate) use calls::{access, send_in_front};
 pub use calls::{read_at, write_at};
 
-/// How a file was opened, as far as sending it goes.
+/// How a file was opened, as far as sending needs to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
     /// Not for reading.
@@ -32,7 +32,7 @@ pub(crate) enum Access {
 /// Fills `into` from `offset` on, waiting for the disk.
 ///
 /// # Errors
-/// When the file ends before, or cannot be read.
+/// When the file ends too early or cannot be read.
 pub(crate) fn read_exactly(file: &File, offset: u64, into: &mut [u8]) -> Result<(), FileFault> {
     let mut done = 0;
     while done < into.len() {
@@ -50,7 +50,7 @@ pub(crate) fn read_exactly(file: &File, offset: u64, into: &mut [u8]) -> Result<
 /// Writes all of `bytes` from `offset` on. On Windows the file's cursor moves.
 ///
 /// # Errors
-/// What the system says; `WriteZero` when it takes nothing.
+/// The system's error; `WriteZero` when the file accepts no byte.
 pub fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
     while !bytes.is_empty() {
         match write_at(file, bytes, offset) {
@@ -66,19 +66,19 @@ pub fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Resul
     Ok(())
 }
 
-/// What is known of a range of a file.
+/// What is known about a range of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(not(target_os = "linux"), expect(dead_code))]
 pub(crate) enum Cached {
     /// Reading it does not wait for the disk.
     Whole,
-    /// Some of it has to be read in.
+    /// Some of the range has to be read from the disk.
     Partly,
-    /// The kernel does not tell.
+    /// The kernel cannot tell.
     Unknown,
 }
 
-/// Why a part of a file did not get into a socket.
+/// Why a part of a file was not sent.
 #[derive(Debug)]
 pub(crate) enum Unsent {
     /// The socket refused; `WouldBlock` when it is full.
@@ -87,10 +87,10 @@ pub(crate) enum Unsent {
     File(io::Error),
 }
 
-/// How much of a file is copied at a time where the kernel cannot send from it.
+/// Size of one copy where the kernel cannot send from the file.
 const COPY_BYTES: usize = 64 << 10;
 
-/// As [`send`], through memory of this process. A fault behind what was sent shows when the rest is.
+/// As [`send`], through memory of this process. A fault after some bytes were sent is reported when the rest is sent.
 pub(crate) fn send_copy(
     socket: BorrowedSocket<'_>,
     file: &File,
@@ -131,7 +131,7 @@ fn send_piece(
 #[cfg(not(target_os = "linux"))]
 pub(crate) use self::send_copy as send;
 
-/// Nothing is known.
+/// The system cannot tell.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn is_cached(_: &File, _offset: u64, _len: usize, _scratch: &mut Vec<u8>) -> Cached {
     Cached::Unknown
@@ -145,7 +145,7 @@ pub(crate) use self::linux::{expect_reads, is_cached, send, set_nonblocking};
 
 #[cfg(all(test, target_os = "linux"))]
 thread_local! {
-    /// Tests kernels that tell less of the page cache: 1, no `cachestat`; 2, no RWF_NOWAIT either.
+    /// Simulates kernels that tell less about the page cache: 1, no `cachestat`; 2, no RWF_NOWAIT either.
     pub(crate) static BLINDNESS: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
 }
 
@@ -188,7 +188,7 @@ mod tests {
             drop(theirs);
             let refused = loop {
                 match way(borrow(&ours), &file, 0, 10) {
-                    // Over TCP the first bytes go out before the other end says that it is gone.
+                    // Over TCP the first bytes are sent before the other end reports that it is gone.
                     Ok(_) => std::thread::yield_now(),
                     Err(Unsent::Socket(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
                     refused => break refused,

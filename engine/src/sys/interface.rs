@@ -9,11 +9,11 @@ use crate::resolver::{self, ResolveError};
 #[path = "interface/posix.rs"]
 mod list;
 
-/// The first address of the interface called `name`, with `port`: IPv4, or with `ipv6` the first IPv6
-/// address if it has one. `None`: there is no such interface, or it has no IP address.
+/// The first address of the interface called `name`, with `port`: IPv4, or with `ipv6` the first IPv6 address if there
+/// is one. `None`: there is no such interface, or it has no IP address.
 ///
 /// # Errors
-/// What `getifaddrs(3)` says.
+/// The error of `getifaddrs(3)`.
 #[cfg(unix)]
 pub fn interface_addr(name: &str, port: u16, ipv6: bool) -> io::Result<Option<SocketAddr>> {
     let interfaces = list::Interfaces::read()?;
@@ -22,7 +22,7 @@ pub fn interface_addr(name: &str, port: u16, ipv6: bool) -> io::Result<Option<So
         .filter(|(candidate, _)| candidate.to_bytes() == name.as_bytes())
         .map(|(_, addr)| addr)
         .collect::<Vec<_>>();
-    // Stable: within a family the system's order stays. Without `ipv6` an IPv6-only interface still serves.
+    // A stable sort keeps the system's order within a family. Without `ipv6` an IPv6-only interface still serves.
     found.sort_by_key(|addr| addr.is_ipv6() != ipv6);
     Ok(found.first().map(|addr| {
         let mut addr = *addr;
@@ -31,7 +31,7 @@ pub fn interface_addr(name: &str, port: u16, ipv6: bool) -> io::Result<Option<So
     }))
 }
 
-/// On Windows listeners name an address or a host: its interfaces are called what their user likes, with spaces.
+/// On Windows listeners name an address or a host, because interface names there are free text with spaces.
 ///
 /// # Errors
 /// None.
@@ -40,8 +40,8 @@ pub fn interface_addr(_name: &str, _port: u16, _ipv6: bool) -> io::Result<Option
     Ok(None)
 }
 
-/// The address to listen on for `host`, which is the name of a network interface or else a host name.
-/// Blocks the calling thread, for seconds where a name server is asked: for `bind`, never inside a turn.
+/// The address to listen on for `host`, which is the name of a network interface or else a host name. Blocks the
+/// calling thread, for seconds if a name server is asked: call it for `bind`, never inside a turn.
 ///
 /// # Errors
 /// [`ResolveError::Lookup`] or [`ResolveError::NoAddress`], when `host` is neither.
@@ -50,7 +50,7 @@ pub fn lookup_local(host: &str, port: u16, ipv6: bool) -> Result<SocketAddr, Res
     if let Ok(Some(addr)) = interface_addr(host, port, ipv6) {
         return Ok(addr);
     }
-    // Never empty: that would have been an error.
+    // Never empty: `lookup` would have returned an error.
     resolver::lookup(host, port, ipv6).map(|addresses| addresses[0])
 }
 

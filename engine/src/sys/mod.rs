@@ -1,8 +1,9 @@
-//! Every call to the operating system that is not the ring itself.
+//! All calls to the operating system except those of the ring itself.
 //!
-//! `cfg` on the target stands here and, for what io_uring alone has, in the modules that choose a driver or a backing:
-//! the rest of the engine speaks of [`OwnedSocket`] and [`BorrowedSocket`] and of the functions below. What is there on
-//! Linux only has a stand-in in `portable`, which either does the same in another way or refuses with a typed error.
+//! `cfg` on the target appears here only and, for features that io_uring alone has, in the modules that choose a driver
+//! or a backing. The rest of the engine uses [`OwnedSocket`], [`BorrowedSocket`] and the functions below. Facilities
+//! that only Linux has get a stand-in in `portable`, which either does the same in another way or refuses with a typed
+//! error.
 
 pub(crate) mod code;
 pub mod file;

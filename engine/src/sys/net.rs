@@ -1,6 +1,6 @@
-//! Sockets as the engine wants them: non-blocking, close-on-exec, tuned.
+//! Sockets configured for the engine: non-blocking, close-on-exec, tuned.
 //!
-//! Creation, options, names, and the calls that never wait. Unix-domain sockets are created in `sys::unix`.
+//! Creation, options, names, and calls that never wait. Unix-domain sockets are created in `sys::unix`.
 
 use std::fmt;
 use std::io;
@@ -24,7 +24,7 @@ use socket2::{Domain, MaybeUninitSlice, Protocol, SockAddr, SockRef, Socket, Tcp
 
 use super::{BorrowedSocket, OwnedSocket, code, unix};
 
-/// Which kind of address a socket speaks.
+/// The address family of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Family {
     /// TCP over IPv4.
@@ -58,11 +58,11 @@ impl Family {
     }
 }
 
-/// What a Unix-domain socket may have under way unless told otherwise: a large body then goes on while its receiver is
-/// not looking, where Linux's 208 KiB hold three messages of 64 KiB.
+/// Default send buffer of a Unix-domain socket. A large body then continues while its receiver is not reading; Linux's
+/// default of 208 KiB holds three messages of 64 KiB.
 const UNIX_SNDBUF_BYTES: usize = 1 << 20;
 
-/// TCP keep-alive probes; whatever is `None` stays as the operating system has it.
+/// TCP keep-alive probes; `None` keeps the operating system's value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Keepalive {
     /// `SO_KEEPALIVE` on or off. The three values below take effect only with `Some(true)`.
@@ -75,11 +75,11 @@ pub struct Keepalive {
     pub retries: Option<u32>,
 }
 
-/// What a user may tune on the sockets the engine makes; `Default` leaves all to the operating system.
+/// Options of the engine's sockets that a user may set; `Default` leaves all to the operating system.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SocketOptions {
-    /// `SO_SNDBUF` in bytes. Linux doubles the value and caps it at `net.core.wmem_max`. `None`: as the system has it;
-    /// Unix-domain sockets, which do not grow theirs as TCP does, get 1 MiB or what they may.
+    /// `SO_SNDBUF` in bytes. Linux doubles the value and caps it at `net.core.wmem_max`. `None`: the system's default
+    /// for TCP. Unix-domain sockets, whose buffers do not grow like TCP's, get 1 MiB or as much as the system allows.
     pub sndbuf_bytes: Option<usize>,
     /// `SO_RCVBUF` in bytes. Linux doubles the value and caps it at `net.core.rmem_max`.
     pub rcvbuf_bytes: Option<usize>,
@@ -89,7 +89,7 @@ pub struct SocketOptions {
     pub v6only: bool,
 }
 
-/// The address of one end of a socket, as the kernel names it.
+/// The address of one end of a socket, as the kernel reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SocketName {
     /// A TCP address and port.
@@ -98,7 +98,7 @@ pub enum SocketName {
     Path(PathBuf),
     /// A Unix-domain socket bound to this abstract name (without its leading NUL).
     Abstract(Vec<u8>),
-    /// A Unix-domain socket nobody bound, as the connecting end usually is.
+    /// A Unix-domain socket that is not bound, as usual for the connecting end.
     Unnamed,
 }
 
@@ -113,15 +113,15 @@ impl fmt::Display for SocketName {
     }
 }
 
-/// Listens on `addr`; port 0 lets the kernel choose. Returns the socket and the address it really has.
+/// Listens on `addr`; port 0 lets the kernel choose. Returns the socket and its actual address.
 ///
 /// `backlog` is clamped to what the call can express; the kernel caps it again (`net.core.somaxconn`).
 /// `[::]` on a host without IPv6 becomes `0.0.0.0`, unless `v6only` asks for IPv6 alone.
 /// Accepted sockets inherit the buffer sizes, which must be in place before the handshake to widen its window.
 ///
 /// # Errors
-/// `AddrInUse`, `AddrNotAvailable`, `PermissionDenied` (a port below 1024), or what `socket(2)`, `bind(2)`
-/// and `listen(2)` say.
+/// `AddrInUse`, `AddrNotAvailable`, `PermissionDenied` (a port below 1024), or the error of `socket(2)`, `bind(2)` or
+/// `listen(2)`.
 pub fn listen_tcp(
     addr: SocketAddr,
     backlog: u32,
@@ -143,7 +143,7 @@ fn listen_tcp_exactly(
 ) -> io::Result<(OwnedSocket, SocketAddr)> {
     let family = Family::from(&addr);
     let socket = new_socket(family)?;
-    // On Windows the same name means that anybody may take the port over.
+    // On Windows the option of this name would let any process take over the port.
     #[cfg(not(windows))]
     socket.set_reuse_address(true)?;
     if family == Family::V6 {
@@ -157,7 +157,7 @@ fn listen_tcp_exactly(
 }
 
 fn lacks_v6(addr: &SocketAddr, error: &io::Error) -> bool {
-    // With net.ipv6.conf.all.disable_ipv6 the family exists and no address of it does.
+    // With net.ipv6.conf.all.disable_ipv6 the family exists but has no address.
     let has_none = code::is_no_family(error) || error.kind() == io::ErrorKind::AddrNotAvailable;
     addr.is_ipv6() && has_none
 }
@@ -174,7 +174,7 @@ pub fn connect_socket(family: Family, opts: &SocketOptions) -> io::Result<OwnedS
     Ok(socket.into())
 }
 
-/// Tunes a socket the driver has accepted. Flags (non-blocking, close-on-exec) are the accept operation's.
+/// Tunes a socket that the driver has accepted. The accept operation sets the flags (non-blocking, close-on-exec).
 ///
 /// # Errors
 /// An option out of the kernel's range, or a peer that is gone already (macOS: `InvalidInput`).
@@ -191,7 +191,7 @@ fn new_socket(family: Family) -> io::Result<Socket> {
         return unix::new_stream();
     }
     let protocol = Some(Protocol::TCP);
-    // `Socket::new` sets close-on-exec (or its Windows counterpart) in the same call where the system can.
+    // `Socket::new` sets close-on-exec (or its Windows counterpart) in the same call where the system supports it.
     let socket = Socket::new(family.domain(), Type::STREAM, protocol)?;
     socket.set_nonblocking(true)?;
     Ok(socket)
@@ -200,7 +200,7 @@ fn new_socket(family: Family) -> io::Result<Socket> {
 fn tune(socket: &SockRef<'_>, family: Family, opts: &SocketOptions) -> io::Result<()> {
     match opts.sndbuf_bytes {
         Some(bytes) => socket.set_send_buffer_size(bytes)?,
-        // Nobody asked for it, so that a system that refuses is no fault.
+        // The user did not ask for this size, so a refusal is no error.
         None if family == Family::Unix => drop(socket.set_send_buffer_size(UNIX_SNDBUF_BYTES)),
         None => {}
     }
@@ -243,44 +243,45 @@ fn inet(addr: &SockAddr) -> io::Result<SocketAddr> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an internet address"))
 }
 
-/// What came of starting a connect.
+/// The outcome of starting a connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Connecting {
-    /// It is connected.
+    /// The socket is connected.
     Done,
-    /// It is under way: the socket becomes writable when it has ended, and [`connected`] tells how.
+    /// The connect is under way: the socket becomes writable when it has ended, and [`connected`] returns the result.
     Started,
-    /// The backlog of a Unix-domain listener is full and nothing was started; nothing will tell when to try again.
+    /// The backlog of a Unix-domain listener is full and no connect was started. The kernel will not report when to
+    /// retry.
     #[cfg_attr(windows, allow(dead_code))]
     BacklogFull,
 }
 
-/// Receives what is there into `body` and, behind it, into the spare capacity of `spill`, without waiting. Returns
-/// how many bytes that was in all.
+/// Receives available bytes without waiting, first into `body`, then into the spare capacity of `spill`. Returns the
+/// total number of bytes.
 ///
 /// # Errors
-/// What `recvmsg(2)` says; [`io::ErrorKind::WouldBlock`] when nothing is there.
+/// The error of `recvmsg(2)`; [`io::ErrorKind::WouldBlock`] when no byte is available.
 pub fn try_recv_into(
     socket: BorrowedSocket<'_>,
     body: &mut [u8],
     spill: &mut Vec<u8>,
 ) -> io::Result<usize> {
     let (body_bytes, start) = (body.len(), spill.len());
-    // SAFETY: the kernel writes bytes, so what is initialised stays so; nothing else is written through this.
+    // SAFETY: the kernel only writes bytes, so initialised memory stays initialised; no other code writes through this.
     let body: &mut [MaybeUninit<u8>] = unsafe { &mut *(std::ptr::from_mut(body) as *mut _) };
     let parts =
         &mut [MaybeUninitSlice::new(body), MaybeUninitSlice::new(spill.spare_capacity_mut())];
-    // An empty part in front would be as good as none.
+    // Leave out an empty first part.
     let bytes = try_recv_vectored(socket, &mut parts[usize::from(body_bytes == 0)..])?;
-    // SAFETY: the kernel filled the parts in order, so what goes beyond the body lies in the spare capacity.
+    // SAFETY: the kernel filled the parts in order, so all bytes beyond the body lie in the spare capacity.
     unsafe { spill.set_len(start + bytes.saturating_sub(body_bytes)) };
     Ok(bytes)
 }
 
-/// Whether the descriptor polls readable now.
+/// Whether the descriptor is readable now.
 ///
 /// # Errors
-/// What `poll(2)` says; a signal is no error.
+/// The error of `poll(2)`, an interrupting signal excepted.
 #[cfg(all(test, target_os = "linux"))]
 pub(crate) fn is_readable(fd: BorrowedSocket<'_>) -> io::Result<bool> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -295,7 +296,7 @@ pub(crate) fn is_readable(fd: BorrowedSocket<'_>) -> io::Result<bool> {
 /// The other end's address.
 ///
 /// # Errors
-/// `NotConnected`, also when the peer has reset the connection since.
+/// `NotConnected`, also when the peer has meanwhile reset the connection.
 pub fn peer_name(socket: BorrowedSocket<'_>) -> io::Result<SocketName> {
     SockRef::from(&socket).peer_addr().and_then(|addr| name_of(&addr))
 }
@@ -303,7 +304,7 @@ pub fn peer_name(socket: BorrowedSocket<'_>) -> io::Result<SocketName> {
 /// This end's address.
 ///
 /// # Errors
-/// What `getsockname(2)` says.
+/// The error of `getsockname(2)`.
 pub fn local_name(socket: BorrowedSocket<'_>) -> io::Result<SocketName> {
     SockRef::from(&socket).local_addr().and_then(|addr| name_of(&addr))
 }
@@ -321,11 +322,11 @@ fn name_of(addr: &SockAddr) -> io::Result<SocketName> {
     ))
 }
 
-/// Ends one or both directions; pending operations of the driver complete. A socket that is not
-/// connected (any more) is as shut down as it can be: that is no error.
+/// Shuts down one or both directions; pending operations of the driver complete. A socket that is not connected, or no
+/// longer, counts as shut down: that is no error.
 ///
 /// # Errors
-/// What `shutdown(2)` says, `ENOTCONN` excepted.
+/// The error of `shutdown(2)`, `ENOTCONN` excepted.
 pub fn shutdown(socket: BorrowedSocket<'_>, how: Shutdown) -> io::Result<()> {
     match SockRef::from(&socket).shutdown(how) {
         Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
@@ -333,7 +334,7 @@ pub fn shutdown(socket: BorrowedSocket<'_>, how: Shutdown) -> io::Result<()> {
     }
 }
 
-/// Takes the pending error off a socket (`SO_ERROR`): how a readiness driver learns what came of a connect.
+/// Takes the pending error off a socket (`SO_ERROR`), from which a readiness driver learns the outcome of a connect.
 ///
 /// # Errors
 /// Reading the option failed.
@@ -341,12 +342,12 @@ pub fn take_error(socket: BorrowedSocket<'_>) -> io::Result<Option<io::Error>> {
     SockRef::from(&socket).take_error()
 }
 
-/// How far a peer has come with what was sent to it.
+/// How far a peer has taken the bytes sent to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Differs from an earlier one when the peer has taken something in between.
+    /// Changes whenever the peer has taken more bytes.
     pub taken: u64,
-    /// Something is still on its way to the peer.
+    /// Some bytes are still on their way to the peer.
     pub is_pending: bool,
 }
 
@@ -387,13 +388,13 @@ pub(crate) mod tests {
         assert!(!start.is_pending);
         stream.write_all(&[1; 5000]).unwrap();
         peer.read_exact(&mut [0; 5000]).unwrap();
-        // An acknowledgement may wait for data to go with: at most 200 ms.
+        // An acknowledgement may wait up to 200 ms for data to travel with.
         let patience = std::time::Instant::now() + Duration::from_secs(10);
         while acknowledged(borrow(&stream)).unwrap().is_pending {
             assert!(std::time::Instant::now() < patience, "nothing was acknowledged");
         }
         assert_eq!(acknowledged(borrow(&stream)).unwrap().taken, start.taken + 5000);
-        // One that takes nothing holds things up for good.
+        // A peer that does not read leaves bytes pending for good.
         stream.set_nonblocking(true).unwrap();
         while stream.write(&[1; 65_536]).is_ok() {}
         let stuck = acknowledged(borrow(&stream)).unwrap();
@@ -536,7 +537,7 @@ pub(crate) mod tests {
         let refused = socket.connect(&addr.into()).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         let fd = OwnedSocket::from(socket);
-        // Windows keeps it.
+        // Windows keeps the error.
         let left = take_error(borrow(&fd)).unwrap();
         let kinds = left.map(|error| error.kind());
         assert!(kinds.is_none() || cfg!(windows) && kinds == Some(refused.kind()), "{kinds:?}");

@@ -1,24 +1,25 @@
-//! What the system says about pages: limits, huge pages, and what a mapping really got.
+//! The system's information on pages: limits, huge pages, and the pages that a mapping really got.
 
 use std::{fs, io};
 
 /// The size of huge pages that pools use.
 pub const HUGE_PAGE_BYTES: usize = 2 << 20;
 
-/// How many bytes this process may lock (`RLIMIT_MEMLOCK`); `None`: as many as it likes.
+/// How many bytes this process may lock (`RLIMIT_MEMLOCK`); `None`: no limit.
 #[must_use]
 pub fn lock_limit_bytes() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Memlock).current
 }
 
-/// How many explicit huge pages of 2 MiB are free; `None` where the kernel has none to offer.
+/// How many explicit huge pages of 2 MiB are free; `None` where the kernel does not support them.
 #[must_use]
 pub fn free_huge_pages() -> Option<u64> {
     let path = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// When the kernel uses transparent huge pages: `always`, `madvise` or `never`; `unknown` where it does not say.
+/// The kernel's setting for transparent huge pages: `always`, `madvise` or `never`; `unknown` where it is not
+/// available.
 #[must_use]
 pub fn transparent_setting() -> String {
     let settings = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
@@ -33,7 +34,7 @@ fn chosen(settings: &str) -> Option<&str> {
 /// How much of the mapping around `address` lies on transparent huge pages.
 ///
 /// # Errors
-/// When `/proc/self/smaps` cannot be read or does not know the mapping.
+/// When `/proc/self/smaps` cannot be read or does not list the mapping.
 pub fn transparent_huge_bytes(address: usize) -> io::Result<u64> {
     let smaps = fs::read_to_string("/proc/self/smaps")?;
     field_kib(&smaps, address, "AnonHugePages").map(|kib| kib << 10).ok_or_else(|| {

@@ -1,4 +1,4 @@
-//! Waiting on descriptors of the user's together with something of ours.
+//! Waiting on descriptors of the user's together with a waker of ours.
 
 use std::{
     io,
@@ -20,15 +20,16 @@ impl Wake for Signal {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // A counter that is full is readable already.
+        // A full counter is readable already.
         let _ = self.0.signal();
     }
 }
 
-/// A descriptor that polls readable while one of these does. Each counts until everybody has closed it.
+/// A descriptor that is readable while one of `fds` is. A descriptor stays in the set until all its duplicates are
+/// closed.
 ///
 /// # Errors
-/// When the kernel refuses an epoll descriptor, or one of these cannot be polled.
+/// When the kernel refuses an epoll descriptor, or one of `fds` cannot be polled.
 pub fn readable_with(fds: impl IntoIterator<Item = impl AsFd>) -> io::Result<OwnedFd> {
     let poller = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     for fd in fds {
@@ -46,7 +47,7 @@ pub struct PollSet {
 }
 
 impl PollSet {
-    /// Adds a descriptor, which has to stay open as long as the set is used.
+    /// Adds a descriptor, which has to stay open while the set is used.
     pub fn add(&mut self, fd: RawFd, readable: bool, writable: bool) {
         let mut events = PollFlags::empty();
         events.set(PollFlags::IN, readable);
@@ -60,7 +61,7 @@ impl PollSet {
         self.fds.is_empty()
     }
 
-    /// Something that ends the wait from any thread.
+    /// A waker that ends the wait from any thread.
     ///
     /// # Errors
     /// When the kernel refuses an eventfd.
@@ -72,13 +73,13 @@ impl PollSet {
         Ok(Waker::from(signal))
     }
 
-    /// Waits until a descriptor is ready, the waker is used, or the time is up. A signal may end it, too.
+    /// Waits until a descriptor is ready, the waker is used, or the time is up. A signal may end the wait, too.
     ///
     /// # Errors
-    /// What `poll(2)` says.
+    /// The error of `poll(2)`.
     #[allow(unsafe_code)]
     pub fn wait(&mut self, timeout_ns: Option<u64>) -> io::Result<()> {
-        // SAFETY: whoever added a descriptor keeps it open; one that is closed all the same reads as `POLLNVAL`.
+        // SAFETY: the caller of `add` keeps the descriptor open; a closed one reads as `POLLNVAL`.
         let borrow = |&(fd, events, _): &(RawFd, PollFlags, PollFlags)| unsafe {
             PollFd::from_borrowed_fd(BorrowedFd::borrow_raw(fd), events)
         };

@@ -1,4 +1,4 @@
-//! Looking at the poller of the crate `polling`.
+//! Polls the poller of the crate `polling`.
 
 use std::{io, time::Duration};
 
@@ -6,15 +6,15 @@ use polling::{Event, Poller};
 
 use super::BorrowedSocket;
 
-/// Descriptors that one look reports at most; the others come with the next one.
+/// Most descriptors that one poll reports; the others follow with the next one.
 const EVENTS_MAX: usize = 256;
 
-/// What other threads change in a poller may wait for the end of a look that is under way: the crate queues changes when
-/// nobody looks, and on Windows a change that meets the beginning of a look stays in that queue. Whoever changes something
-/// then has to end the look.
+/// Whether a change from another thread may have to wait until the current poll ends. The crate queues changes while no
+/// thread polls, and on Windows a change that coincides with the start of a poll stays in that queue. The thread that
+/// makes the change must then end the poll.
 pub(crate) const IS_DEAF_WHILE_LOOKING: bool = cfg!(windows);
 
-/// What a look found.
+/// The events of one poll.
 pub(crate) struct Found {
     events: Vec<Event>,
     #[cfg(not(target_os = "linux"))]
@@ -49,8 +49,8 @@ impl Found {
     }
 }
 
-/// `epoll_wait` on the poller's own descriptor: the crate's wait costs four more system calls, to arm its timer
-/// and its notifier. Only for the notifier itself the crate has to be asked.
+/// `epoll_wait` on the poller's own descriptor: the crate's wait costs four more system calls, to arm its timer and its
+/// notifier. Only an event of the notifier goes through the crate.
 #[cfg(target_os = "linux")]
 pub(crate) fn look(
     poller: &Poller,
@@ -64,9 +64,9 @@ pub(crate) fn look(
         epoll::{self, EventFlags},
     };
 
-    /// The key that the crate keeps for its notifier.
+    /// The key that the crate reserves for its notifier.
     const NOTIFIER: u64 = u64::MAX;
-    // A time that is too long to be told is as good as none.
+    // A timeout too long for a timespec counts as none.
     let timeout = timeout.and_then(|time| Timespec::try_from(time).ok());
     let mut raw = [const { MaybeUninit::uninit() }; EVENTS_MAX];
     let raw = match epoll::wait(poller.as_fd(), &mut raw, timeout.as_ref()) {
@@ -92,7 +92,7 @@ pub(crate) fn look(
     Ok(())
 }
 
-/// Windows waits in whole milliseconds, which the crate rounds up to.
+/// Windows waits in whole milliseconds; the crate rounds up.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn look(
     poller: &Poller,
@@ -105,7 +105,7 @@ pub(crate) fn look(
     Ok(())
 }
 
-/// The poller's own descriptor, which is readable while it has something to report.
+/// The poller's own descriptor, which is readable while the poller has events.
 ///
 /// # Errors
 /// None.
@@ -114,7 +114,7 @@ pub(crate) fn descriptor(poller: &Poller) -> io::Result<BorrowedSocket<'_>> {
     Ok(super::borrow(poller))
 }
 
-/// A completion port is nothing to poll, and kqueue's descriptor would need a timer in it.
+/// Not available: a completion port cannot be polled, and kqueue's descriptor would need a timer in it.
 ///
 /// # Errors
 /// `Unsupported`.

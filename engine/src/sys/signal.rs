@@ -6,8 +6,8 @@ use std::mem::MaybeUninit;
 
 /// Blocks every signal on the calling thread, so that the program's handlers run on its own threads.
 ///
-/// Called first thing on each thread the engine starts, never on a thread of the user's. Faults the thread
-/// itself raises (`SIGSEGV`, `SIGBUS`, …) still end the process.
+/// Called first on each thread that the engine starts, never on a thread of the user's. Faults of the thread itself
+/// (`SIGSEGV`, `SIGBUS`, …) still end the process.
 ///
 /// # Errors
 /// None is known; the result of `pthread_sigmask(3)` is passed on.
@@ -30,7 +30,7 @@ pub fn block_all_on_this_thread() -> io::Result<()> {
     }
 }
 
-/// Windows has no signals; its control events come on a thread of their own.
+/// Does nothing: Windows has no signals, and its control events arrive on a thread of their own.
 ///
 /// # Errors
 /// None.
@@ -39,8 +39,8 @@ pub fn block_all_on_this_thread() -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a call that may raise SIGPIPE on the calling thread, and takes the signal away again if it `has_raised` it.
-/// One that was pending before stays. Costs two system calls.
+/// Makes a call that may raise SIGPIPE on the calling thread, and removes the signal if `has_raised` returns true. A
+/// SIGPIPE that was pending before stays. Costs two system calls.
 #[cfg(target_os = "linux")]
 pub(crate) fn without_sigpipe<T>(
     call: impl FnOnce() -> T,
@@ -55,12 +55,12 @@ pub(crate) fn without_sigpipe<T>(
     };
     // SAFETY: `mask` is an initialised set.
     let was_blocked = unsafe { libc::sigismember(&raw const mask, libc::SIGPIPE) } == 1;
-    // Only a blocked signal can wait.
+    // Only a blocked signal can be pending.
     let was_pending = was_blocked && is_sigpipe_pending();
     let outcome = call();
     if has_raised(&outcome) && !was_pending {
         let no_time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: reads the set and the time, both initialised; nothing is written where a null pointer is given.
+        // SAFETY: reads the set and the time, both initialised; a null pointer means that nothing is written.
         unsafe { libc::sigtimedwait(&raw const pipe, std::ptr::null_mut(), &raw const no_time) };
     }
     if !was_blocked {
@@ -97,11 +97,11 @@ fn is_sigpipe_pending() -> bool {
 mod tests {
     use super::*;
 
-    /// Writes into a pipe that nobody reads, which raises SIGPIPE.
+    /// Writes into a pipe without a reader, which raises SIGPIPE.
     #[cfg(target_os = "linux")]
     fn write_to_nobody() -> isize {
         let mut ends = [0; 2];
-        // SAFETY: both descriptors are this function's own; the byte that is written outlives the call.
+        // SAFETY: both descriptors are this function's own; the written byte outlives the call.
         unsafe {
             assert_eq!(libc::pipe(ends.as_mut_ptr()), 0);
             libc::close(ends[0]);
@@ -132,7 +132,8 @@ mod tests {
                     libc::sigtimedwait(&raw const pipe, std::ptr::null_mut(), &raw const no_time);
                 }
             }
-            // A blocked signal waits even where the process ignores it; so this thread's mask tells, not the handler.
+            // A blocked signal stays pending even if the process ignores it. So look at this thread's mask, not at the
+            // handler.
             // SAFETY: as above.
             unsafe {
                 libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const pipe, std::ptr::null_mut());

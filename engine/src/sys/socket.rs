@@ -1,4 +1,4 @@
-//! What sockets are called on this system.
+//! The system's names of socket types.
 
 #[cfg(unix)]
 mod named {
@@ -6,15 +6,15 @@ mod named {
 
     /// A socket this process owns; closed on drop.
     pub type OwnedSocket = std::os::fd::OwnedFd;
-    /// A socket on loan.
+    /// A borrowed socket.
     pub type BorrowedSocket<'a> = BorrowedFd<'a>;
     /// A socket's number.
     pub type RawSocket = std::os::fd::RawFd;
 
-    /// Whatever has a socket; on Unix any descriptor.
+    /// Types that have a socket; on Unix any descriptor.
     pub use std::os::fd::AsFd as AsSocket;
 
-    /// The socket of whatever has one.
+    /// Borrows the socket of `of`.
     #[inline]
     pub fn borrow(of: &(impl AsFd + ?Sized)) -> BorrowedSocket<'_> {
         of.as_fd()
@@ -26,13 +26,13 @@ mod named {
         of.as_fd().as_raw_fd()
     }
 
-    /// The socket of that number.
+    /// Borrows the socket with that number.
     ///
     /// # Safety
-    /// It is open, and stays so as long as the loan is used.
+    /// The socket is open, and stays open while the result is used.
     #[inline]
     pub unsafe fn borrow_raw<'a>(raw: RawSocket) -> BorrowedSocket<'a> {
-        // SAFETY: the caller's word.
+        // SAFETY: the caller's promise.
         unsafe { BorrowedFd::borrow_raw(raw) }
     }
 }
@@ -43,15 +43,15 @@ mod named {
 
     /// A socket this process owns; closed on drop.
     pub type OwnedSocket = io::OwnedSocket;
-    /// A socket on loan.
+    /// A borrowed socket.
     pub type BorrowedSocket<'a> = io::BorrowedSocket<'a>;
     /// A socket's number.
     pub type RawSocket = io::RawSocket;
 
-    /// Whatever has a socket; on Unix any descriptor.
+    /// Types that have a socket; on Unix any descriptor.
     pub use std::os::windows::io::AsSocket;
 
-    /// The socket of whatever has one.
+    /// Borrows the socket of `of`.
     #[inline]
     pub fn borrow(of: &(impl AsSocket + ?Sized)) -> BorrowedSocket<'_> {
         of.as_socket()
@@ -63,13 +63,13 @@ mod named {
         of.as_socket().as_raw_socket()
     }
 
-    /// The socket of that number.
+    /// Borrows the socket with that number.
     ///
     /// # Safety
-    /// It is open, and stays so as long as the loan is used.
+    /// The socket is open, and stays open while the result is used.
     #[inline]
     pub unsafe fn borrow_raw<'a>(raw: RawSocket) -> BorrowedSocket<'a> {
-        // SAFETY: the caller's word.
+        // SAFETY: the caller's promise.
         unsafe { io::BorrowedSocket::borrow_raw(raw) }
     }
 }

@@ -6,13 +6,13 @@ use std::io;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Scheduling {
-    /// Like the thread that starts it.
+    /// As the thread that starts it.
     #[default]
     Inherited,
-    /// With a nice value, −20 (most favoured) to 19; see `nice(2)`. Below the inherited one it needs a privilege.
+    /// With a nice value, −20 (most favoured) to 19; see `nice(2)`. A value below the inherited one needs a privilege.
     Nice(i8),
-    /// `SCHED_FIFO` with a priority of 1 to 99; see `sched(7)`. It runs until it sleeps, before all ordinary threads of
-    /// its core, and needs a privilege (`CAP_SYS_NICE` or `RLIMIT_RTPRIO`).
+    /// `SCHED_FIFO` with a priority of 1 to 99; see `sched(7)`. The thread runs until it sleeps, before all ordinary
+    /// threads of its core. Needs a privilege (`CAP_SYS_NICE` or `RLIMIT_RTPRIO`).
     RealTime(u8),
 }
 
@@ -31,7 +31,7 @@ pub fn pin_this_thread(core: usize) -> io::Result<()> {
     Ok(sched_setaffinity(None, &cores)?)
 }
 
-/// Binds the calling thread to one core, counted from 0 within the thread's processor group, which has 64 at most.
+/// Binds the calling thread to one core, counted from 0 within the thread's processor group of at most 64 cores.
 ///
 /// # Errors
 /// `InvalidInput` when there is no such core, or the process may not use it.
@@ -40,14 +40,14 @@ pub fn pin_this_thread(core: usize) -> io::Result<()> {
     use windows_sys::Win32::System::Threading::{GetCurrentThread, SetThreadAffinityMask};
     let core = u32::try_from(core).map_err(|_| io::ErrorKind::InvalidInput)?;
     let cores = 1usize.checked_shl(core).ok_or(io::ErrorKind::InvalidInput)?;
-    // SAFETY: names the calling thread by a handle that needs no closing; numbers only.
+    // SAFETY: the pseudo-handle of the calling thread needs no closing; all other arguments are numbers.
     match unsafe { SetThreadAffinityMask(GetCurrentThread(), cores) } {
         0 => Err(io::ErrorKind::InvalidInput.into()),
         _ => Ok(()),
     }
 }
 
-/// Binding threads to cores is there on Linux and Windows only.
+/// Refuses: threads can be bound to cores on Linux and Windows only.
 ///
 /// # Errors
 /// `Unsupported`.
@@ -65,12 +65,12 @@ pub fn schedule_this_thread(scheduling: Scheduling) -> io::Result<()> {
     match scheduling {
         Scheduling::Inherited => Ok(()),
         Scheduling::Nice(nice) => {
-            // Linux keeps a nice value per thread; 0 names the calling one.
+            // Linux keeps a nice value per thread; 0 means the calling thread.
             Ok(rustix::process::setpriority_process(None, nice.into())?)
         }
         Scheduling::RealTime(priority) => {
             let parameters = libc::sched_param { sched_priority: priority.into() };
-            // SAFETY: 0 names the calling thread; the parameters live through the call, which only reads them.
+            // SAFETY: 0 means the calling thread; the parameters live through the call, which only reads them.
             let code =
                 unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) };
             if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -78,10 +78,10 @@ pub fn schedule_this_thread(scheduling: Scheduling) -> io::Result<()> {
     }
 }
 
-/// Only the inherited scheduling is there outside of Linux.
+/// Outside Linux only the inherited scheduling is supported.
 ///
 /// # Errors
-/// `Unsupported` for everything else.
+/// `Unsupported` for any other value.
 #[cfg(not(target_os = "linux"))]
 pub fn schedule_this_thread(scheduling: Scheduling) -> io::Result<()> {
     match scheduling {
@@ -105,7 +105,7 @@ mod tests {
             std::thread::yield_now();
             #[cfg(target_os = "linux")]
             return rustix::thread::sched_getcpu();
-            // SAFETY: only asks.
+            // SAFETY: a query without arguments.
             #[cfg(windows)]
             return unsafe { windows_sys::Win32::System::Threading::GetCurrentProcessorNumber() };
         });

@@ -1,4 +1,4 @@
-//! An owned `timerfd_create(2)`: a descriptor that becomes readable in time.
+//! An owned `timerfd_create(2)`: a descriptor that becomes readable at a given time.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,7 +10,7 @@ use rustix::time::{
     timerfd_settime,
 };
 
-/// A non-blocking, close-on-exec timer on the monotonic clock that rings once.
+/// A non-blocking, close-on-exec, one-shot timer on the monotonic clock.
 #[derive(Debug)]
 pub struct TimerFd {
     fd: OwnedFd,
@@ -26,7 +26,7 @@ impl TimerFd {
         Ok(TimerFd { fd: timerfd_create(TimerfdClockId::Monotonic, flags)? })
     }
 
-    /// Makes the descriptor readable after that time, and unreadable until then; zero: never.
+    /// Makes the descriptor readable after `after`, and unreadable until then; zero: never.
     ///
     /// # Errors
     /// `InvalidInput` for a time that the system cannot express.
@@ -39,7 +39,7 @@ impl TimerFd {
         Ok(())
     }
 
-    /// Makes the descriptor unreadable; returns whether the timer had rung. Never blocks.
+    /// Makes the descriptor unreadable; returns whether the timer had expired. Never blocks.
     ///
     /// # Errors
     /// None is known for a valid timer; the result is passed on rather than hidden.

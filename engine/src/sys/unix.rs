@@ -1,11 +1,11 @@
 //! Unix-domain listeners: by path, by abstract name (Linux), or at a path of our own choosing.
 //!
-//! A path outlives the process that bound it, so binding again has to tell a *stale* socket file (nobody
-//! listens: the file is removed) from a *live* one (left alone: `InUse`) and from anything else at that path
-//! (never touched: `NotASocket`).
+//! A path outlives the process that bound it. So binding again has to distinguish a *stale* socket file (no process
+//! listens: the file is removed) from a *live* one (left alone: `InUse`) and from any other file at that path (never
+//! touched: `NotASocket`).
 //!
-//! Windows has them since version 10 (1809), by path only. Where they are missing everything here says so with
-//! `Unsupported`.
+//! Windows has Unix-domain sockets since version 10 (1809), by path only. Where they are missing, all functions here
+//! return `Unsupported`.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -32,16 +32,16 @@ use files::{FileId, Stamp};
 pub const UNIX_PATH_BYTES_MAX: usize =
     if cfg!(any(target_os = "linux", windows)) { 107 } else { 103 };
 
-/// How often a bind is tried anew when the file at its path changes under it, or a generated name is taken.
+/// How many binds are tried when the file at the path keeps changing, or generated names are taken.
 const BIND_ATTEMPTS_MAX: u32 = 8;
 
 /// Why a Unix-domain listener could not be made.
 #[derive(Debug, Error)]
 pub enum UnixListenError {
-    /// Somebody listens there.
+    /// A process listens there.
     #[error("{} is in use by a live socket", .0.display())]
     InUse(PathBuf),
-    /// A file, directory, symbolic link or device stands at the path; it is not ours to delete.
+    /// A file, directory, symbolic link or device exists at the path, and is not ours to delete.
     #[error("{} exists and is not a socket", .0.display())]
     NotASocket(PathBuf),
     /// The operating system refused.
@@ -59,7 +59,7 @@ impl From<UnixListenError> for io::Error {
     }
 }
 
-/// The socket file of a listener, remembered by its identity, so that closing removes this file and no other.
+/// The socket file of a listener with its identity, so that closing removes this file and no other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BoundPath {
     path: PathBuf,
@@ -69,22 +69,22 @@ pub struct BoundPath {
 impl BoundPath {
     fn of(path: &Path) -> io::Result<BoundPath> {
         let id = FileId::of(path)?;
-        // A relative path would name another file after the program changes its directory.
+        // A relative path would name another file once the program changes its directory.
         let path = std::path::absolute(path)?;
         Ok(BoundPath { path, id })
     }
 
-    /// Where the file is, as an absolute path.
+    /// The absolute path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Removes the file if it is still the one that was bound. `false`: it is gone, or another has
-    /// taken its place and was left alone. Call it before the listener is closed: while the listener is open
-    /// its inode number cannot be given to another file.
+    /// Removes the file if it is still the bound one. `false`: the file is gone, or another took its place and was left
+    /// alone. Call before closing the listener: while the listener is open, its inode number cannot be given to another
+    /// file.
     ///
     /// # Errors
-    /// What `lstat(2)` or `unlink(2)` says, a missing file excepted.
+    /// The error of `lstat(2)` or `unlink(2)`, a missing file excepted.
     pub fn unlink_if_ours(&self) -> io::Result<bool> {
         let removed = match FileId::of(&self.path) {
             Ok(id) if id == self.id => std::fs::remove_file(&self.path),
@@ -101,13 +101,12 @@ impl BoundPath {
 
 /// Listens at `path`, replacing a stale socket file there.
 ///
-/// To tell stale from live the file is connected to once, which a live listener sees as a peer that
-/// comes and goes. A process that has bound but not yet called `listen` looks stale for that instant.
+/// To distinguish stale from live, this connects to the file once, which a live listener sees as a peer that comes and
+/// goes. A process that has bound but not yet called `listen` looks stale for that instant.
 ///
 /// # Errors
-/// [`UnixListenError::InUse`], [`UnixListenError::NotASocket`], or what the system says: `NotFound` for a
-/// missing directory, `PermissionDenied`, `InvalidInput` for an empty path or one longer than
-/// [`UNIX_PATH_BYTES_MAX`].
+/// [`UnixListenError::InUse`], [`UnixListenError::NotASocket`], or the system's error: `NotFound` for a missing
+/// directory, `PermissionDenied`, `InvalidInput` for an empty path or one longer than [`UNIX_PATH_BYTES_MAX`].
 pub fn listen_unix(path: &Path, backlog: u32) -> Result<(OwnedSocket, BoundPath), UnixListenError> {
     let addr = path_addr(path)?;
     let socket = new_stream()?;
@@ -131,18 +130,18 @@ pub fn listen_unix(path: &Path, backlog: u32) -> Result<(OwnedSocket, BoundPath)
     Ok((socket.into(), bound))
 }
 
-/// Listens at a fresh path in the directory for temporary files: what `ipc://*` asks for.
+/// Listens at a fresh path in the directory for temporary files, as `ipc://*` requests.
 ///
 /// # Errors
 /// As [`listen_unix`].
 pub fn listen_unix_temp(backlog: u32) -> Result<(OwnedSocket, BoundPath), UnixListenError> {
     let mut dir = std::env::temp_dir();
-    // The names below have 30 bytes at most.
+    // The names below have at most 30 bytes.
     if cfg!(unix) && dir.as_os_str().len() + 32 > UNIX_PATH_BYTES_MAX {
         dir = PathBuf::from("/tmp");
     }
     for _ in 1..BIND_ATTEMPTS_MAX {
-        // Hashing nothing with fresh keys is the random number std offers.
+        // Hashing nothing with fresh keys is std's only source of random numbers.
         let random = RandomState::new().hash_one(());
         let path = dir.join(format!("zring-{random:016x}.sock"));
         match listen_unix(&path, backlog) {
@@ -153,7 +152,7 @@ pub fn listen_unix_temp(backlog: u32) -> Result<(OwnedSocket, BoundPath), UnixLi
     Err(UnixListenError::InUse(dir))
 }
 
-/// Listens on an abstract name (given without its leading NUL); it vanishes with the socket.
+/// Listens on an abstract name (given without its leading NUL); the name vanishes with the socket.
 ///
 /// # Errors
 /// [`UnixListenError::InUse`]; `InvalidInput` for an empty or too long name; `Unsupported` outside Linux.
@@ -174,7 +173,8 @@ pub fn listen_abstract(name: &[u8], backlog: u32) -> Result<OwnedSocket, UnixLis
 /// The address to connect to for a listener at `path`.
 ///
 /// # Errors
-/// `InvalidInput`: empty, longer than [`UNIX_PATH_BYTES_MAX`], with a NUL inside, or on Windows not UTF-8.
+/// `InvalidInput` if the path is empty, longer than [`UNIX_PATH_BYTES_MAX`], contains a NUL, or on Windows is not
+/// UTF-8.
 pub fn path_addr(path: &Path) -> io::Result<SockAddr> {
     let bytes = path.as_os_str().as_encoded_bytes();
     if bytes.is_empty() || bytes.len() > UNIX_PATH_BYTES_MAX || bytes.contains(&0) {
@@ -186,7 +186,7 @@ pub fn path_addr(path: &Path) -> io::Result<SockAddr> {
 /// The address to connect to for a listener on the abstract `name` (given without its leading NUL).
 ///
 /// # Errors
-/// `InvalidInput`: empty or too long; `Unsupported` outside Linux.
+/// `InvalidInput` for an empty or too long name; `Unsupported` outside Linux.
 pub fn abstract_addr(name: &[u8]) -> io::Result<SockAddr> {
     if !cfg!(target_os = "linux") {
         let why = "abstract socket names exist on Linux only";
@@ -201,16 +201,16 @@ pub fn abstract_addr(name: &[u8]) -> io::Result<SockAddr> {
     files::abstract_addr(&bytes)
 }
 
-/// Whether this system has Unix-domain sockets: to be asked where there is nobody to tell later.
+/// Whether this system has Unix-domain sockets. For callers that cannot report an error later.
 ///
 /// # Errors
-/// `Unsupported`, or what else there is against making one.
+/// `Unsupported`, or any other error of creating a socket.
 pub fn check() -> io::Result<()> {
     // Elsewhere they are as old as TCP.
     if cfg!(windows) { new_stream().map(drop) } else { Ok(()) }
 }
 
-/// `Ok`: the path is worth another bind, because a stale file was removed or the file went by itself.
+/// `Ok`: the path is worth another bind, because a stale file was removed or the file has disappeared.
 fn remove_stale(path: &Path, addr: &SockAddr) -> Result<(), UnixListenError> {
     let Some(before) = identity(path)? else {
         return Ok(());
@@ -221,7 +221,7 @@ fn remove_stale(path: &Path, addr: &SockAddr) -> Result<(), UnixListenError> {
         // Connected, backlog full (EAGAIN), a datagram socket (EPROTOTYPE), no permission: not ours to take.
         _ => return Err(UnixListenError::InUse(path.to_path_buf())),
     }
-    // Another process may have come to the same verdict and have bound the path since.
+    // Another process may have come to the same verdict and bound the path since.
     if identity(path)? != Some(before) {
         return Ok(());
     }
@@ -231,7 +231,7 @@ fn remove_stale(path: &Path, addr: &SockAddr) -> Result<(), UnixListenError> {
     }
 }
 
-/// What tells one socket file from a later one at the same path. `None`: nothing is there.
+/// The identity of a socket file, which differs from that of a later one at the same path. `None`: there is no file.
 fn identity(path: &Path) -> Result<Option<Stamp>, UnixListenError> {
     match Stamp::of(path) {
         Ok(Some(stamp)) => Ok(Some(stamp)),
@@ -244,7 +244,7 @@ fn identity(path: &Path) -> Result<Option<Stamp>, UnixListenError> {
 /// A non-blocking stream socket, close-on-exec.
 ///
 /// # Errors
-/// `Unsupported` where the system has none, or it is out of descriptors or memory.
+/// `Unsupported` where the system has no such sockets; otherwise it is out of descriptors or memory.
 pub(super) fn new_stream() -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(|error| {
         if !code::is_no_family(&error) {

@@ -22,10 +22,10 @@ use zring_engine::{
     },
 };
 
-/// What a single wait may take. The watchdog allows three of them.
+/// Limit of a single wait. The watchdog allows three of them.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What a single wait may take on this machine.
+/// The limit of a single wait on this machine.
 pub(crate) fn patience() -> Duration {
     let factor = std::env::var("ZRING_PATIENCE_FACTOR").ok().and_then(|value| value.parse().ok());
     PATIENCE.mul_f32(factor.unwrap_or(1.0))
@@ -37,7 +37,7 @@ pub(crate) enum Net {
     Unix,
 }
 
-/// A driver, and what it is to do without: a mask of io_uring's features.
+/// A driver, and the io_uring features it has to do without, as a mask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum On {
     #[cfg_attr(windows, allow(dead_code))]
@@ -64,7 +64,7 @@ pub(crate) fn run_spinning(on: On, net: Net, body: fn(&Case)) {
     run_within_limits(on, WaitStrategy::Spin, net, body);
 }
 
-/// Runs `body` on a thread of its own; fails when it does, or when it takes too long.
+/// Runs `body` on a thread of its own; fails when `body` fails or takes too long.
 fn run_within_limits(on: On, wait: WaitStrategy, net: Net, body: fn(&Case)) {
     if net == Net::Unix && unix::check().is_err() {
         println!("skipped: no AF_UNIX here");
@@ -86,7 +86,7 @@ fn run_within_limits(on: On, wait: WaitStrategy, net: Net, body: fn(&Case)) {
 }
 
 impl Case {
-    /// The default configuration on this case's driver, in its geometry.
+    /// The default configuration with this case's driver and geometry.
     pub(crate) fn config(&self) -> Config {
         let (driver, mask) = match self.on {
             On::Uring(mask) => (DriverChoice::Uring, mask),
@@ -102,12 +102,12 @@ impl Case {
         }
     }
 
-    /// A configuration with one pool geometry, whichever way the buffers are consumed.
+    /// A configuration with one pool geometry for both ways of consuming buffers.
     pub(crate) fn with_pool(&self, pool: PoolConfig) -> Config {
         Config { pool, pool_whole: pool, ..self.config() }
     }
 
-    /// Whether its driver asks for large sends to go without a copy.
+    /// Whether the driver requests zero-copy for large sends.
     #[cfg(target_os = "linux")]
     pub(crate) fn asks_for_zero_copy(&self) -> bool {
         matches!(self.on, On::Uring(mask) if !mask.split(',').any(|name| name == "zc"))
@@ -157,7 +157,7 @@ impl Case {
         (fd.into(), address)
     }
 
-    /// An address where nobody listens.
+    /// An address without a listener.
     pub(crate) fn dead_address(&self) -> SockAddr {
         self.listen(1, &SocketOptions::default()).1
     }

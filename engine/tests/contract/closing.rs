@@ -1,4 +1,4 @@
-//! Ends of every sort: closes, resets, stale names, and a shard that goes with everything in flight.
+//! Ends of every sort: closes, resets, stale names, and a shard dropped with operations in flight.
 
 use std::{
     collections::HashSet,
@@ -27,7 +27,7 @@ fn target(fd: i32) -> Option<String> {
     Some(link.to_string_lossy().into_owned())
 }
 
-/// What a socket is called among the open files of the process; never used twice in its life.
+/// The name of a socket among the open files of the process; never reused during its life.
 #[cfg(target_os = "linux")]
 fn name(fd: BorrowedSocket<'_>) -> String {
     let name = target(raw(&fd)).expect("an open descriptor");
@@ -43,7 +43,7 @@ fn open_still(names: &HashSet<String>) -> Vec<String> {
     fds.filter_map(target).filter(|name| names.contains(name)).collect()
 }
 
-/// Numbers of sockets are used again, so neither what is open still nor how many there were can be told.
+/// Windows reuses socket numbers, so neither the sockets still open nor their count can be determined.
 #[cfg(windows)]
 fn name(fd: BorrowedSocket<'_>) -> String {
     format!("{}", raw(&fd))
@@ -58,7 +58,7 @@ fn direct(rest: usize) -> Direct {
     Direct { body: Some(SharedMut::with_expected(rest)), rest, spill: Vec::with_capacity(10) }
 }
 
-/// Connects that do not finish, because nobody accepts and the backlog is full.
+/// Connects that do not finish, because no one accepts and the backlog is full.
 fn hanging_connects(world: &mut World<'_>, listener: &zring_engine::SockAddr) -> Vec<ConnId> {
     let conns: Vec<_> = (0..8).map(|_| world.connect(listener)).collect();
     world.turn_quietly();
@@ -92,7 +92,7 @@ fn busy(world: &mut World<'_>) -> Busy {
             }
         }
         if kind >= 4 {
-            // More than the kernel takes: the peer does not read.
+            // More than the kernel takes, because the peer does not read.
             world.send_bytes(conn, &large);
         }
         if kind >= 8 {
@@ -154,12 +154,12 @@ pub(crate) fn a_close_in_each_callback(case: &Case) {
     assert_eq!(world.shard.in_flight(), 1, "the listener");
 }
 
-/// Makes the peer's end go away in disorder.
+/// Closes the peer's end abortively.
 fn reset(peer: Socket, net: Net) {
     if net == Net::Tcp {
         peer.set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
     }
-    // A Unix-domain socket that is closed with unread bytes resets its peer.
+    // Closing a Unix-domain socket with unread bytes resets the other end.
     drop(peer);
 }
 
@@ -231,7 +231,7 @@ pub(crate) fn stale_ids_are_ignored(case: &Case) {
     peer.read_exact(&mut got).expect("read");
     assert_eq!(&got, b"and well", "nothing of the stale sends came along");
     assert!(world.shard.is_receiving(new));
-    // Between the close and its end the id refuses work, too.
+    // Between the close and its completion the id refuses work, too.
     world.recorder.close(&mut world.shard, new);
     assert!(world.shard.send(new, gather()).is_err());
     world.shard.receive_direct(new, direct(10));
@@ -253,7 +253,7 @@ pub(crate) fn a_shard_dropped_with_everything_in_flight(case: &Case) {
         if turned {
             world.turn();
         } else {
-            // Some operations have not reached the kernel yet.
+            // Some operations have not been submitted to the kernel yet.
             for &conn in &busy.conns[8..10] {
                 world.shard.receive_stop(conn);
                 world.shard.close(conn);
@@ -301,7 +301,7 @@ pub(crate) fn connections_come_and_go(case: &Case) {
                 assert_eq!(world.receive(conn, 8), conn.to_u64().to_le_bytes());
             }
         }
-        // All at once; those that have just begun, too. The other ends learn of it and follow.
+        // Close all at once, including connections that have just been started. The other ends notice and follow.
         conns.iter().for_each(|&conn| world.recorder.close(&mut world.shard, conn));
         world.turn_until("all closes", |world| conns.iter().all(|&conn| world.side(conn).closed));
         world.turn_until("the other ends", |world| {

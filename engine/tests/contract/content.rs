@@ -38,7 +38,7 @@ pub(crate) fn content(seed: u64, offset: usize, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Fails unless `bytes` are stream `seed` from `offset` on; says where they differ first.
+/// Fails unless `bytes` are stream `seed` from `offset` on; reports the first difference.
 #[track_caller]
 pub(crate) fn check(seed: u64, offset: usize, bytes: &[u8]) {
     let expected = content(seed, offset, bytes.len());
@@ -47,8 +47,8 @@ pub(crate) fn check(seed: u64, offset: usize, bytes: &[u8]) {
     }
 }
 
-/// Writes `len` bytes of stream `seed` in pieces of random sizes up to `piece_max`. The socket comes back, so
-/// that the caller decides when it closes.
+/// Writes `len` bytes of stream `seed` in pieces of random sizes up to `piece_max`. Returns the socket, so that the
+/// caller decides when to close it.
 pub(crate) fn write_stream<W: Write>(mut to: W, seed: u64, len: usize, piece_max: usize) -> W {
     let mut random = Random(seed);
     let mut at = 0;
@@ -60,7 +60,7 @@ pub(crate) fn write_stream<W: Write>(mut to: W, seed: u64, len: usize, piece_max
     to
 }
 
-/// Reads until `len` bytes came or the other end stopped or failed.
+/// Reads until `len` bytes have arrived or the other end has stopped or failed.
 pub(crate) fn read_up_to(mut from: impl Read, len: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(len);
     let mut part = vec![0; 64 << 10];

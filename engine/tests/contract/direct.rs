@@ -16,7 +16,7 @@ fn direct(rest: usize, spill_bytes: usize) -> Direct {
     Direct { body, rest, spill: Vec::with_capacity(spill_bytes) }
 }
 
-/// Receives until the body is whole; what else came is in the spill area of the result.
+/// Receives until the body is whole; the spill area of the result holds the other bytes received.
 fn receive_whole(world: &mut World<'_>, conn: ConnId, mut wanted: Direct) -> Direct {
     while wanted.rest > 0 {
         let before = wanted.rest;
@@ -36,13 +36,14 @@ pub(crate) fn every_split(case: &Case) {
     let mut world = World::new(case);
     let (conn, mut peer) = world.remote();
     let mut at = 0;
-    // A room of 4 for the tail is less than what comes: the rest stays for the next receive.
+    // A spill area of 4 bytes is smaller than the tail: the rest stays for the next receive.
     for (cut, spill_bytes) in (1..BODY + TAIL).flat_map(|cut| [(cut, 64), (cut, 4), (cut, 0)]) {
         let bytes = content(1, at, BODY + TAIL);
         peer.write_all(&bytes[..cut]).expect("write");
         let mut wanted = direct(BODY, spill_bytes);
         if cut % 2 == 0 {
-            // Half of them find the first part there, the others wait for it in the kernel.
+            // In half of the rounds the first part is received after it has arrived, in the others the receive waits
+            // for it.
             world.turn();
         }
         world.shard.receive_direct(conn, wanted);
@@ -94,12 +95,12 @@ pub(crate) fn a_stop_gives_the_memory_back(case: &Case) {
     let (end, part) = world.side(conn).ends.pop().expect("just seen");
     let part = part.expect("its memory");
     assert_eq!((end, part.rest, part.spill.len()), (End::Stopped, 60, 0));
-    // It goes on where it was.
+    // The receive continues where it stopped.
     peer.write_all(&content(3, 40, 60)).expect("write");
     let mut done = receive_whole(&mut world, conn, part);
     check(3, 0, &done.body.take().expect("the body").freeze());
 
-    // Bytes that are there before the stop may win; an end follows in any case.
+    // Bytes that arrived before the stop may win; an end follows in any case.
     let (mut bytes_won, mut at) = (0, 100);
     for round in 0..40 {
         if round % 2 == 0 {

@@ -7,7 +7,7 @@ pub(crate) use libc::{ECONNREFUSED, ECONNRESET, EOPNOTSUPP, EPIPE};
 mod winsock {
     pub(crate) const EOPNOTSUPP: i32 = 10045;
     pub(crate) const ECONNRESET: i32 = 10054;
-    /// What a send says behind a reset that was told before: the connection was aborted.
+    /// The error of a send after a reset was reported: the connection was aborted.
     pub(crate) const EPIPE: i32 = 10053;
     pub(crate) const ECONNREFUSED: i32 = 10061;
 }

@@ -1,4 +1,4 @@
-//! The event descriptor: readable whenever a turn would find something to do.
+//! The event descriptor: readable whenever a turn would find work.
 
 use std::{io::Write, thread, time::Duration};
 
@@ -59,7 +59,7 @@ pub(crate) fn it_follows_data(case: &Case) {
         peer.write_all(b"data").expect("write");
         follow(&mut world, "data", |world| world.side(conn).received.len() == 4 * round);
     }
-    // A send that had to wait for the peer.
+    // A send that has to wait for the peer.
     world.send_bytes(conn, &[7; 4 << 20]);
     world.shard.flush().expect("a flush");
     let reader = thread::spawn(move || {
@@ -75,7 +75,7 @@ pub(crate) fn it_follows_data(case: &Case) {
     world.shard.close_listener(listener);
 }
 
-/// Nobody polls, who would submit what was begun: a flush is all there is.
+/// No call polls the ring and thereby submits new operations: the flush alone has to do it.
 pub(crate) fn it_follows_receives_into_given_memory(case: &Case) {
     let mut world = World::new(case);
     let (conn, mut peer) = world.remote();
@@ -104,7 +104,7 @@ pub(crate) fn it_follows_files(case: &Case) {
     file.set_len(5 << 20).expect("grow");
     let file = std::sync::Arc::new(file);
     let reader = thread::spawn(move || crate::content::read_up_to(&peer, (5 << 20) + 50).len());
-    // What is over at once, and what has to wait for the peer.
+    // Sends that finish at once, and one that has to wait for the peer.
     for len in [10, 5 << 20, 40] {
         settle(&mut world);
         let region = FileRegion::new(file.clone(), 0, len).expect("in it");
@@ -132,14 +132,14 @@ pub(crate) fn it_follows_wakes(case: &Case) {
 pub(crate) fn it_follows_timers(case: &Case) {
     let mut world = World::new(case);
     settle(&mut world);
-    // Armed between turns, the later one first.
+    // Timers armed between turns, the later one first.
     let now_ns = world.shard.now_ns();
     let late = world.shard.arm_timer(now_ns + 3_600_000 * MS, 1);
     world.shard.arm_timer(now_ns + 60 * MS, 3);
     world.shard.arm_timer(now_ns + 20 * MS, 2);
     follow(&mut world, "a timer", |world| world.recorder.timers.first() == Some(&2));
     follow(&mut world, "the next timer", |world| world.recorder.timers == [2, 3]);
-    // Again and again, while a late one waits all the time.
+    // Short timers one after another, while a late one waits all the time.
     for round in 0..50 {
         world.shard.arm_timer(world.shard.now_ns() + MS, 10 + round);
         follow(&mut world, "a short timer", |world| {
@@ -174,12 +174,12 @@ pub(crate) fn it_follows_a_close_between_turns(case: &Case) {
     let (conn, _peer) = world.remote();
     world.turn();
     settle(&mut world);
-    // Nothing is in flight on it, so the kernel has nothing to say.
+    // No operation is in flight on the connection, so no completion comes from the kernel.
     world.recorder.close(&mut world.shard, conn);
     follow(&mut world, "the end of a close", |world| world.side(conn).closed);
 }
 
-/// Turns when the event descriptor says so until it says nothing any more.
+/// Turns while the event descriptor is readable.
 fn follow_to_rest(world: &mut World<'_>) {
     while is_readable(world, Duration::from_millis(20)) {
         world.look();

@@ -1,4 +1,4 @@
-//! Sends with files in them: every byte once, in order, whatever becomes of the file or the peer.
+//! Sends with files in them: every byte once, in order, whatever happens to the file or the peer.
 
 use std::{
     fs::File,
@@ -20,7 +20,7 @@ use crate::{
     world::World,
 };
 
-/// A file that holds `bytes` of stream `seed` behind `lead` other ones.
+/// A file that holds `bytes` bytes of stream `seed` after `lead` other bytes.
 fn file_of(seed: u64, lead: usize, bytes: usize) -> Arc<File> {
     let file = tempfile::tempfile().expect("a file");
     write_all_at(&file, &content(seed, 0, bytes), lead as u64).expect("write");
@@ -158,7 +158,7 @@ pub(crate) fn files_on_their_way_can_be_closed_and_dropped(case: &Case) {
     world.send(conn, region(&file, 0, 40 << 20));
     world.turn();
     drop(world);
-    // The thread that reads files may be at it.
+    // The thread that reads files may still be using it.
     let start = Instant::now();
     while Arc::strong_count(&file) > 1 {
         assert!(start.elapsed() < patience(), "nobody holds it any more");

@@ -1,9 +1,9 @@
 //! The contract between a shard and the operating system: one suite, run over every driver and geometry,
 //! over TCP and over Unix-domain sockets.
 //!
-//! A body is a `fn(&Case)` in one of the modules; the list at the end makes a test of it for each case. Another
-//! driver joins by another pair of lines in `contract!`. Every test runs under a watchdog (see
-//! `case::run`); slow machinery such as a sanitizer sets `ZRING_PATIENCE_FACTOR`.
+//! A test body is a `fn(&Case)` in one of the modules; the list at the end makes one test per body and case. To add a
+//! driver, add another pair of lines to `contract!`. Every test runs under a watchdog (see `case::run`); slow machinery
+//! such as a sanitizer sets `ZRING_PATIENCE_FACTOR`.
 #![cfg(any(target_os = "linux", windows))]
 
 mod case;
@@ -11,7 +11,7 @@ mod closing;
 mod content;
 mod direct;
 mod errno;
-// There is no event descriptor on Windows.
+// Windows has no event descriptor.
 #[cfg(target_os = "linux")]
 mod event;
 mod files;
@@ -172,7 +172,7 @@ contract! {
     parking::a_mobile_shard_moves,
 }
 
-// What is not there on Windows, or not told: AFD says nothing of a socket that does not listen.
+// Features that Windows lacks or does not report: AFD reports no event for a socket that does not listen.
 #[cfg(target_os = "linux")]
 contract! {
     setup::accepting_resumes_after_a_failure,

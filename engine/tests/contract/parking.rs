@@ -17,7 +17,7 @@ use crate::{
 
 const MS: u64 = 1_000_000;
 
-/// Parks without a bound, once there is nothing left to do.
+/// Parks without a deadline, once there is no work left.
 fn park(world: &mut World<'_>) -> Parking {
     let start = Instant::now();
     loop {
@@ -38,7 +38,7 @@ fn wait(mut parking: Parking) -> Parking {
     parking
 }
 
-/// Waits on a thread that may, while `cause` happens on another.
+/// Waits on a thread that is allowed to wait, while `cause` happens on another.
 fn wait_while(world: &mut World<'_>, parking: Parking, cause: impl FnOnce() + Send) {
     let later = || {
         thread::sleep(Duration::from_millis(3));
@@ -65,7 +65,7 @@ pub(crate) fn a_wait_without_the_shard_ends(case: &Case) {
     for round in 1..=20 {
         let parking = park(&mut world);
         wait_while(&mut world, parking, || peer.write_all(b"data").expect("write"));
-        // What ended the wait is there without another one.
+        // The event that ended the wait is available without another wait.
         let start = Instant::now();
         while world.side(conn).received.len() < 4 * round {
             world.look();
@@ -80,7 +80,7 @@ pub(crate) fn a_wait_without_the_shard_ends(case: &Case) {
     world.shard.waker().wake();
     let parking = wait(parking);
     world.shard.unpark(parking);
-    // A time that is known from the start.
+    // A deadline known before the wait.
     let start = Instant::now();
     world.shard.arm_timer(world.shard.now_ns() + 20 * MS, 1);
     while world.recorder.timers.is_empty() {
@@ -102,7 +102,7 @@ pub(crate) fn what_is_begun_during_a_wait_takes_effect(case: &Case) {
         let waker = world.shard.waker();
         wait_while(&mut world, parking, || waker.wake());
         world.turn_until("a timer", |world| world.recorder.timers.len() == round as usize);
-        // A receive: it may be under way at once, or has to be told.
+        // A receive: either submitted at once, or the shard has to be woken.
         let parking = park(&mut world);
         world.shard.receive_ring(conn);
         world.shard.flush().expect("a flush");
@@ -111,7 +111,7 @@ pub(crate) fn what_is_begun_during_a_wait_takes_effect(case: &Case) {
         }
         wait_while(&mut world, parking, || peer.write_all(b"data").expect("write"));
         assert_eq!(world.receive(conn, 4), b"data");
-        // Its end.
+        // The end of the receive.
         let parking = park(&mut world);
         world.shard.receive_stop(conn);
         assert!(world.shard.wants_turn());
@@ -120,7 +120,7 @@ pub(crate) fn what_is_begun_during_a_wait_takes_effect(case: &Case) {
         world.turn_until("a stop", |world| world.side(conn).ends.len() == round as usize);
     }
     assert!(world.side(conn).end_kinds().iter().all(|&end| end == End::Stopped));
-    // A send, and a connection that goes while somebody waits.
+    // A send, and a connection that closes during a wait.
     let parking = park(&mut world);
     world.send_bytes(conn, b"bye");
     world.recorder.close(&mut world.shard, conn);
@@ -147,7 +147,7 @@ pub(crate) fn a_mobile_shard_moves(case: &Case) {
     let mut leases = Vec::new();
     for round in 0..40 {
         let size = [1, 100, 70_000, 1 << 20][round % 4];
-        // Begun here, gone on with there, ended here.
+        // Started here, continued on the other thread, finished here.
         world.send_bytes(first, &content(1, 0, size));
         elsewhere(&mut world, |world| {
             world.turn_until("a first byte", |world| !world.side(first).received.is_empty());

@@ -1,4 +1,4 @@
-//! The receive pool under pressure: exhaustion, leases, and who is woken when a buffer comes back.
+//! The receive pool under pressure: exhaustion, leases, and the wake when a buffer comes back.
 
 use std::{
     io::Write,
@@ -18,7 +18,7 @@ use crate::{
 
 const TINY: PoolConfig = PoolConfig { buffers: 4, buffer_bytes: 4096, with_kernel: 4, reserve: 1 };
 
-/// Writes in the background until the other end is gone.
+/// Writes in the background until the other end closes.
 fn flood(peer: Socket, seed: u64) {
     thread::spawn(move || {
         let mut at = 0;
@@ -28,7 +28,7 @@ fn flood(peer: Socket, seed: u64) {
     });
 }
 
-/// A connection that keeps every chunk of an endless stream, and the shard it has starved.
+/// A connection that keeps every chunk of an endless stream, and the shard that it has starved.
 pub(crate) fn starved(case: &Case, seed: u64) -> (World<'_>, ConnId) {
     let mut world = World::with(case, case.with_pool(TINY));
     let (conn, peer) = world.remote();
@@ -39,8 +39,8 @@ pub(crate) fn starved(case: &Case, seed: u64) -> (World<'_>, ConnId) {
     (world, conn)
 }
 
-/// Takes leases on all kept chunks that the reserve allows and releases these; the others, which pin their buffers, are
-/// for the caller to release. The bytes are checked as stream `seed`.
+/// Leases as many kept chunks as the reserve allows, and releases those chunks. The caller releases the others, which
+/// pin their buffers. The bytes are checked as stream `seed`.
 pub(crate) fn lease_all(
     world: &mut World<'_>,
     conn: ConnId,
@@ -94,7 +94,7 @@ pub(crate) fn exhaustion_and_recovery(case: &Case) {
     assert_eq!(world.side(conn).end_kinds(), [End::Closed]);
     writer.join().expect("the writer");
 
-    // The same with a handler that makes room when it is asked to.
+    // The same with a handler that makes room when the pool asks for it.
     let (conn, peer) = world.remote();
     let writer = thread::spawn(move || drop(write_stream(peer, 2, total, 2000)));
     world.side(conn).take = Take::Keep;
@@ -119,7 +119,7 @@ pub(crate) fn leases_leave_a_reserve(case: &Case) {
     assert!(world.shard.stats().pool.copies_forced > 0);
     assert!(world.shard.pool().is_low());
     assert!(world.shard.pool().lent_len() <= 5, "three of eight are never pinned by leases alone");
-    // The neighbour lives on what is left.
+    // The neighbour uses the remaining buffers.
     let (first, second) = world.pair();
     world.side(second).echo = true;
     world.shard.receive_ring(first);
@@ -137,7 +137,7 @@ pub(crate) fn leases_leave_a_reserve(case: &Case) {
 
 pub(crate) fn a_lease_dropped_elsewhere_ends_a_park(case: &Case) {
     let (mut world, conn) = starved(case, 5);
-    // A neighbour that brings its own memory does not wait for the pool.
+    // A neighbour with its own memory does not wait for the pool.
     let (near, peer) = world.remote();
     let _peer = write_stream(peer, 6, 5000, 5000);
     let body = Some(SharedMut::with_expected(5000));
@@ -148,7 +148,7 @@ pub(crate) fn a_lease_dropped_elsewhere_ends_a_park(case: &Case) {
         let before = world.recorder.starved;
         world.turn_until("exhaustion", |world| world.recorder.starved > before);
         let (leases, pinned) = lease_all(&mut world, conn, 5, &mut at);
-        // The first ones find the shard asleep, the last ones race with it falling asleep.
+        // The first drops find the shard asleep, the last ones race with it falling asleep.
         let delay = Duration::from_micros(if round < 5 { 20_000 } else { round * 3 });
         let dropper = thread::spawn(move || {
             thread::sleep(delay);
@@ -209,7 +209,7 @@ pub(crate) fn leases_from_before_the_exhaustion_end_a_park(case: &Case) {
     assert!(pinned.is_empty());
     assert_eq!((world.shard.pool().lent_len(), world.recorder.starved), (3, 0));
     fill(&mut world, 1);
-    // A receive that was armed while there were buffers asks for one when bytes are there.
+    // A receive that was armed while buffers were free asks for one when bytes arrive.
     peer.write_all(&content(13, 4 * 4096, 4096)).expect("write");
     world.turn_until("exhaustion", |world| world.recorder.starved > 0);
     let dropper = thread::spawn(move || {
@@ -242,7 +242,7 @@ pub(crate) fn a_starved_receive_stops(case: &Case) {
     world.side(conn).take = Take::Copy;
     world.turn_until("more", |world| world.side(conn).received.len() > received + 50_000);
     check(9, 0, &world.side(conn).received);
-    // Starved, stopped and closed.
+    // Starve, stop and close.
     world.side(conn).take = Take::Keep;
     let before = world.recorder.starved;
     world.turn_until("exhaustion", |world| world.recorder.starved > before);
@@ -321,6 +321,6 @@ pub(crate) fn leases_keep_their_bytes_while_buffers_circulate(case: &Case) {
     assert!(stats.recycled > 100 && stats.leases > 20, "{stats:?}");
     world.turn();
     let pool = world.shard.pool();
-    // What is not ready lies with the kernel, or with a shard that asks for itself.
+    // Buffers that are not ready are with the kernel, or with a shard that fills them itself.
     assert!(pool.lent_len() == 0 && (11..=16).contains(&pool.ready_len()), "{pool:?}");
 }

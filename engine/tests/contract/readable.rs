@@ -1,4 +1,4 @@
-//! Receiving at once into memory of the caller's, and awaiting that there is something to receive.
+//! Immediate receives into memory of the caller's, and waiting for a socket to become readable.
 
 use std::{io::Write, net::Shutdown, thread};
 
@@ -20,7 +20,7 @@ fn await_bytes(world: &mut World<'_>, conn: ConnId) {
     assert!(!world.shard.is_receiving(conn), "it is told once");
 }
 
-/// Receives so many bytes, waiting as often as that takes.
+/// Receives `bytes` bytes, with as many waits as necessary.
 fn take(world: &mut World<'_>, conn: ConnId, bytes: usize) -> Vec<u8> {
     let mut all = vec![0; bytes];
     let mut filled = 0;
@@ -53,7 +53,8 @@ pub(crate) fn bytes_go_where_they_are_wanted(case: &Case) {
         spill.clear();
         at += sent;
     }
-    // What has no room stays; the spare room of a spill area that has bytes follows them.
+    // Bytes without room stay in the socket. The free room of a spill area that already holds bytes follows those
+    // bytes.
     peer.write_all(&content(1, at, 7)).expect("write");
     await_bytes(&mut world, conn);
     let received = world.shard.try_receive(conn, &mut body[..2], &mut Vec::new());
@@ -95,7 +96,7 @@ pub(crate) fn awaiting_stops(case: &Case) {
             peer.write_all(&content(3, round / 2, 1)).expect("write");
         }
         world.shard.await_readable(conn);
-        // Whoever waits already goes on to.
+        // A second call during a wait changes nothing.
         world.shard.await_readable(conn);
         if round % 4 < 2 {
             world.turn();
@@ -132,7 +133,7 @@ pub(crate) fn the_end_and_a_reset_are_told(case: &Case) {
     SockRef::from(&peer).set_linger(Some(std::time::Duration::ZERO)).expect("linger");
     drop(peer);
     world.turn_until("something", |world| world.side(conn).readable == 1);
-    // A Unix-domain socket knows no resets: it ends.
+    // A Unix-domain socket has no resets: its stream ends.
     let broken = world.shard.try_receive(conn, &mut [0; 8], &mut Vec::new());
     assert!(matches!(broken, Err(_) | Ok(Some(0))), "{broken:?}");
 }

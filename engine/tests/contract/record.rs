@@ -1,4 +1,4 @@
-//! A handler that writes down what it is told, and fails at once when it is told something impossible.
+//! A handler that records its callbacks, and fails at once on an impossible one.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -11,7 +11,7 @@ use zring_engine::{
     Segment, Shard,
 };
 
-/// What becomes of received chunks.
+/// How received chunks are treated.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Take {
     /// Copied and released at once.
@@ -31,7 +31,7 @@ pub(crate) enum End {
     Failed(i32),
 }
 
-/// What became of one send.
+/// The result of one send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Sent {
     pub(crate) total: usize,
@@ -39,11 +39,11 @@ pub(crate) struct Sent {
     pub(crate) error: Option<i32>,
 }
 
-/// What one connection saw.
+/// All that one connection saw.
 #[derive(Debug, Default)]
 pub(crate) struct Side {
     pub(crate) take: Take,
-    /// Everything received is sent back: copied, or as leases.
+    /// Sends back all received bytes: copied, or as leases.
     pub(crate) echo: bool,
     /// Asks for the end of the receive after each chunk.
     pub(crate) stop_each: bool,
@@ -57,11 +57,11 @@ pub(crate) struct Side {
     pub(crate) ends: Vec<(End, Option<Direct>)>,
     pub(crate) sent: Vec<Sent>,
     pub(crate) out: VecDeque<Segment>,
-    /// How often it was told that there is something to receive.
+    /// How often the connection was reported readable.
     pub(crate) readable: u32,
     pub(crate) is_sending: bool,
     pub(crate) connected: Option<Result<(), i32>>,
-    /// The close was asked for: nothing is sent any more.
+    /// The close was requested: no more sends.
     pub(crate) closing: bool,
     pub(crate) closed: bool,
 }
@@ -73,7 +73,7 @@ impl Side {
 }
 
 /// # Invariants (checked)
-/// - Nothing is said about a connection that was closed.
+/// - No callback comes for a closed connection.
 /// - A connection is accepted once and closed once.
 /// - `on_receive_end` comes when nothing is armed, `on_sent` for a send in flight.
 #[derive(Debug, Default)]
@@ -85,13 +85,13 @@ pub(crate) struct Recorder {
     pub(crate) starved: u32,
     pub(crate) timers: Vec<u64>,
     pub(crate) resolved: Vec<(u64, Result<Vec<SocketAddr>, ResolveError>)>,
-    /// Kept chunks are copied out and released when the pool asks for it.
+    /// When the pool asks for room, kept chunks are copied out and released.
     pub(crate) relieve: bool,
-    /// What accepted connections begin with.
+    /// The initial `echo` of accepted connections.
     pub(crate) echo_accepted: bool,
 }
 
-/// Stands for a file that was to blame.
+/// Stands for a fault of the file.
 pub(crate) const FILE_FAULT: i32 = -1;
 
 fn number(error: &io::Error) -> i32 {
@@ -107,7 +107,7 @@ impl Recorder {
         self.sides.get_mut(&conn).expect("a known connection")
     }
 
-    /// A connection that is open as far as anyone was told.
+    /// A connection that is open according to the callbacks so far.
     fn open(&mut self, conn: ConnId) -> &mut Side {
         let side = self.sides.get_mut(&conn).expect("only known connections are spoken of");
         assert!(!side.closed, "{conn:?} was closed before");
@@ -119,7 +119,7 @@ impl Recorder {
         self.sides.insert(conn, Side::default());
     }
 
-    /// Sends what waits, unless a send is in flight.
+    /// Sends the queued segments, unless a send is in flight.
     pub(crate) fn pump(&mut self, shard: &mut Shard, conn: ConnId) {
         let side = self.side(conn);
         if side.is_sending || side.out.is_empty() || side.closing {
@@ -145,7 +145,7 @@ impl Recorder {
         shard.close(conn);
     }
 
-    /// Copies and releases everything that was kept of `conn`.
+    /// Copies and releases all kept chunks of `conn`.
     pub(crate) fn release(&mut self, shard: &mut Shard, conn: ConnId) {
         let side = self.side(conn);
         while let Some(chunk) = side.chunks.pop_front() {

@@ -40,7 +40,7 @@ pub(crate) fn an_accepted_connection_moves_to_another_shard(case: &Case) {
     for round in 0..3 {
         let far = here.connect(&address);
         let accepted = here.take_accepted();
-        // What is sent before anybody receives waits in the socket.
+        // Bytes sent before the first receive wait in the socket.
         here.turn_until("a connect", |world| world.side(far).connected == Some(Ok(())));
         here.send_bytes(far, b"early ");
         here.turn_until("a send", |world| world.side(far).sent.len() == 1);
@@ -64,7 +64,7 @@ pub(crate) fn an_accepted_connection_moves_to_another_shard(case: &Case) {
         here.close(far);
         assert_eq!((here.shard.in_flight(), there.shard.in_flight()), (1, 0), "round {round}");
     }
-    // A listener is none, and neither is what is being closed.
+    // A listener cannot be given up, nor can a connection that is being closed.
     let far = here.connect(&address);
     let accepted = here.take_accepted();
     here.shard.close(accepted);
@@ -98,7 +98,7 @@ pub(crate) fn a_closed_listener_is_gone(case: &Case) {
     let late = world.connect(&address);
     world.turn_until("a refusal", |world| world.side(late).connected.is_some());
     assert_eq!(world.side(late).connected, Some(Err(errno::ECONNREFUSED)));
-    // What was accepted before goes on.
+    // A connection that was accepted before continues.
     let accepted = world.recorder.accepted.pop_front().expect("seen above");
     world.shard.receive_ring(accepted);
     world.send_bytes(conn, b"still here");
@@ -111,7 +111,7 @@ pub(crate) fn a_closed_listener_is_gone(case: &Case) {
 #[cfg(target_os = "linux")]
 pub(crate) fn accepting_resumes_after_a_failure(case: &Case) {
     let mut world = World::new(case);
-    // A socket that is bound and does not listen yet.
+    // A socket that is bound but does not listen yet.
     let (fd, address) = case.bind();
     let again = fd.try_clone().expect("dup");
     let listener = world.shard.listen(fd);
@@ -159,7 +159,7 @@ pub(crate) fn a_full_backlog_is_waited_for(case: &Case) {
     let conns: Vec<_> = (0..4).map(|_| world.connect(&address)).collect();
     world.turn_quietly();
     assert!(conns.iter().any(|&conn| world.side(conn).connected.is_none()), "the backlog is full");
-    // One gives up while it waits, and that is told at once.
+    // Closing a connect that hangs is reported at once.
     let hanging = conns.iter().rev().find(|&&conn| world.side(conn).connected.is_none());
     let given_up = *hanging.expect("just seen");
     let start = Instant::now();
@@ -169,7 +169,7 @@ pub(crate) fn a_full_backlog_is_waited_for(case: &Case) {
     world.turn_quietly();
     assert_eq!((world.shard.in_flight(), stays > 0), (stays, true), "the others go on waiting");
     if case.net == Net::Tcp {
-        // From here on retransmissions decide, over seconds.
+        // From here on retransmissions set the pace, over seconds.
         return;
     }
     let (done, is_done) = channel();

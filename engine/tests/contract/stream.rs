@@ -30,11 +30,11 @@ pub(crate) fn every_size_both_ways(case: &Case) {
     for size in [1, 2, 9, 255, 4095, 4096, 16 << 10, 65_535, 65_536, 65_537, 1 << 20, (5 << 20) + 3]
     {
         world.send_bytes(first, &content(1, there, size));
-        // Both directions at once: the echo and a stream of its own, one after the other in the queue.
+        // Both directions at once: the echo and a separate stream, one after the other in the queue.
         world.send_bytes(second, &content(2, back, 100));
         world.turn_until("an echo", |world| world.side(first).received.len() >= size + 100);
         let received = world.receive(first, size + 100);
-        // The second one's own bytes come first: its send was queued before anything was echoed.
+        // The separate stream comes first: its send was queued before the first echo.
         check(2, back, &received[..100]);
         check(1, there, &received[100..]);
         check(1, there, &std::mem::take(&mut world.side(second).received));
@@ -80,7 +80,7 @@ pub(crate) fn sends_begun_at_once_go_on_in_order(case: &Case) {
         whole += u32::from(sent == size);
         if sent < size {
             let mut gather = Gather::new();
-            // One segment goes out as it is, several are gathered.
+            // A single segment is sent as it is, several are gathered.
             let cut = if random.below(2) == 0 { 0 } else { random.below(size + 1) };
             gather.push(Segment::Arena(bytes[..cut].to_vec()));
             gather.push(Segment::Shared(Shared::copy_from(&bytes[cut..])));
@@ -96,7 +96,7 @@ pub(crate) fn sends_begun_at_once_go_on_in_order(case: &Case) {
     check(4, 0, &reader.join().expect("the reader"));
 }
 
-/// Every kind of segment, in gathers as long as allowed.
+/// Every kind of segment, in gathers of the greatest length.
 fn gathers(seed: u64, bytes: usize) -> Vec<Segment> {
     static FIXED: [u8; 300] = [0x5a; 300];
     let mut random = Random(seed);
@@ -155,7 +155,7 @@ pub(crate) fn large_gathers_reach_a_slow_reader(case: &Case) {
     assert_eq!(sent.iter().map(|sent| sent.bytes).sum::<usize>(), total);
 }
 
-/// Stops and waits until that is told; returns how many ends there are now.
+/// Stops the receive and waits for its end; returns the number of ends so far.
 fn stop(world: &mut World<'_>, conn: ConnId) -> usize {
     let before = world.side(conn).ends.len();
     world.shard.receive_stop(conn);
@@ -180,7 +180,7 @@ pub(crate) fn receiving_stops_and_starts(case: &Case) {
         world.turn();
         assert!(world.side(conn).received.is_empty(), "nothing comes behind the end");
     }
-    // A stop when nothing is armed says nothing.
+    // A stop without an armed receive reports nothing.
     world.shard.receive_stop(conn);
     world.turn_quietly();
     assert_eq!(world.side(conn).ends.len(), 20);
@@ -203,7 +203,7 @@ pub(crate) fn stops_while_data_arrives(case: &Case) {
 }
 
 pub(crate) fn a_stop_inside_the_callback_counts(case: &Case) {
-    // So few completions that a receive often ends by itself because there is no room to tell of its bytes.
+    // So few completions that a receive often ends by itself, because there is no room to report its bytes.
     let mut world = World::with(case, Config { submissions: 2, completions: 4, ..case.config() });
     let (conn, peer) = world.remote();
     let total = 512 << 10;
@@ -245,8 +245,8 @@ pub(crate) fn a_full_completion_queue_loses_nothing(case: &Case) {
     world.turn_until("the last completions", |world| world.shard.in_flight() == 0);
 }
 
-/// Turns `turns` times over `count` connections that have the next `bytes` as soon as they were served. Everybody is, and
-/// nobody gets less than a quarter of the mean.
+/// Turns `turns` times over `count` connections, each of which has its next `bytes` as soon as it was served. Every
+/// connection is served, and none gets less than a quarter of the mean.
 fn take_turns(world: &mut World<'_>, (count, bytes, turns): (usize, usize, usize)) {
     let mut remotes: Vec<_> = (0..count).map(|_| world.remote()).collect();
     let piece = vec![b'x'; bytes];
@@ -273,9 +273,9 @@ fn take_turns(world: &mut World<'_>, (count, bytes, turns): (usize, usize, usize
 }
 
 pub(crate) fn connections_that_always_have_something_take_turns(case: &Case) {
-    // More than there are buffers with the kernel.
+    // More connections than the kernel has buffers.
     take_turns(&mut World::new(case), (100, 1, 150));
-    // Where somebody waits on the descriptor, the shard prepares for that at the end of each turn.
+    // If a program waits on the descriptor, the shard prepares for that at the end of each turn.
     if cfg!(target_os = "linux") {
         let mut world = World::new(case);
         world.shard.event_fd().expect("an event descriptor");
@@ -284,12 +284,12 @@ pub(crate) fn connections_that_always_have_something_take_turns(case: &Case) {
 }
 
 pub(crate) fn many_connections_that_always_have_something_take_turns(case: &Case) {
-    // More than a submission queue holds.
+    // More connections than a submission queue holds.
     take_turns(&mut World::new(case), (700, 1, 150));
 }
 
 pub(crate) fn connections_that_always_have_a_lot_take_turns(case: &Case) {
-    // A buffer holds several of these, or none as a whole.
+    // A buffer holds several of these pieces, or no whole one.
     take_turns(&mut World::new(case), (100, 20_000, 150));
 }
 

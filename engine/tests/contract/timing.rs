@@ -28,7 +28,7 @@ pub(crate) fn timers_come_in_order(case: &Case) {
             expected.push((deadline_ns, token));
         }
     }
-    // Stable: equal deadlines in the order they were armed.
+    // A stable sort: equal deadlines stay in the order they were armed.
     expected.sort_by_key(|&(deadline_ns, _)| deadline_ns);
     let mut seen = 0;
     world.turn_until("all timers", |world| {
@@ -51,7 +51,7 @@ pub(crate) fn a_park_ends_in_time(case: &Case) {
     let until_ns = world.shard.now_ns() + 30 * MS;
     world.wait(Some(until_ns));
     while world.shard.now_ns() < until_ns {
-        // The first turn may see the wake-up of the beginning.
+        // The first turn may see the wake of the shard's start.
         world.wait(Some(until_ns));
     }
     let took = start.elapsed();
@@ -67,7 +67,7 @@ pub(crate) fn a_park_ends_in_time(case: &Case) {
         assert!(start.elapsed() < patience() / 2, "a timer ends a longer park");
         world.recorder.timers.clear();
     }
-    // A deadline in the past does not wait at all.
+    // A deadline in the past ends the wait at once.
     world.wait(Some(0));
 }
 
@@ -85,7 +85,7 @@ pub(crate) fn a_waker_ends_a_park(case: &Case) {
         other.join().expect("the other thread");
         world.look();
     }
-    // A wake that came before is not forgotten; one that was seen does not come again.
+    // An earlier wake is not forgotten; a wake that was seen does not come again.
     world.shard.waker().wake_by_ref();
     world.wait(None);
     let seen = world.shard.stats().completions;
@@ -100,7 +100,7 @@ pub(crate) fn wakes_are_never_lost(case: &Case) {
     use std::sync::atomic::{AtomicU64, Ordering};
     let mut world = World::new(case);
     let waker = world.shard.waker();
-    // Spinning threads that share their cores pass the word at the pace of the scheduler.
+    // Spinning threads that share a core hand over at the pace of the scheduler.
     let rounds = if case.parks() { 2000 } else { 200 };
     let (asked, answered) = (AtomicU64::new(0), AtomicU64::new(0));
     thread::scope(|scope| {
@@ -133,7 +133,7 @@ pub(crate) fn names_are_resolved(case: &Case) {
     world.shard.resolve("127.0.0.1", 5, false, 11).expect("a lookup");
     world.shard.resolve("localhost", 6, false, 12).expect("a lookup");
     world.shard.resolve("no such name", 7, false, 13).expect("a lookup");
-    // The answers end parks, without bound and all.
+    // The answers end parks, even those without a deadline.
     while world.recorder.resolved.len() < 3 {
         world.wait(None);
     }

@@ -1,4 +1,4 @@
-//! A shard with its recorder, and the steps that most tests begin with.
+//! A shard with its recorder, and the first steps of most tests.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::{
     record::{Recorder, Side},
 };
 
-/// How long a test watches that nothing happens.
+/// How long a test watches to see that nothing happens.
 pub(crate) const QUIET: Duration = Duration::from_millis(30);
 
 pub(crate) struct World<'a> {
@@ -31,13 +31,13 @@ impl<'a> World<'a> {
         Self { case, shard, recorder: Recorder::default() }
     }
 
-    /// One turn that waits for a moment at most.
+    /// One turn with a short wait.
     pub(crate) fn turn(&mut self) -> usize {
         let until_ns = self.shard.now_ns() + 2_000_000;
         self.shard.turn(&mut self.recorder, TurnWait::Until(Some(until_ns))).expect("a turn")
     }
 
-    /// Waits until there was something to do or `until_ns` is over; a shard that parks does so in one turn.
+    /// Waits for work or until `until_ns`; a parking shard does so in one turn.
     pub(crate) fn wait(&mut self, until_ns: Option<u64>) {
         loop {
             let wait = TurnWait::Until(until_ns);
@@ -53,7 +53,7 @@ impl<'a> World<'a> {
         self.shard.turn(&mut self.recorder, TurnWait::No).expect("a turn")
     }
 
-    /// Turns until `done`; fails with `what` when that takes too long.
+    /// Turns until `done`; fails with `what` when it takes too long.
     #[track_caller]
     pub(crate) fn turn_until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
         let start = Instant::now();
@@ -63,7 +63,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Turns for a while to see that nothing happens that the caller then looks for.
+    /// Turns for a while, so that the caller can check that nothing happened.
     pub(crate) fn turn_quietly(&mut self) {
         let start = Instant::now();
         while start.elapsed() < QUIET {
@@ -96,7 +96,7 @@ impl<'a> World<'a> {
         self.recorder.accepted.pop_front().expect("just seen")
     }
 
-    /// Two ends of one connection, both on this shard: who connected, who accepted.
+    /// Both ends of one connection on this shard: the connecting end, the accepting end.
     pub(crate) fn pair(&mut self) -> (ConnId, ConnId) {
         let (listener, address) = self.listen();
         let first = self.connect(&address);
@@ -107,12 +107,12 @@ impl<'a> World<'a> {
         (first, second)
     }
 
-    /// A connection whose other end is a blocking socket of the test's.
+    /// A connection whose other end is a blocking socket of the test.
     pub(crate) fn remote(&mut self) -> (ConnId, Socket) {
         self.remote_with(&SocketOptions::default())
     }
 
-    /// As [`World::remote`]; the options are those of the shard's end.
+    /// As [`World::remote`], with `options` for the shard's end.
     pub(crate) fn remote_with(&mut self, options: &SocketOptions) -> (ConnId, Socket) {
         let (listener, address) = self.listen_with(options);
         let peer = self.case.peer(&address);
@@ -125,7 +125,7 @@ impl<'a> World<'a> {
         (conn, peer)
     }
 
-    /// Appends to what `conn` sends.
+    /// Appends a segment to the data that `conn` sends.
     pub(crate) fn send(&mut self, conn: ConnId, segment: Segment) {
         self.side(conn).out.push_back(segment);
         self.recorder.pump(&mut self.shard, conn);
@@ -135,7 +135,7 @@ impl<'a> World<'a> {
         self.send(conn, Segment::Arena(bytes.to_vec()));
     }
 
-    /// Waits for `len` received bytes in all and checks that there are no more.
+    /// Waits for `len` received bytes in all and checks that no more came.
     #[track_caller]
     pub(crate) fn receive(&mut self, conn: ConnId, len: usize) -> Vec<u8> {
         self.turn_until("bytes", |world| world.side(conn).received.len() >= len);
@@ -144,7 +144,7 @@ impl<'a> World<'a> {
         received
     }
 
-    /// Closes and waits for the end of it.
+    /// Closes and waits for the end of the close.
     pub(crate) fn close(&mut self, conn: ConnId) {
         self.recorder.close(&mut self.shard, conn);
         self.turn_until("a close", |world| world.side(conn).closed);

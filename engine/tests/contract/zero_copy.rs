@@ -1,7 +1,7 @@
-//! Large bodies by reference: which sends ask to go without a copy, and whose the memory is meanwhile.
+//! Large bodies by reference: which sends request zero-copy, and who owns the memory meanwhile.
 //!
-//! Over loopback the kernel always copies, in the end when the receiver's side takes the bytes. A receiver that does
-//! not read delays that, and with it the notification.
+//! Over loopback the kernel always copies, at the latest when the receiver takes the bytes. A receiver that does not
+//! read delays the copy, and with it the notification.
 
 use std::{
     thread,
@@ -17,10 +17,10 @@ use crate::{
     world::World,
 };
 
-/// More than a receiver takes that does not read, less than the sender's buffer.
+/// More than a receiver takes without reading, less than the sender's buffer.
 const BODY_BYTES: usize = 1 << 20;
 
-/// Linux 6.1 sends without a copy, but does not report on it.
+/// Linux 6.1 supports zero-copy sends, but does not report whether it copied.
 fn kernel_reports() -> bool {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("/proc");
     !release.starts_with("6.1.")
@@ -78,7 +78,7 @@ pub(crate) fn exactly_one_send_of_each_connection_asks(case: &Case) {
     }
 }
 
-/// A connection whose peer does not read, and a body that was sent to it.
+/// A connection whose peer does not read, and the body sent to it.
 fn sent_to_a_slow_peer(world: &mut World<'_>, seed: u64) -> (ConnId, Socket, Shared) {
     let options = SocketOptions { sndbuf_bytes: Some(4 << 20), ..Default::default() };
     let (conn, peer) = world.remote_with(&options);
@@ -87,7 +87,7 @@ fn sent_to_a_slow_peer(world: &mut World<'_>, seed: u64) -> (ConnId, Socket, Sha
     (conn, peer, body)
 }
 
-/// Waits for the end of its only send, which is the end of it for the shard.
+/// Waits for the end of the connection's only send.
 fn is_sent(world: &mut World<'_>, conn: ConnId) {
     world.turn_until("the send", |world| !world.side(conn).is_sending);
     let sent = world.side(conn).sent[0];
@@ -100,7 +100,7 @@ fn read_in_background(peer: Socket, len: usize) -> thread::JoinHandle<Vec<u8>> {
 
 pub(crate) fn a_body_is_held_until_the_peer_has_it(case: &Case) {
     if case.net == Net::Unix {
-        // Its buffers end a send only when the peer reads; there is nothing to hold.
+        // A Unix-domain socket ends a send only when the peer reads; no memory is held.
         return;
     }
     let mut world = World::new(case);
@@ -109,7 +109,7 @@ pub(crate) fn a_body_is_held_until_the_peer_has_it(case: &Case) {
     world.turn_quietly();
     assert_eq!(world.shard.stats().zero_copy.sends, 0, "not reported on yet");
     assert_eq!(body.try_mut().is_none(), holds(case), "the kernel still reads it");
-    // The next one does not wait for that.
+    // The next send does not wait for that.
     world.send_bytes(conn, &content(31, BODY_BYTES, 1000));
     world.turn_until("the next send", |world| world.side(conn).sent.len() == 2);
     let reader = read_in_background(peer, BODY_BYTES + 1000);
@@ -131,7 +131,7 @@ pub(crate) fn a_close_waits_for_no_held_body(case: &Case) {
     world.close(conn);
     world.close(other);
     world.turn_until("the listeners' ends", |world| world.shard.in_flight() == 0);
-    // Their descriptors are used again; reports on their sends are not about the new ones.
+    // Their descriptors are reused; reports on their sends must not be taken for the new connections.
     let (first, second) = world.pair();
     world.shard.receive_ring(second);
     drop(lost);
@@ -172,7 +172,7 @@ pub(crate) fn a_close_in_the_middle_of_a_large_body(case: &Case) {
         world.close(conn);
         let sent = world.side(conn).sent.clone();
         world.turn_until("the memory back", |_| body.try_mut().is_some());
-        // Whoever writes into it now changes nothing that was sent.
+        // A write into it now changes no sent byte.
         body.try_mut().expect("just seen").fill(0);
         let received = reader.join().expect("the reader");
         check(35, 0, &received);
@@ -203,7 +203,7 @@ pub(crate) fn a_shard_is_dropped_with_a_body_held(case: &Case) {
             check(36, 0, &reader.join().expect("the reader"));
         } else {
             drop(world);
-            // Lost rather than changed under the kernel, which goes on sending it.
+            // The memory is leaked rather than changed under the kernel, which is still sending it.
             assert_eq!(body.try_mut().is_none(), holds(case));
             let received = read_up_to(peer, 2 * BODY_BYTES);
             assert_eq!(received.len(), BODY_BYTES);

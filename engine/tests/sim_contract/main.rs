@@ -1,4 +1,4 @@
-//! The simulated driver under programs that check every byte, and what the simulation has to find.
+//! The simulated driver under programs that check every byte, and mistakes that the simulation has to find.
 
 mod program;
 
@@ -35,7 +35,7 @@ fn turner(node: &Shared) {
     }));
 }
 
-/// Nodes with jobs for one another, turned by the body (the first one), by turners, and (the last one) by a task.
+/// Nodes with jobs for one another. The body turns the first node, a task the last one, and turners the others.
 fn exchange(world: &World, faults: &Faults, mistake: Option<Mistake>) -> Vec<Shared> {
     let count = 2 + world.below(3) as usize;
     let nodes: Vec<Shared> =
@@ -53,7 +53,7 @@ fn exchange(world: &World, faults: &Faults, mistake: Option<Mistake>) -> Vec<Sha
     let ours = world.clone();
     drop(world.spawn(async move {
         loop {
-            // A task that blocks may not hold what others need while it does: this node is its own.
+            // While it waits, a task must not borrow a node that others need: this node belongs to the task alone.
             let until_ns = ours.now_ns() + ours.below(10 * MS);
             last.borrow_mut().turn(TurnWait::Until(Some(until_ns)));
             ours.sleep(ours.below(MS)).await;
@@ -62,7 +62,7 @@ fn exchange(world: &World, faults: &Faults, mistake: Option<Mistake>) -> Vec<Sha
     nodes
 }
 
-/// Turns the body's node until all nodes are as wanted.
+/// Turns the body's node until `is_done` holds for all nodes.
 fn turn_until(world: &World, nodes: &[Shared], is_done: impl Fn(&Node) -> bool) {
     let all_done = || nodes.iter().all(|node| node.try_borrow().is_ok_and(|node| is_done(&node)));
     while !all_done() {
@@ -75,7 +75,7 @@ fn turn_until(world: &World, nodes: &[Shared], is_done: impl Fn(&Node) -> bool) 
     }
 }
 
-/// A whole run: some time with faults, then without them until every job is done, then the end.
+/// A whole run: first with faults for some time, then without until every job is done, then the end.
 fn run(world: &World, faults: &Faults, mistake: Option<Mistake>) {
     let nodes = exchange(world, faults, mistake);
     let is_done = |node: &Node| node.memory.open_jobs.is_empty();
@@ -100,7 +100,7 @@ fn text(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
 }
 
-/// What a run that has to fail says.
+/// The message of a run that has to fail.
 fn failure(seed: u64, steps_max: u64, body: impl FnOnce(&World)) -> Option<String> {
     let plan = Plan { steps_max, ..Plan::new(seed, &Faults::all()) };
     let outcome = catch_unwind(AssertUnwindSafe(|| plan.run(body)));
@@ -128,14 +128,14 @@ fn a_network_without_faults() {
     let faults = Faults::none();
     batch("none", &format!("{REPLAY} without_faults"), 0..300, &faults, |world| {
         run(world, &faults, None);
-        // Buffers that the program holds on to run out all the same.
+        // Buffers still run out, because the program holds on to them.
         for event in FAULTS.into_iter().filter(|&event| event != "no buffer") {
             assert_eq!(world.count(event), 0, "{event}");
         }
     });
 }
 
-/// What the world says when it does something wrong on purpose.
+/// The events by which the world reports its injected faults.
 const FAULTS: [&str; 9] = [
     "torn",
     "refused",
@@ -181,7 +181,7 @@ fn the_same_seed_is_the_same_run() {
     assert_eq!(digests.len(), 40);
 }
 
-/// Which seed finds a mistake, and what it says.
+/// Finds a seed that exposes a mistake, and checks the failure's message.
 fn find(mistake: Mistake, says: &str) {
     let found = (0..100)
         .find_map(|seed| failure(seed, 200_000, |world| run(world, &Faults::all(), Some(mistake))));

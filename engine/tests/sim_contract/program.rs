@@ -6,7 +6,7 @@
 //! client: [job u64][request bytes u32][reply bytes u32] request…     server: reply…
 //! ```
 //!
-//! When its connection is lost the job begins anew on another one. The client closes once the reply is complete.
+//! When its connection is lost, the job starts again on another one. The client closes once the reply is complete.
 
 use std::{
     cell::RefCell,
@@ -30,20 +30,20 @@ const HEADER_BYTES: usize = 16;
 const BUFFERS: u16 = 8;
 const US: u64 = 1_000;
 
-/// A mistake in a handler that the simulation has to find.
+/// A handler's mistake that the simulation has to find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mistake {
     /// The rest of a cut send begins a byte too late.
     ResumesCutSendWrong,
-    /// A job goes on, on the connection that was closed.
+    /// A job continues on a connection that was closed.
     ActsOnStaleId,
-    /// A chunk is forgotten.
+    /// A chunk is never released.
     LosesChunk,
     /// A receive that was stopped is not armed again.
     ForgetsReceive,
-    /// Bytes that came with a direct receive are taken in the wrong order.
+    /// Bytes of a direct receive are taken in the wrong order.
     SpillsFirst,
-    /// Something else takes the number of the connection's descriptor.
+    /// Another file takes the number of the connection's descriptor.
     ReplacesDescriptor,
 }
 
@@ -112,9 +112,9 @@ struct Side {
     sent: usize,
     /// Bytes of the send in flight.
     in_send: Option<usize>,
-    /// The receive is to be a direct one when this one has stopped.
+    /// When the current receive has stopped, the next one is to be direct.
     wants_direct: bool,
-    /// Nothing is received until a timer says so.
+    /// Receives pause until a timer fires.
     is_paused: bool,
     /// The peer's side has ended.
     is_ended: bool,
@@ -146,7 +146,7 @@ impl Side {
         })
     }
 
-    /// What is to be sent in all, from `from` on, `len` bytes at most.
+    /// The outgoing stream from byte `from` on, at most `len` bytes.
     fn outgoing(&self, from: usize, len: usize) -> Vec<u8> {
         let Some(job) = self.job else { return Vec::new() };
         if !self.is_client {
@@ -180,16 +180,16 @@ impl Side {
 
 #[derive(Debug, Clone, Copy)]
 enum Alarm {
-    /// The job of a connection that was lost.
+    /// A lost connection's job.
     Retry(Job, ConnId),
     Resume(ConnId),
-    /// Asks for the end of a receive that may be waiting for a buffer.
+    /// Requests the end of a receive that may be waiting for a buffer.
     Stop(ConnId),
     Release,
     Accept(ListenerId),
 }
 
-/// What a node knows; the handler of its shard.
+/// The state of a node: the handler of its shard.
 #[derive(Debug)]
 pub(crate) struct Memory {
     random: Random,
@@ -200,7 +200,7 @@ pub(crate) struct Memory {
     leases: Vec<(u64, usize, Lease)>,
     pub(crate) open_jobs: BTreeSet<u64>,
     mistake: Option<Mistake>,
-    /// No connection is lost but by a close.
+    /// Connections are lost by closing only.
     is_lossless: bool,
     is_stopping: bool,
     pub(crate) starved: u32,
@@ -263,7 +263,7 @@ impl Memory {
         shard.close(conn);
     }
 
-    /// Sends the next piece, if there is one and none is on its way.
+    /// Sends the next piece, unless there is none or a send is in flight.
     fn pump(&mut self, shard: &mut Shard, conn: ConnId) {
         let piece = self.random.below(4096) as usize + 1;
         let uses_try_send = self.random.below(2) == 0;
@@ -341,7 +341,7 @@ impl Memory {
         }
     }
 
-    /// Receives what is there into memory of its own for a while, and awaits more when nothing is.
+    /// For a few rounds, receives available bytes into memory of its own; waits for more when none are available.
     fn receive_now(&mut self, shard: &mut Shard, conn: ConnId) {
         for _ in 0..1 + self.random.below(4) {
             let side = self.side(conn);
@@ -381,7 +381,7 @@ impl Memory {
         }
     }
 
-    /// Releases a chunk now or later, and may hold a lease on it.
+    /// Releases a chunk now or later, and sometimes keeps a lease on it.
     fn put_away(&mut self, shard: &mut Shard, known: Option<(u64, usize)>, chunk: Chunk) {
         let Some((stream, at)) = known else { return shard.release(chunk) };
         if self.mistake == Some(Mistake::LosesChunk) && self.random.below(8) == 0 {
@@ -401,7 +401,7 @@ impl Memory {
     }
 }
 
-/// The bytes as a part of a file, behind all those before.
+/// Appends the bytes to a file and returns them as a file segment.
 fn in_file(bytes: &[u8]) -> Segment {
     thread_local! {
         static END: RefCell<Option<(Arc<File>, u64)>> = const { RefCell::new(None) };
@@ -466,7 +466,7 @@ impl Handler for Memory {
         side.is_connected = true;
         if self.mistake == Some(Mistake::ReplacesDescriptor) {
             let fd = shard.fd(conn).expect("open").as_raw_fd();
-            // SAFETY: both descriptors are open; what `fd` names goes on to be a descriptor of the connection's.
+            // SAFETY: both descriptors are open; `fd` stays a descriptor of the connection.
             assert_eq!(unsafe { libc::dup2(0, fd) }, fd);
         }
         self.pump(shard, conn);
@@ -567,7 +567,7 @@ impl Handler for Memory {
         side.sent += bytes;
         shard.arena.recycle(gather);
         if error.is_some() {
-            // What came before the error is still to be read.
+            // Bytes from before the error are still to be read.
             if side.is_client || side.is_ended {
                 self.close(shard, conn);
             }
@@ -657,7 +657,7 @@ impl Node {
         self.shard.turn(&mut self.memory, wait).expect("a turn")
     }
 
-    /// As [`Node::turn`], but waits without the shard.
+    /// As [`Node::turn`], but waits outside the shard.
     pub(crate) fn turn_parked(&mut self, until_ns: u64) {
         if let Some(mut parking) =
             self.shard.park(&mut self.memory, Some(until_ns)).expect("a park")
@@ -669,7 +669,7 @@ impl Node {
         self.turn(TurnWait::No);
     }
 
-    /// Closes everything; further turns finish it.
+    /// Closes all connections; further turns finish the closes.
     pub(crate) fn stop(&mut self) {
         self.memory.is_stopping = true;
         if let Some(listener) = self.listener.take() {
@@ -677,7 +677,7 @@ impl Node {
         }
         let conns: Vec<ConnId> = self.memory.sides.keys().copied().collect();
         conns.into_iter().for_each(|conn| self.memory.close(&mut self.shard, conn));
-        // Whoever turns it does not know yet.
+        // The thread that turns this node does not know yet.
         self.shard.waker().wake();
     }
 
@@ -685,7 +685,7 @@ impl Node {
         self.memory.sides.is_empty() && self.shard.in_flight() == 0
     }
 
-    /// What has to hold at the end of `shard`, the shard's number in its world.
+    /// Checks the end state of `shard`, which is the shard's number in its world.
     pub(crate) fn check_end(&mut self, world: &World, shard: usize) {
         self.memory.release_all(&mut self.shard);
         self.turn(TurnWait::No);

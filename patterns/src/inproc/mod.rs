@@ -1,4 +1,4 @@
-//! Names that sockets of one process meet under.
+//! Names by which sockets of one process find each other.
 
 pub(crate) mod link;
 
@@ -15,9 +15,9 @@ use crate::{lock::lock, options::Options, socket_type::SocketType};
 
 /// A name space of `inproc://` endpoints.
 ///
-/// Every [`Config`](crate::Config) has one of its own. Contexts whose configurations are clones of each other, or were
-/// given the same one, share it: their sockets reach each other by `inproc://` names, whichever thread or shard they
-/// live on, and whether they bind or connect first.
+/// Every [`Config`](crate::Config) has one of its own. Contexts share a name space if their configurations are clones
+/// of each other or were given the same one. Their sockets then reach each other by `inproc://` names, on any thread or
+/// shard, whether they bind or connect first.
 #[derive(Clone, Default)]
 pub struct Inproc {
     names: Arc<Mutex<Names>>,
@@ -26,11 +26,11 @@ pub struct Inproc {
 #[derive(Default)]
 struct Names {
     bound: BTreeMap<Arc<str>, Arc<Bound>>,
-    /// Connecting sockets to be told when the name is bound.
+    /// Connecting sockets to notify when the name is bound.
     waiting: BTreeMap<Arc<str>, Vec<(Postbox<u64>, u64)>>,
 }
 
-/// What the two ends of a pipe tell each other first.
+/// The first information that the two ends of a pipe exchange.
 #[derive(Clone)]
 pub(crate) struct Introduction {
     pub(crate) socket_type: SocketType,
@@ -45,7 +45,7 @@ impl Introduction {
         Self { socket_type, routing_id: options.routing_id().into(), sndhwm, rcvhwm }
     }
 
-    /// How many messages may be on their way to `peer`: what both ends would queue, as in libzmq.
+    /// How many messages may be queued towards `peer`: the sum of both ends' limits, as in libzmq.
     pub(crate) fn room_towards(&self, peer: &Self) -> u64 {
         match (self.sndhwm, peer.rcvhwm) {
             (0, _) | (_, 0) => u64::MAX,
@@ -54,7 +54,7 @@ impl Introduction {
     }
 }
 
-/// A socket that is bound to a name.
+/// A socket bound to a name.
 pub(crate) struct Bound {
     pub(crate) introduction: Introduction,
     arrivals: Mutex<Vec<Arrival>>,
@@ -62,7 +62,7 @@ pub(crate) struct Bound {
     token: u64,
 }
 
-/// The bound socket's bell, once it has accepted.
+/// The bound socket's bell, set once that socket has accepted.
 pub(crate) type Acceptance = Arc<OnceLock<Arc<Notice>>>;
 
 /// A connecting socket's offer: one end of a pipe.
@@ -92,7 +92,7 @@ impl Inproc {
         Self::default()
     }
 
-    /// Binds a name; `None` when somebody else has it. `token` is posted for each arrival.
+    /// Binds a name; `None` when another socket has it. `token` is posted for each arrival.
     pub(crate) fn bind(
         &self,
         name: &Arc<str>,
@@ -121,7 +121,7 @@ impl Inproc {
         }
     }
 
-    /// Who is bound to the name; if nobody is, `token` is posted when somebody comes.
+    /// The socket bound to the name; if there is none, `token` is posted when a socket binds.
     pub(crate) fn find(
         &self,
         name: &Arc<str>,
@@ -136,7 +136,7 @@ impl Inproc {
         found
     }
 
-    /// A connecting socket does not wait for the name any more.
+    /// Removes a connecting socket that no longer waits for the name.
     pub(crate) fn forget(&self, name: &str, token: u64, is_ours: impl Fn(&Postbox<u64>) -> bool) {
         let mut names = lock(&self.names);
         if let Some(waiting) = names.waiting.get_mut(name) {
@@ -148,7 +148,7 @@ impl Inproc {
     }
 }
 
-/// Two are equal when they are the same.
+/// Two name spaces are equal when they are the same one.
 impl PartialEq for Inproc {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.names, &other.names)

@@ -1,8 +1,8 @@
-//! Round robin over those pipes that are ready for it.
+//! Round robin over the active pipes.
 
 use super::Slot;
 
-/// No pipe. Never a pipe's key: the table would be too large.
+/// No pipe. No pipe has this key: the table would be too large.
 const NONE: u32 = u32::MAX;
 
 /// The attached pipes, the active ones among them in a ring.
@@ -68,10 +68,10 @@ impl ActiveRing {
         (self.current_tag != NONE).then_some(self.current_tag)
     }
 
-    /// Passes the turn to the next active pipe; with none or one there is nothing to do.
+    /// Passes the turn to the next active pipe; does nothing with fewer than two.
     #[inline]
     pub fn advance(&mut self) {
-        // One that has the turn alone keeps it, and nothing waits for what was written a moment ago.
+        // A sole active pipe keeps the turn, so nothing waits here for a link that was just written.
         if self.active_pipes > 1
             && let Some(link) = self.links.get(self.current as usize)
         {
@@ -143,7 +143,7 @@ impl ActiveRing {
         true
     }
 
-    /// Takes a pipe out of the turn; if it was current, the next one is. Returns whether it was active.
+    /// Makes a pipe inactive; if it was current, the next one is. Returns whether it was active.
     #[inline]
     pub fn deactivate(&mut self, pipe: Slot) -> bool {
         if !self.is_active(pipe) {
@@ -180,7 +180,7 @@ impl ActiveRing {
         self.attached_pipes
     }
 
-    /// How many of them are active.
+    /// How many pipes are active.
     #[must_use]
     pub fn active_len(&self) -> usize {
         self.active_pipes
@@ -301,7 +301,7 @@ mod tests {
         ]
     }
 
-    /// The same as a queue whose front is current.
+    /// The reference model: a queue whose front is current.
     #[derive(Default)]
     struct Model {
         attached: BTreeSet<u32>,

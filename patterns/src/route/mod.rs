@@ -1,6 +1,6 @@
-//! Where messages go: pure data structures that know pipes by their id only.
+//! Routing of messages: pure data structures that know pipes by their ids only.
 //!
-//! Nothing here does I/O or reads a clock, and nothing knows of frames or connections. Choosing a pipe and matching a
+//! This module does no I/O, reads no clock, and knows neither frames nor connections. Choosing a pipe and matching a
 //! topic allocate nothing; attaching pipes and changing subscriptions may.
 
 pub mod active_ring;

@@ -1,10 +1,10 @@
-//! Values at byte prefixes, found along a topic: the tree under both kinds of subscriptions.
+//! Values at byte prefixes, found along a topic: the tree behind both kinds of subscriptions.
 
 use slab::Slab;
 
-/// A value that may be absent, so that its node can go.
+/// A value that may be absent; its node can then be removed.
 pub trait Vacant {
-    /// Whether there is nothing here.
+    /// Whether the value is absent.
     fn is_vacant(&self) -> bool;
 }
 
@@ -21,11 +21,11 @@ const ROOT: NodeId = 0;
 ///        └─ "x"
 /// ```
 ///
-/// Invariants: every node but the root has a value that is not vacant or at least two children (between
-/// [`insert`](Self::insert) and the value being set, or a value becoming vacant and [`prune`](Self::prune), one node is
-/// exempt); no label but the root's is empty; siblings differ in the first byte of their labels. So there are fewer
-/// than two nodes per prefix, and labels take no more bytes than the prefixes do. Nothing recurses: the depth is in
-/// the hands of whoever subscribes.
+/// Invariants: every node but the root has a value that is not vacant or at least two children; no label but the root's
+/// is empty; siblings differ in the first byte of their labels. Exempt is one node between [`insert`](Self::insert) and
+/// the setting of its value, or between a value becoming vacant and [`prune`](Self::prune). So there are fewer than two
+/// nodes per prefix, and labels take no more bytes than the prefixes. Nothing recurses, because subscribers control the
+/// depth.
 #[derive(Clone, Debug)]
 pub struct PrefixTree<V> {
     nodes: Slab<Node<V>>,
@@ -38,7 +38,7 @@ struct Node<V> {
     /// The length of the whole prefix.
     prefix_bytes: u32,
     value: V,
-    /// By the first byte of their labels, in its order.
+    /// Sorted by the first byte of the child's label.
     children: Vec<(u8, NodeId)>,
 }
 
@@ -65,7 +65,7 @@ impl<V: Vacant + Default> PrefixTree<V> {
         &self.nodes[id as usize].value
     }
 
-    /// The value of a node, to be changed. Call [`prune`](Self::prune) when it becomes vacant.
+    /// The value of a node, for changing. Call [`prune`](Self::prune) when the value becomes vacant.
     pub fn value_mut(&mut self, id: NodeId) -> &mut V {
         &mut self.nodes[id as usize].value
     }
@@ -87,7 +87,7 @@ impl<V: Vacant + Default> PrefixTree<V> {
         (!self.value(id).is_vacant()).then_some(id)
     }
 
-    /// Calls `visit` for the value at each prefix of `topic`, shortest first, until it returns `false`.
+    /// Calls `visit` for the value at each prefix of `topic`, shortest first, until `visit` returns `false`.
     #[inline]
     pub fn visit_along<'a>(&'a self, topic: &[u8], mut visit: impl FnMut(&'a V) -> bool) {
         let mut id = ROOT;
@@ -107,8 +107,8 @@ impl<V: Vacant + Default> PrefixTree<V> {
         }
     }
 
-    /// The node of exactly this prefix, made if necessary; the caller then gives it a value that is not vacant.
-    /// Takes time in proportion to the prefix and the one label that may have to be split.
+    /// The node of exactly this prefix, created if necessary; the caller then sets a value that is not vacant. Takes
+    /// time in proportion to the prefix and to the label that may have to be split.
     ///
     /// # Panics
     /// When the prefix has 4 GiB or more, or the tree as many nodes.
@@ -127,7 +127,7 @@ impl<V: Vacant + Default> PrefixTree<V> {
         id
     }
 
-    /// Restores the invariants after the value of this node became vacant; the node may be gone then.
+    /// Restores the invariants after the node's value became vacant; may remove the node.
     pub fn prune(&mut self, id: NodeId) {
         let mut id = id;
         while id != ROOT && self.value(id).is_vacant() {
@@ -155,13 +155,13 @@ impl<V: Vacant + Default> PrefixTree<V> {
             .map(|(id, node)| (self.prefix(id as NodeId), &node.value))
     }
 
-    /// How many nodes there are, the root included.
+    /// The number of nodes, the root included.
     #[must_use]
     pub fn node_count(&self) -> usize {
         self.nodes.len()
     }
 
-    /// The child whose label is a prefix of `rest`, which is not empty, and what follows that.
+    /// The child whose label is a prefix of `rest`, which is not empty, and the remainder of `rest`.
     #[inline]
     fn descend<'a>(&self, id: NodeId, rest: &'a [u8]) -> Option<(NodeId, &'a [u8])> {
         let child = self.child(id, *rest.first()?)?;
@@ -197,7 +197,7 @@ impl<V: Vacant + Default> PrefixTree<V> {
         leaf
     }
 
-    /// Puts a node between `lower` and its parent that takes the first bytes of the label. `lower` keeps its id.
+    /// Puts a node with the first `at` bytes of the label between `lower` and its parent. `lower` keeps its id.
     fn split(&mut self, lower: NodeId, at: usize) -> NodeId {
         let node = &self.nodes[lower as usize];
         let (upper_label, lower_label) = node.label.split_at(at);
@@ -220,7 +220,7 @@ impl<V: Vacant + Default> PrefixTree<V> {
         upper
     }
 
-    /// Removes the parent of an only child, which keeps its id.
+    /// Merges the parent into its only child, which keeps its id.
     fn merge_into(&mut self, child: NodeId) {
         let upper = self.nodes[child as usize].parent;
         let upper = self.nodes.remove(upper as usize);
@@ -369,7 +369,7 @@ mod tests {
                 prop_assert!(tree.node_count() <= 1 + 2 * model.len());
             }
             for topic in topics {
-                // Prefixes of one topic sort by their length.
+                // Prefixes of one topic sort by length.
                 let expected: Vec<u32> = model
                     .iter()
                     .filter(|(prefix, _)| topic.starts_with(prefix))

@@ -1,9 +1,9 @@
-//! What a subscriber asked for.
+//! The subscriptions of a subscriber.
 
 use super::prefix_tree::{PrefixTree, Vacant};
 
-/// The prefixes a SUB socket subscribed to, each with a count: subscribing twice takes two cancellations to undo
-/// (RFC 29). Only the first and the last of them concern the publishers.
+/// The prefixes that a SUB socket subscribed to, each with a count: two subscriptions take two cancellations (RFC 29).
+/// Publishers are told only of the first subscription and the last cancellation.
 #[derive(Clone, Debug, Default)]
 pub struct LocalSubscriptions {
     prefixes: PrefixTree<Count>,
@@ -26,8 +26,7 @@ impl LocalSubscriptions {
         Self::default()
     }
 
-    /// Subscribes once more. Returns whether this is the first subscription of the prefix, which publishers must be
-    /// told of.
+    /// Adds a subscription. Returns whether it is the first of the prefix: publishers must then be told.
     pub fn subscribe(&mut self, prefix: &[u8]) -> bool {
         let node = self.prefixes.insert(prefix);
         let count = self.prefixes.value_mut(node);
@@ -35,8 +34,8 @@ impl LocalSubscriptions {
         count.0 == 1
     }
 
-    /// Cancels once. Returns whether that was the last subscription of the prefix, which publishers must be told of;
-    /// `None` when the prefix was not subscribed.
+    /// Cancels a subscription. Returns whether it was the last of the prefix: publishers must then be told. `None` when
+    /// the prefix was not subscribed.
     pub fn unsubscribe(&mut self, prefix: &[u8]) -> Option<bool> {
         let node = self.prefixes.find(prefix)?;
         let count = self.prefixes.value_mut(node);
@@ -60,7 +59,7 @@ impl LocalSubscriptions {
         found
     }
 
-    /// Each subscribed prefix once, in no particular order: what a new publisher must be told.
+    /// Each subscribed prefix once, in no particular order: the list for a new publisher.
     pub fn iter(&self) -> impl Iterator<Item = Vec<u8>> {
         self.prefixes.iter().map(|(prefix, _)| prefix)
     }

@@ -1,4 +1,4 @@
-//! Who wants a published message.
+//! The peers that want a published message.
 
 use std::collections::BTreeMap;
 
@@ -9,36 +9,37 @@ use super::prefix_tree::{NodeId, PrefixTree, Vacant};
 
 /// The subscriptions of a publisher's peers: at each prefix, the pipes that subscribed to it.
 ///
-/// A pipe is at a prefix once, however often it subscribes, and one cancellation removes it. (RFC 29 wants them
-/// counted; libzmq's publisher keeps a set, and subscribers send only the first and the last of a prefix.)
+/// A pipe is listed once per prefix, however often it subscribes, and one cancellation removes it. (RFC 29 asks for
+/// counts; libzmq's publisher keeps a set, and subscribers send only the first subscription and the last cancellation
+/// of a prefix.)
 ///
-/// Memory grows with the bytes and the number of the subscriptions only, and [`usage`](Self::usage) says how many of
-/// them are a pipe's, so that the owner can refuse a flood. Matching takes time in proportion to the topic and the
-/// pipes it finds, and allocates nothing. A change takes time in proportion to its prefix and to one other label that
-/// may have to be split or joined, so the owner bounds the length of prefixes too.
+/// Memory grows only with the bytes and the number of subscriptions. [`usage`](Self::usage) returns a pipe's share, so
+/// that the owner can refuse a flood. Matching takes time in proportion to the topic and to the pipes found, and
+/// allocates nothing. A change takes time in proportion to its prefix and to one other label that may have to be split
+/// or joined, so the owner bounds the length of prefixes too.
 #[derive(Clone, Debug, Default)]
 pub struct SubscriptionTrie {
     prefixes: PrefixTree<Members>,
     subscribers: Slab<Subscriber>,
     keys: BTreeMap<PipeId, Key>,
-    /// The number of the last match; a subscriber that bears it was delivered to already.
+    /// The number of the last match; a subscriber with this number has already got the message.
     epoch: u64,
 }
 
 /// A subscriber's key in the slab.
 type Key = u32;
 
-/// What one pipe subscribed to; there is none for a pipe without subscriptions.
+/// The subscriptions of one pipe; pipes without subscriptions have no entry.
 #[derive(Clone, Debug)]
 struct Subscriber {
     pipe: PipeId,
     epoch: u64,
     bytes: usize,
-    /// Each node the pipe is at, and its index among the members there.
+    /// The nodes that list the pipe, with its index among the members there.
     nodes: BTreeMap<NodeId, u32>,
 }
 
-/// The subscribers at one prefix, in no particular order. Mostly there is one.
+/// The subscribers at one prefix, in no particular order. Usually there is one.
 #[derive(Clone, Debug, Default)]
 enum Members {
     #[default]
@@ -47,10 +48,10 @@ enum Members {
     Many(Vec<Key>),
 }
 
-/// How much of a trie is a pipe's.
+/// A pipe's share of the trie.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PipeUsage {
-    /// The number of prefixes it subscribed to.
+    /// The number of prefixes that the pipe subscribed to.
     pub count: usize,
     /// The bytes of these prefixes.
     pub bytes: usize,
@@ -63,7 +64,7 @@ impl SubscriptionTrie {
         Self::default()
     }
 
-    /// Adds a subscription. Returns whether the pipe did not have it.
+    /// Adds a subscription. Returns whether it is new for the pipe.
     pub fn subscribe(&mut self, prefix: &[u8], pipe: PipeId) -> bool {
         let key = self.key_of(pipe);
         let node = self.prefixes.insert(prefix);
@@ -77,7 +78,7 @@ impl SubscriptionTrie {
         true
     }
 
-    /// Ends a subscription. Returns whether the pipe had it.
+    /// Removes a subscription. Returns whether the pipe had it.
     pub fn cancel(&mut self, prefix: &[u8], pipe: PipeId) -> bool {
         let Some((&key, node)) = self.keys.get(&pipe).zip(self.prefixes.find(prefix)) else {
             return false;
@@ -95,7 +96,7 @@ impl SubscriptionTrie {
         true
     }
 
-    /// Ends all subscriptions of a pipe, in time that depends on how many it has, not on how many there are.
+    /// Removes all subscriptions of a pipe, in time that depends on their number, not on the size of the trie.
     pub fn remove_pipe(&mut self, pipe: PipeId) {
         let Some(key) = self.keys.remove(&pipe) else {
             return;
@@ -106,7 +107,7 @@ impl SubscriptionTrie {
         }
     }
 
-    /// Calls `deliver` once for each pipe that has a subscription `topic` begins with, in no particular order.
+    /// Calls `deliver` once for each pipe with a subscription that `topic` begins with, in no particular order.
     #[inline]
     pub fn matches(&mut self, topic: &[u8], deliver: &mut impl FnMut(PipeId)) {
         let Self { prefixes, subscribers, epoch, .. } = self;
@@ -123,7 +124,7 @@ impl SubscriptionTrie {
         });
     }
 
-    /// How many pipes have a subscription `topic` begins with.
+    /// How many pipes have a subscription that `topic` begins with.
     #[must_use]
     pub fn count_for(&mut self, topic: &[u8]) -> usize {
         let mut count = 0;
@@ -131,7 +132,7 @@ impl SubscriptionTrie {
         count
     }
 
-    /// How much of the trie is this pipe's.
+    /// This pipe's share of the trie.
     #[must_use]
     pub fn usage(&self, pipe: PipeId) -> PipeUsage {
         self.keys.get(&pipe).map_or_else(PipeUsage::default, |&key| {
@@ -154,7 +155,7 @@ impl SubscriptionTrie {
                 bytes: 0,
                 nodes: BTreeMap::new(),
             });
-            // There are at most as many subscribers as there are pipe ids.
+            // There are no more subscribers than pipe ids.
             key as Key
         })
     }
@@ -204,7 +205,7 @@ impl Members {
         }
     }
 
-    /// Removes the member at `index`. Returns the member that moved there, if one did.
+    /// Removes the member at `index`. Returns the member that moved there, if any.
     fn swap_remove(&mut self, index: u32) -> Option<Key> {
         let Self::Many(keys) = self else {
             *self = Self::None;

@@ -20,11 +20,11 @@ pub enum Command<'a> {
     Subscribe(&'a [u8]),
     /// The peer no longer wants messages that begin with this prefix.
     Cancel(&'a [u8]),
-    /// The peer asks for a PONG, and to be taken for dead if it is then silent for longer than its TTL.
+    /// The peer asks for a PONG. If the peer is then silent for longer than its TTL, it is to be considered dead.
     Ping {
         /// Tenths of a second; 0 for no limit.
         ttl_ds: u16,
-        /// To be echoed; cut off after 16 bytes, as libzmq does.
+        /// The bytes to echo; cut off after 16 bytes, as libzmq does.
         context: &'a [u8],
     },
     /// The answer to a PING.
@@ -37,14 +37,14 @@ pub enum Command<'a> {
         /// The properties, still encoded.
         metadata: &'a [u8],
     },
-    /// The peer refuses to go on.
+    /// The peer refuses to continue.
     Error {
-        /// Why; at most 255 bytes, not necessarily text.
+        /// The reason; at most 255 bytes, not necessarily text.
         reason: &'a [u8],
     },
-    /// A command this version does not know. To be ignored, so that a later ZMTP may add commands.
+    /// A command that this version does not know. It is to be ignored, so that a later ZMTP may add commands.
     Unknown {
-        /// Its name, 1 to 255 bytes, not necessarily text.
+        /// The name, 1 to 255 bytes, not necessarily text.
         name: &'a [u8],
     },
 }
@@ -53,8 +53,8 @@ impl<'a> Command<'a> {
     /// Parses the body of a command frame.
     ///
     /// # Errors
-    /// [`Violation::CommandNameMissing`] when there is no whole name, [`Violation::CommandMalformed`] when a known
-    /// command's data is too short.
+    /// [`Violation::CommandNameMissing`] when the name is missing or incomplete, [`Violation::CommandMalformed`] when a
+    /// known command's data is too short.
     pub fn parse(body: &'a [u8]) -> Result<Self, Violation> {
         let (name, data) = split_short_string(body)
             .filter(|(name, _)| !name.is_empty())
@@ -71,7 +71,7 @@ impl<'a> Command<'a> {
             PONG => Self::Pong { context: bounded_context(data) },
             READY => Self::Ready { metadata: data },
             ERROR => {
-                // Bytes behind the reason are tolerated, as libzmq does.
+                // Bytes behind the reason are tolerated, as in libzmq.
                 let (reason, _) = split_short_string(data)
                     .ok_or(Violation::CommandMalformed { command: "ERROR" })?;
                 Self::Error { reason }
@@ -80,10 +80,10 @@ impl<'a> Command<'a> {
         })
     }
 
-    /// Reads a message body as the subscription a ZMTP 3.0 peer sends: `01 prefix` or `00 prefix`.
+    /// Parses a message body as a subscription of a ZMTP 3.0 peer: `01 prefix` or `00 prefix`.
     ///
     /// A publisher tries this on every single-frame message of a subscriber, whatever its minor version, because
-    /// applications with an XSUB socket write such messages themselves. `None` for any other body.
+    /// applications with an XSUB socket write such messages themselves. Returns `None` for any other body.
     #[must_use]
     pub fn from_subscription_message(body: &'a [u8]) -> Option<Self> {
         match body.split_first()? {
@@ -94,7 +94,7 @@ impl<'a> Command<'a> {
     }
 }
 
-/// Splits off a string that is preceded by one octet of length.
+/// Splits off a string that follows one octet of length.
 pub(super) fn split_short_string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (&string_bytes, rest) = bytes.split_first()?;
     rest.split_at_checked(usize::from(string_bytes))

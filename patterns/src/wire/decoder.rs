@@ -4,35 +4,35 @@ use std::ops::Range;
 
 use super::{BODY_BYTES_MAX, FRAME_HEADER_BYTES_MAX, FrameFlags, Violation};
 
-/// What [`Decoder::next`] found.
+/// The result of [`Decoder::next`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// A frame whose whole body lies inside the input; `at` stands behind it.
+    /// A frame whose whole body lies inside the input; `at` is behind it.
     Frame {
-        /// Its flags.
+        /// The frame's flags.
         flags: FrameFlags,
-        /// Where in the input its body lies.
+        /// The range of the body in the input.
         body: Range<usize>,
     },
-    /// A frame whose header is complete and whose body is not; `at` stands at the end of the input.
+    /// A frame whose header is complete but whose body is not; `at` is at the end of the input.
     ///
-    /// The caller collects the remaining `body_bytes - have.len()` bytes itself. The decoder goes on with the input
-    /// that follows them.
+    /// The caller collects the remaining `body_bytes - have.len()` bytes itself. The decoder continues with the input
+    /// behind them.
     Partial {
-        /// Its flags.
+        /// The frame's flags.
         flags: FrameFlags,
         /// The length of the whole body.
         body_bytes: u64,
-        /// Where in the input the first part of its body lies; may be empty.
+        /// The range of the first part of the body in the input; may be empty.
         have: Range<usize>,
     },
-    /// The input is used up between frames or inside a header, of which the decoder keeps what it saw.
+    /// The input ended between frames, or inside a header whose first bytes the decoder keeps.
     Starved,
 }
 
 /// Splits traffic into frames. See [`wire`](super) for their layout.
 ///
-/// Invariant: `held_bytes` < the length of the header that `held` begins, so at most 8 bytes are kept.
+/// Invariant: `held_bytes` < the length of the header whose beginning `held` is, so at most 8 bytes are kept.
 #[derive(Clone, Debug)]
 pub struct Decoder {
     body_bytes_max: u64,
@@ -41,25 +41,25 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// A decoder at the start of a frame that refuses bodies longer than `max_body_bytes`.
+    /// A decoder at the start of a frame; it refuses bodies longer than `max_body_bytes`.
     ///
-    /// Pass `u64::MAX` for no limit but the protocol's own 2^63-1.
+    /// `u64::MAX` means no limit but the protocol's own 2^63-1.
     #[must_use]
     pub fn new(max_body_bytes: u64) -> Self {
         Self { body_bytes_max: max_body_bytes, held_bytes: 0, held: [0; FRAME_HEADER_BYTES_MAX] }
     }
 
-    /// The next frame of `input` from `*at` on, which moves behind what was consumed.
+    /// The next frame of `input` from `*at` on; `*at` moves behind the consumed bytes.
     ///
-    /// To be called until it returns [`Step::Starved`] or [`Step::Partial`]; then all of `input` is consumed.
+    /// Call repeatedly until the result is [`Step::Starved`] or [`Step::Partial`]; all of `input` is then consumed.
     ///
     /// # Errors
     /// [`Violation::ReservedFlags`], [`Violation::CommandWithMore`], [`Violation::LengthOverflow`] and
-    /// [`Violation::FrameTooLarge`], as soon as the header shows it. The connection is over then: the decoder must
-    /// not be called again.
+    /// [`Violation::FrameTooLarge`], as soon as the header shows it. The connection is then over: do not call the
+    /// decoder again.
     #[inline]
     pub fn next(&mut self, input: &[u8], at: &mut usize) -> Result<Step, Violation> {
-        // The common frame, a short one of a message, is decided here; all others and all errors out of line.
+        // The common case, a short message frame, is decided here; all other frames and all errors out of line.
         if self.held_bytes == 0
             && let Some(&[flags @ ..=FrameFlags::MORE, body_bytes, ..]) = input.get(*at..)
         {
@@ -76,16 +76,16 @@ impl Decoder {
         self.next_uncommon(input, at)
     }
 
-    /// Whether it keeps nothing of a header.
+    /// Whether the decoder holds no part of a header.
     #[must_use]
     pub fn is_between_frames(&self) -> bool {
         self.held_bytes == 0
     }
 
-    /// The body of the frame at `*at` if it is all of a message, short, and not the last thing in the input; `*at` moves
-    /// behind it. `None` says nothing about the frame and changes nothing: [`Decoder::next`] knows.
+    /// The body of the frame at `*at`, if that frame is a whole message, short, and not the last thing in the input;
+    /// `*at` moves behind it. `None` changes nothing and says nothing about the frame: call [`Decoder::next`].
     ///
-    /// To be called [between frames](Decoder::is_between_frames).
+    /// Call only [between frames](Decoder::is_between_frames).
     #[inline(always)]
     pub fn next_plain(&self, input: &[u8], at: &mut usize) -> Option<Range<usize>> {
         debug_assert!(self.is_between_frames());
@@ -129,8 +129,8 @@ impl Decoder {
         }
     }
 
-    /// Joins the kept part of a header with `rest`. Returns flags, length of the body and how many bytes of `rest`
-    /// belong to the header; `None` when the header is still incomplete and `rest` is used up.
+    /// Joins the held part of a header with `rest`. Returns the flags, the length of the body and the number of header
+    /// bytes in `rest`; `None` when the header is still incomplete and `rest` is used up.
     #[cold]
     fn collect_header(
         &mut self,
@@ -179,7 +179,7 @@ fn header_bytes(flags: FrameFlags) -> usize {
     if flags.bits() & FrameFlags::LONG == 0 { 2 } else { FRAME_HEADER_BYTES_MAX }
 }
 
-/// The length of the body that a whole header announces, in either form.
+/// The length of the body according to a whole header, short or long.
 fn announced(header: &[u8]) -> u64 {
     match *header {
         [_, a, b, c, d, e, f, g, h] => u64::from_be_bytes([a, b, c, d, e, f, g, h]),
@@ -199,7 +199,7 @@ mod tests {
     /// A frame as a receiver sees it: flags without LONG, body.
     type Seen = (u8, Vec<u8>);
 
-    /// Drives a decoder as a connection does: feeds the chunks, collects partial bodies by itself.
+    /// Drives a decoder as a connection does: feeds the chunks and collects partial bodies itself.
     fn decode(chunks: &[&[u8]], max: u64) -> Result<Vec<Seen>, Violation> {
         let mut decoder = Decoder::new(max);
         let mut frames = Vec::new();

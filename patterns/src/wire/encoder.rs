@@ -3,16 +3,16 @@
 use super::command::{CANCEL, ERROR, PING, PONG, SUBSCRIBE};
 use super::{FRAME_HEADER_BYTES_MAX, FrameFlags, PING_CONTEXT_BYTES_MAX};
 
-/// The header of a frame with a body of at most 255 bytes, as a value: no detour through memory.
+/// The header of a frame with a body of at most 255 bytes, as a value that never goes through memory.
 #[inline]
 #[must_use]
 pub const fn short_header(more: bool, body_bytes: u8) -> [u8; 2] {
     [more as u8 * FrameFlags::MORE, body_bytes]
 }
 
-/// Writes a frame's header to the front of `out` and returns its length, 2 or 9.
+/// Writes a frame's header to the front of `out`; returns its length, 2 or 9.
 ///
-/// The short form is used whenever the body has at most 255 bytes, as RFC 37 recommends.
+/// The short form is used for every body of at most 255 bytes, as RFC 37 recommends.
 #[inline]
 pub fn encode_header(
     out: &mut [u8; FRAME_HEADER_BYTES_MAX],
@@ -51,18 +51,18 @@ pub fn encode_cancel(out: &mut Vec<u8>, prefix: &[u8], minor: u8) {
     encode_subscription(out, CANCEL, 0, prefix, minor);
 }
 
-/// Appends a PING. `ttl_ds` is in tenths of a second, 0 for none; of `context` at most 16 bytes are sent.
+/// Appends a PING. `ttl_ds` is in tenths of a second, 0 for none; at most 16 bytes of `context` are sent.
 pub fn encode_ping(out: &mut Vec<u8>, ttl_ds: u16, context: &[u8]) {
     let context = bounded_context(context);
     encode_command(out, PING, &[&ttl_ds.to_be_bytes(), context]);
 }
 
-/// Appends the PONG that answers a PING with `context`, of which at most 16 bytes are echoed.
+/// Appends the PONG to a PING with `context`, of which at most 16 bytes are echoed.
 pub fn encode_pong(out: &mut Vec<u8>, context: &[u8]) {
     encode_command(out, PONG, &[bounded_context(context)]);
 }
 
-/// Appends an ERROR; of `reason` at most 255 bytes are sent.
+/// Appends an ERROR; at most 255 bytes of `reason` are sent.
 pub fn encode_error(out: &mut Vec<u8>, reason: &str) {
     let reason = &reason.as_bytes()[..reason.len().min(usize::from(u8::MAX))];
     encode_command(out, ERROR, &[&[reason.len() as u8], reason]);

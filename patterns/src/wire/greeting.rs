@@ -8,8 +8,8 @@
 //!   mechanism: 20 octets of ASCII, padded with NUL
 //! ```
 //!
-//! The padding has no meaning (libzmq puts a length there for peers of ZMTP 1), and the last 32 octets mean nothing
-//! to the NULL mechanism.
+//! The padding has no meaning (libzmq puts a length there for peers of ZMTP 1). The NULL mechanism does not use the
+//! last 32 octets.
 
 use super::Violation;
 use super::violation::printable;
@@ -22,7 +22,7 @@ const MAJOR: usize = 10;
 const MINOR: usize = 11;
 const MECHANISM: std::ops::Range<usize> = 12..32;
 
-/// The greeting this side sends, all at once: we do not downgrade below 3.0, so we need not wait for the peer's.
+/// This side's greeting, sent all at once: there is no downgrade below 3.0, so no need to wait for the peer's greeting.
 pub(super) fn encode_greeting(mechanism: &'static str) -> [u8; GREETING_BYTES] {
     let mut greeting = [0; GREETING_BYTES];
     greeting[0] = 0xFF;
@@ -33,7 +33,7 @@ pub(super) fn encode_greeting(mechanism: &'static str) -> [u8; GREETING_BYTES] {
     greeting
 }
 
-/// Collects the peer's greeting and judges each octet as it arrives.
+/// Collects the peer's greeting and checks each octet as it arrives.
 #[derive(Clone, Debug)]
 pub(super) struct GreetingReader {
     octets: [u8; GREETING_BYTES],
@@ -45,8 +45,8 @@ impl GreetingReader {
         Self { octets: [0; GREETING_BYTES], have: 0 }
     }
 
-    /// Takes from the front of `input` what belongs to the greeting. Returns how much that was, and the minor version
-    /// to speak (0 or 1) once the greeting is complete.
+    /// Takes the greeting's part from the front of `input`. Returns its length, and once the greeting is complete the
+    /// minor version to speak (0 or 1).
     pub(super) fn handle_input(
         &mut self,
         input: &[u8],
@@ -61,7 +61,7 @@ impl GreetingReader {
         Ok((taken, complete.then(|| self.minor())))
     }
 
-    /// Checks the octets that arrived after `seen`, so that a stranger is recognised by its first byte.
+    /// Checks the octets that arrived after `seen`, so that a foreign protocol is recognised by its first byte.
     fn check_from(&self, seen: usize, mechanism: &'static str) -> Result<(), Violation> {
         let arrived = |offset: usize| (seen..self.have).contains(&offset);
         for (offset, expected) in [(0, 0xFF), (SIGNATURE_END, 0x7F)] {
@@ -91,7 +91,7 @@ impl GreetingReader {
         Err(Violation::MechanismMismatch { theirs })
     }
 
-    /// A higher version must be accepted and spoken to in our own (RFC 37, "Version Negotiation").
+    /// A peer of a higher version must be accepted and spoken to in our version (RFC 37, "Version Negotiation").
     fn minor(&self) -> u8 {
         u8::from(self.octets[MAJOR] > 3 || self.octets[MINOR] >= 1)
     }

@@ -7,15 +7,16 @@ use super::mechanism::{
 };
 use super::{Decoder, FrameFlags, Step, Violation};
 
-/// The longest body of a command during the handshake. Not part of ZMTP; it bounds what a stranger can make us keep.
+/// The longest body of a command during the handshake. Not part of ZMTP; it bounds the memory that an unknown peer can
+/// claim.
 pub const HANDSHAKE_COMMAND_BYTES_MAX: usize = 8192;
 
-/// How far [`Handshake::handle_input`] got.
+/// The progress of [`Handshake::handle_input`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// All input is consumed and the peer has to say more.
+    /// All input is consumed and more is needed.
     NeedMore,
-    /// Both sides agreed. What the call did not consume belongs to the [`Decoder`].
+    /// Both sides agreed. The input that the call did not consume belongs to the [`Decoder`].
     Established(Box<PeerInfo>),
 }
 
@@ -27,14 +28,14 @@ pub enum Progress {
 /// ```
 ///
 /// Call [`poll_transmit`](Self::poll_transmit) first and after every [`handle_input`](Self::handle_input), even after
-/// one that failed or established: what it yields goes out before anything else on the connection. Memory is bounded
-/// by the greeting and [`HANDSHAKE_COMMAND_BYTES_MAX`], and grows only with bytes that arrived.
+/// one that failed or established: send its output before anything else on the connection. Memory is bounded by the
+/// greeting and [`HANDSHAKE_COMMAND_BYTES_MAX`], and grows only with bytes that arrived.
 #[derive(Debug)]
 pub struct Handshake {
     local: LocalPeer,
     mechanism: Mechanism,
     greeting_sent: bool,
-    /// The answer to metadata we refuse, until it is sent.
+    /// The answer to refused metadata, until it is sent.
     refusal: Option<String>,
     state: State,
 }
@@ -45,7 +46,7 @@ enum State {
     Mechanism {
         minor: u8,
         decoder: Decoder,
-        /// A command whose body did not arrive in one piece.
+        /// A command whose body arrived in pieces.
         partial: Option<PartialBody>,
     },
     Established,
@@ -62,7 +63,7 @@ impl Handshake {
     /// The handshake of a fresh connection with the NULL mechanism.
     ///
     /// # Panics
-    /// When the local routing id is longer than 255 bytes, which the socket option must refuse.
+    /// When the local routing id is longer than 255 bytes; the socket option must refuse such an id.
     #[must_use]
     pub fn new(local: LocalPeer) -> Self {
         assert!(local.routing_id.len() <= ROUTING_ID_BYTES_MAX);
@@ -75,7 +76,7 @@ impl Handshake {
         }
     }
 
-    /// Appends to `out` what can be sent now; returns whether there was anything.
+    /// Appends the bytes to send now to `out`; returns whether there were any.
     pub fn poll_transmit(&mut self, out: &mut Vec<u8>) -> bool {
         let before = out.len();
         if !self.greeting_sent {
@@ -96,13 +97,13 @@ impl Handshake {
         out.len() > before
     }
 
-    /// Takes received bytes in pieces of any size. Returns how many were consumed: all of them unless the handshake
-    /// is now established.
+    /// Takes received bytes in pieces of any size. Returns how many were consumed: all of them, unless the handshake is
+    /// now established.
     ///
     /// # Errors
-    /// What the peer did wrong, and the same again from every later call. When it is the peer's metadata that is
-    /// refused, [`poll_transmit`](Self::poll_transmit) then yields an ERROR command that says why; it should go out
-    /// before the connection is closed.
+    /// The peer's violation, and the same again from every later call. If the peer's metadata was refused,
+    /// [`poll_transmit`](Self::poll_transmit) then yields an ERROR command with the reason; send it before closing the
+    /// connection.
     pub fn handle_input(&mut self, input: &[u8]) -> Result<(usize, Progress), Violation> {
         self.advance(input).inspect_err(|violation| {
             self.state = State::Failed(violation.clone());
@@ -153,7 +154,7 @@ impl Handshake {
     }
 }
 
-/// Feeds one command to the mechanism; `None` when the input ends before the command does.
+/// Feeds one command to the mechanism; `None` when the input ends inside the command.
 fn handle_mechanism(
     mechanism: &mut Mechanism,
     decoder: &mut Decoder,
@@ -209,7 +210,7 @@ mod tests {
         out
     }
 
-    /// Everything a peer of this type sends until traffic: greeting and READY.
+    /// All bytes that a peer of this type sends before traffic: greeting and READY.
     fn script(socket_type: SocketType, routing_id: &[u8], minor: u8) -> Vec<u8> {
         let mut sender = peer(socket_type, routing_id);
         let mut bytes = transmitted(&mut sender);
@@ -245,7 +246,7 @@ mod tests {
             panic!("not established");
         };
         assert_eq!((info.socket_type, info.minor), (SocketType::Push, 0));
-        // Greeting and READY still go out, in this order.
+        // Greeting and READY are still sent, in this order.
         let sent = transmitted(&mut pull);
         assert_eq!(sent[0], 0xFF);
         assert_eq!(&sent[GREETING_BYTES..][2..8], b"\x05READY");
@@ -320,7 +321,7 @@ mod tests {
         }
     }
 
-    /// Runs two peers against each other, moving at most the given number of bytes each time.
+    /// Runs two peers against each other; each step moves at most the given number of bytes.
     fn run(a: &mut Handshake, b: &mut Handshake, sizes: &[usize]) -> (PeerInfo, PeerInfo) {
         let (mut to_a, mut to_b) = (Vec::new(), Vec::new());
         let (mut a_done, mut b_done) = (None, None);

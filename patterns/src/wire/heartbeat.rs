@@ -1,9 +1,9 @@
-//! When to send a PING and when to take the peer for dead (RFC 37, "Connection Heartbeating").
+//! When to send a PING and when to consider the peer dead (RFC 37, "Connection Heartbeating").
 
-/// What [`Heartbeat::handle_timeout`] asks for.
+/// The action that [`Heartbeat::handle_timeout`] requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeartbeatAction {
-    /// Nothing; ask for the next deadline.
+    /// No action; ask for the next deadline.
     None,
     /// Send a PING with [`Heartbeat::ttl_ds`].
     SendPing,
@@ -13,8 +13,8 @@ pub enum HeartbeatAction {
 
 /// The heartbeat of one connection. Times are nanoseconds of any monotonic clock.
 ///
-/// Hearing anything only notes the time; the deadlines are judged when they pass, so a deadline that was given out
-/// may turn out void. Call [`poll_timeout`](Self::poll_timeout) again after [`on_established`](Self::on_established),
+/// Received traffic only updates a time; deadlines are checked when they pass, so a returned deadline may turn out
+/// void. Call [`poll_timeout`](Self::poll_timeout) again after [`on_established`](Self::on_established),
 /// [`handle_ping`](Self::handle_ping), [`resume`](Self::resume) and [`handle_timeout`](Self::handle_timeout).
 #[derive(Clone, Debug)]
 pub struct Heartbeat {
@@ -22,7 +22,7 @@ pub struct Heartbeat {
     timeout_ns: Option<u64>,
     ttl_ds: u16,
     heard_at: u64,
-    /// Set once established, when we send PINGs at all.
+    /// Set once established, if PINGs are sent at all.
     ping_at: Option<u64>,
     /// How long the peer may be silent after our PING.
     answer: Option<Silence>,
@@ -31,7 +31,7 @@ pub struct Heartbeat {
     paused: bool,
 }
 
-/// Nothing may stay unheard from `since` for longer than `limit_ns`.
+/// The peer may not be silent from `since` on for longer than `limit_ns`.
 #[derive(Clone, Copy, Debug)]
 struct Silence {
     since: u64,
@@ -39,9 +39,9 @@ struct Silence {
 }
 
 impl Heartbeat {
-    /// A heartbeat that sends a PING every `ivl_ns` (`None` or 0: never) and expects to hear something within
-    /// `timeout_ns` of it (`None`: within the interval, as libzmq; 0: no limit). `ttl_ds`, in tenths of a second, is
-    /// what our PINGs ask of the peer; 0 for nothing.
+    /// A heartbeat that sends a PING every `ivl_ns` (`None` or 0: never) and expects traffic within `timeout_ns` of it
+    /// (`None`: within the interval, as libzmq; 0: no limit). `ttl_ds`, in tenths of a second, is the TTL in our PINGs;
+    /// 0 for none.
     #[must_use]
     pub fn new(ivl_ns: Option<u64>, timeout_ns: Option<u64>, ttl_ds: u16) -> Self {
         let ivl_ns = ivl_ns.filter(|&ivl_ns| ivl_ns > 0);
@@ -57,26 +57,26 @@ impl Heartbeat {
         }
     }
 
-    /// The TTL to put into our PINGs.
+    /// The TTL in our PINGs.
     #[must_use]
     pub fn ttl_ds(&self) -> u16 {
         self.ttl_ds
     }
 
-    /// The handshake is over; PINGs begin. Only for a peer that speaks 3.1: one of minor version 0 does not know
-    /// them, so its heartbeat is never started.
+    /// The handshake is over; PINGs begin. Call only for a peer that speaks 3.1: a peer of minor version 0 does not
+    /// know PINGs, so its heartbeat is never started.
     pub fn on_established(&mut self, now: u64) {
         self.heard_at = now;
         self.ping_at = self.ivl_ns.map(|ivl_ns| now.saturating_add(ivl_ns));
     }
 
-    /// Something arrived, whatever it was: to be called for each batch of received bytes, before its commands.
+    /// Bytes arrived. Call for each batch of received bytes, before handling its commands.
     #[inline]
     pub fn handle_traffic(&mut self, now: u64) {
         self.heard_at = now;
     }
 
-    /// A PING arrived. If its TTL is not 0 and nothing more is heard for that long, the peer is dead.
+    /// A PING arrived. If its TTL is not 0 and no byte follows for that long, the peer is dead.
     pub fn handle_ping(&mut self, ttl_ds: u16, now: u64) {
         self.heard_at = now;
         self.peer_ttl =
@@ -89,8 +89,8 @@ impl Heartbeat {
         self.answer.is_some_and(|answer| answer.lasts(self.heard_at))
     }
 
-    /// The peer was seen to take what is in front of our PING, so its answer may well take until `now` and as long
-    /// again. Returns whether the peer is alive by that.
+    /// The peer was seen to take bytes in front of our PING, so the time allowed for its answer starts again at `now`.
+    /// Returns whether the peer counts as alive.
     pub fn handle_progress(&mut self, now: u64) -> bool {
         if let Some(answer) = &mut self.answer {
             answer.since = now;
@@ -98,13 +98,13 @@ impl Heartbeat {
         self.expires_at().is_none_or(|at| at > now)
     }
 
-    /// We stopped receiving by ourselves, so silence proves nothing. PINGs go on: the peer may have been told to
-    /// expect them.
+    /// This side stopped receiving, so silence proves nothing. PINGs continue: the peer may have been told to expect
+    /// them.
     pub fn pause(&mut self) {
         self.paused = true;
     }
 
-    /// We receive again; whatever silence was being timed begins anew.
+    /// This side receives again; a running silence starts again at `now`.
     pub fn resume(&mut self, now: u64) {
         self.paused = false;
         let heard_at = self.heard_at;
@@ -121,7 +121,7 @@ impl Heartbeat {
         self.ping_at.into_iter().chain(self.expires_at()).min()
     }
 
-    /// A deadline passed, or may have; calling too early or too often does no harm.
+    /// A deadline passed, or may have passed; calls that come too early or too often do no harm.
     pub fn handle_timeout(&mut self, now: u64) -> HeartbeatAction {
         if self.expires_at().is_some_and(|at| at <= now) {
             return HeartbeatAction::Expired;
@@ -151,7 +151,7 @@ impl Heartbeat {
 }
 
 impl Silence {
-    /// Whether nothing was heard since it began.
+    /// Whether no byte arrived since the silence began.
     fn lasts(self, heard_at: u64) -> bool {
         heard_at <= self.since
     }
@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(heartbeat.poll_timeout(), Some(161));
         assert_eq!(heartbeat.handle_timeout(160), NOTHING);
         assert_eq!(heartbeat.handle_timeout(161), Expired);
-        // Its own promise to be heard from is another matter.
+        // The TTL in the peer's own PING is another matter: progress does not extend it.
         let mut heartbeat = established(1000, Some(30));
         heartbeat.handle_ping(1, 0);
         assert_eq!(heartbeat.handle_timeout(DS), Expired);

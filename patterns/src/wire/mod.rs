@@ -23,8 +23,8 @@
 //!   flags: bit 0 MORE, bit 1 LONG, bit 2 COMMAND, bits 3 to 7 zero; a command never has MORE
 //! ```
 //!
-//! Nothing here allocates after the handshake, except for the text inside a `Violation` and the
-//! buffers a caller passes to be appended to.
+//! After the handshake nothing here allocates, except for the text inside a `Violation` and the buffers that a caller
+//! passes for appending.
 
 pub mod command;
 pub mod decoder;
@@ -47,13 +47,13 @@ pub use heartbeat::{Heartbeat, HeartbeatAction};
 pub use mechanism::{LocalPeer, PROPERTIES_MAX, PeerInfo, ROUTING_ID_BYTES_MAX};
 pub use violation::Violation;
 
-/// The longest frame header: flags and an eight-byte length.
+/// The length of the longest frame header: flags and an eight-byte length.
 pub const FRAME_HEADER_BYTES_MAX: usize = 9;
 
 /// The largest body a long frame may announce, 2^63-1 (RFC 37).
 pub const BODY_BYTES_MAX: u64 = i64::MAX as u64;
 
-/// The flags octet of a frame that was checked: no reserved bit is set, and a command has no MORE.
+/// The checked flags octet of a frame: no reserved bit is set, and a command has no MORE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FrameFlags(u8);
 

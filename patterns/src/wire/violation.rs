@@ -1,19 +1,19 @@
-//! Each way a peer can break the protocol, by name.
+//! Each way in which a peer can break the protocol, by name.
 
 use crate::socket_type::SocketType;
 
-/// What a peer did wrong. Any of these ends the connection; none is ever caused by the network or by us.
+/// A peer's violation of the protocol. Each ends the connection; none is ever caused by the network or by this side.
 ///
-/// Text taken from the peer is at most 255 bytes and has its control characters replaced, so it can be logged.
+/// Text from the peer is cut off at 255 bytes and its control characters are replaced, so it can be logged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Violation {
     /// The greeting does not begin with `FF`, eight octets and `7F`: the peer does not speak ZMTP 2 or later.
     #[error("greeting octet {offset} is {found:#04x}: not a ZMTP signature")]
     BadSignature {
-        /// Which octet of the greeting, 0 or 9.
+        /// The index of the octet, 0 or 9.
         offset: u8,
-        /// What stood there.
+        /// The octet received.
         found: u8,
     },
     /// The peer speaks a major version below 3.
@@ -87,10 +87,10 @@ pub enum Violation {
     /// The metadata has more properties than [`PROPERTIES_MAX`](super::PROPERTIES_MAX).
     #[error("too many metadata properties")]
     PropertiesTooMany,
-    /// The metadata does not say which socket type the peer has.
+    /// The metadata lacks the peer's socket type.
     #[error("metadata without Socket-Type")]
     SocketTypeMissing,
-    /// The peer's socket type is none that RFC 37 names.
+    /// RFC 37 does not name the peer's socket type.
     #[error("unknown socket type {name:?}")]
     SocketTypeUnknown {
         /// The announced name.
@@ -107,18 +107,18 @@ pub enum Violation {
     /// The peer's routing id is longer than 255 bytes.
     #[error("routing id of {bytes} bytes, at most 255 are allowed")]
     RoutingIdTooLong {
-        /// Its length.
+        /// The length of the routing id.
         bytes: usize,
     },
     /// The peer refused the handshake with an ERROR command.
     #[error("peer refused the handshake: {reason:?}")]
     PeerError {
-        /// The reason it gave; may be empty.
+        /// The peer's reason; may be empty.
         reason: Box<str>,
     },
 }
 
-/// Text of a peer made fit for a log: at most 255 bytes of it, lossily decoded, control characters replaced.
+/// Text of a peer for the log: at most 255 bytes, lossily decoded, control characters replaced.
 pub(super) fn printable(bytes: &[u8]) -> Box<str> {
     let bytes = &bytes[..bytes.len().min(255)];
     String::from_utf8_lossy(bytes)

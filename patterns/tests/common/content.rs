@@ -1,5 +1,5 @@
-//! Message contents as a pure function of their numbers: `py/peerlib.py` has the same one, so
-//! either end can make or check any message without having seen it.
+//! Message contents as a pure function of their numbers. `py/peerlib.py` has the same function, so either end can make
+//! or check any message without having seen it.
 
 use zring::Message;
 
@@ -14,7 +14,7 @@ pub(crate) fn body(seed: u64, size: usize) -> Vec<u8> {
     out
 }
 
-/// Overwrites `out` with what [`body`] would return.
+/// Overwrites `out` with the result of [`body`].
 pub(crate) fn fill(seed: u64, out: &mut [u8]) {
     let mut counter = seed.wrapping_mul(GOLDEN);
     for chunk in out.chunks_mut(8) {
@@ -27,10 +27,10 @@ pub(crate) fn fill(seed: u64, out: &mut [u8]) {
     }
 }
 
-/// The sizes at which the frame header, inline bodies and buffers change their kind.
+/// The sizes at which frame header, inline bodies and buffers change.
 pub(crate) const SIZES: [usize; 7] = [0, 1, 33, 255, 256, 65_535, 1 << 20];
 
-/// A named list of messages, each a list of frame sizes; the Python peers know the same names.
+/// A named list of messages, each a list of frame sizes; the Python peers use the same names.
 pub(crate) fn plan(name: &str) -> Vec<Vec<usize>> {
     match name {
         "sizes" => {

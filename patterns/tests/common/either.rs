@@ -23,7 +23,7 @@ pub(crate) enum Socket {
     Background(zring::Socket),
 }
 
-/// An open batch scope, where there are any.
+/// An open batch scope, if the context has scopes.
 #[must_use = "the scope ends when the guard is dropped"]
 pub(crate) struct Batch {
     _scope: Option<inline::Batch>,
@@ -37,7 +37,7 @@ impl Context {
         })
     }
 
-    /// Turns an inline context. In the background there is nothing to turn: 0, as if idle.
+    /// Turns an inline context. A background context needs no turns: returns 0, as if idle.
     pub(crate) fn turn(&self) -> Result<usize, Error> {
         match self {
             Context::Inline(ctx) => ctx.turn(),
@@ -52,7 +52,7 @@ impl Context {
         }
     }
 
-    /// What its shards did.
+    /// The statistics of the context's shards.
     pub(crate) fn engine_stats(&self) -> Vec<ShardStats> {
         match self {
             Context::Inline(ctx) => vec![ctx.engine_stats()],
@@ -60,7 +60,7 @@ impl Context {
         }
     }
 
-    /// The context of a test that is about inline ones.
+    /// The inline context, for tests of inline contexts only.
     pub(crate) fn inline(&self) -> &inline::Context {
         match self {
             Context::Inline(ctx) => ctx,
@@ -75,7 +75,7 @@ impl fmt::Debug for Batch {
     }
 }
 
-/// Calls the same method of whichever socket it is.
+/// Forwards each method to the socket inside.
 macro_rules! delegate {
     ($(fn $name:ident $(<$generic:ident: $bound:ident>)?
         ($($argument:ident: $kind:ty),*) $(-> $answer:ty)?;)*) => {
@@ -153,7 +153,7 @@ impl Socket {
     }
 }
 
-/// Waits for the events of each socket; which of them are readable and writable.
+/// Waits for the events of each socket; returns which sockets are readable and writable.
 pub(crate) fn poll(items: &[(&Socket, u8)], timeout: Option<Duration>) -> Vec<(bool, bool)> {
     macro_rules! poll_all {
         ($kind:ident, $module:path) => {{

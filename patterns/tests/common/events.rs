@@ -1,4 +1,4 @@
-//! The one place that knows the shape of monitor events and counters.
+//! The only place that knows the types of monitor events and counters.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
@@ -79,7 +79,7 @@ pub(crate) fn seen(event: &Event) -> Seen {
     }
 }
 
-/// The messages wholly handed to the kernel on the connection that a `Disconnected` ends.
+/// Number of messages wholly handed to the kernel on the connection whose end is this `Disconnected`.
 pub(crate) fn handed_over(event: &Event) -> u64 {
     match event.kind {
         EventKind::Disconnected { messages_out, .. } => messages_out,
@@ -104,7 +104,7 @@ pub(crate) fn faults(socket: &Socket) -> Faults {
     Faults { in_handshake, after_it: stats.violations }
 }
 
-/// Turns until one peer's misbehaviour is reported, and checks that it is counted beside `before`.
+/// Turns until one peer's fault is reported, and checks that the counters have gone up from `before`.
 pub(crate) fn await_fault(ctx: &Context, socket: &Socket, before: Faults) {
     let event = await_end(ctx, socket);
     let now = faults(socket);
@@ -115,7 +115,7 @@ pub(crate) fn await_fault(ctx: &Context, socket: &Socket, before: Faults) {
     }
 }
 
-/// How many messages this socket dropped, over all its peers.
+/// How many messages this socket dropped, summed over all its peers.
 pub(crate) fn dropped(socket: &Socket) -> u64 {
     socket.stats().messages_dropped
 }
@@ -135,7 +135,7 @@ pub(crate) fn peers(socket: &Socket) -> Vec<(u64, u64, u64)> {
         .collect()
 }
 
-/// Turns until `socket` reports `wanted`; returns that event. Others before it are passed over.
+/// Turns until `socket` reports `wanted`; returns that event. Earlier events are skipped.
 pub(crate) fn await_event(ctx: &Context, socket: &Socket, wanted: Seen) -> Event {
     await_any(ctx, socket, &[wanted])
 }
@@ -155,12 +155,12 @@ pub(crate) fn await_any(ctx: &Context, socket: &Socket, wanted: &[Seen]) -> Even
     panic!("no event {wanted:?}, only {passed:?}");
 }
 
-/// Turns until the peer's misbehaviour is reported, whether in the handshake or behind it.
+/// Turns until the peer's fault is reported, in the handshake or after it.
 pub(crate) fn await_end(ctx: &Context, socket: &Socket) -> Event {
     await_any(ctx, socket, &[Seen::HandshakeFailed, Seen::Disconnected])
 }
 
-/// The events that wait already, without turning.
+/// The events that are already queued, without turning.
 pub(crate) fn waiting(socket: &Socket) -> Vec<Seen> {
     std::iter::from_fn(|| socket.next_event()).map(|event| seen(&event)).collect()
 }

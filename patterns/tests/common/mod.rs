@@ -1,7 +1,7 @@
-//! What the integration tests share: the ways to drive a socket ([`way`]), endpoints, time limits,
-//! and the peers in the sub-modules (Python in [`peer`], bare ZMTP bytes in [`raw`]).
+//! Code shared by the integration tests: the ways to drive a socket ([`way`]), endpoints, time limits, and the peers in
+//! the sub-modules (Python in [`peer`], bare ZMTP bytes in [`raw`]).
 
-// Every test crate compiles this module and uses its own part of it.
+// Every test crate compiles this module and uses only a part of it.
 #![allow(dead_code, unused_imports)]
 
 pub(crate) mod content;
@@ -23,13 +23,13 @@ use zring::{Error, SocketType};
 pub(crate) use either::{Context, Socket};
 pub(crate) use way::{Way, in_ways};
 
-/// How long a blocking call of ours may take before the test fails.
+/// Limit of a blocking call before the test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long a socket stays silent before a test believes that nothing comes.
+/// How long a socket must be silent until a test concludes that nothing comes.
 pub(crate) const QUIET: Duration = Duration::from_millis(60);
 
-/// A socket that fails rather than waits for ever.
+/// A socket whose calls fail instead of waiting for ever.
 pub(crate) fn open(ctx: &Context, kind: SocketType) -> Socket {
     let socket = ctx.socket(kind).expect("a socket");
     socket.set_rcvtimeo(Some(PATIENCE));
@@ -38,7 +38,7 @@ pub(crate) fn open(ctx: &Context, kind: SocketType) -> Socket {
     socket
 }
 
-/// Binds to a free loopback port and returns the real endpoint.
+/// Binds to a free loopback port and returns the actual endpoint.
 pub(crate) fn bind_tcp(socket: &Socket) -> String {
     socket.bind("tcp://127.0.0.1:0").expect("bind");
     socket.last_endpoint().expect("a bound endpoint")
@@ -51,7 +51,7 @@ pub(crate) fn pair(ctx: &Context, bound: SocketType, connected: SocketType) -> (
     (first, second)
 }
 
-/// A PULL, with its events kept, and a peer that sends whatever it is told.
+/// A PULL that records its events, and a raw peer.
 pub(crate) fn pull_from_raw(ctx: &Context) -> (Socket, raw::Raw) {
     let pull = open(ctx, SocketType::Pull);
     pull.monitor(100);
@@ -64,7 +64,7 @@ pub(crate) fn pull_from_raw(ctx: &Context) -> (Socket, raw::Raw) {
     (pull, raw)
 }
 
-/// Has a body arrive piece by piece, the time of a `recv_into` being up before each, and then received whole.
+/// Sends a body piece by piece; a `recv_into` times out before each piece, and the last one receives the whole body.
 pub(crate) fn recv_in_pieces(
     ctx: &Context,
     pull: &Socket,
@@ -82,8 +82,8 @@ pub(crate) fn recv_in_pieces(
     assert_eq!(pull.recv_into(buffer).expect("all of it").len, sent.len());
 }
 
-/// Binds a PUSH and gives it one peer, which has read nothing since the handshake and has little room; the endpoint, and
-/// the peer.
+/// Binds a PUSH and gives it one peer, which reads nothing after the handshake and has little room. Returns the
+/// endpoint and the peer.
 pub(crate) fn narrow_worker(ctx: &Context, push: &Socket) -> (String, raw::Raw) {
     let endpoint = bind_tcp(push);
     let raw = turning(ctx, || {
@@ -95,7 +95,7 @@ pub(crate) fn narrow_worker(ctx: &Context, push: &Socket) -> (String, raw::Raw) 
     (endpoint, raw)
 }
 
-/// Where tests put what they need: on Unix not where `TMPDIR` says, which may be long or in memory.
+/// Directory for the tests' files. On Unix not `TMPDIR`, which may be long or in memory.
 pub(crate) fn directory() -> std::path::PathBuf {
     if cfg!(unix) { "/tmp".into() } else { std::env::temp_dir() }
 }
@@ -114,26 +114,26 @@ pub(crate) fn has_unix_sockets() -> bool {
     has
 }
 
-/// A TCP endpoint to bind to, and one over a Unix-domain socket in `dir` where there are any.
+/// A TCP endpoint to bind to, and one over a Unix-domain socket in `dir` if the system has them.
 pub(crate) fn wires(dir: &TempDir) -> Vec<String> {
     let ipc = format!("ipc://{}", dir.path().join("wire").display());
     let ipc = has_unix_sockets().then_some(ipc);
     std::iter::once("tcp://127.0.0.1:0".to_owned()).chain(ipc).collect()
 }
 
-/// Two connected streams that are none of ours.
+/// Two connected streams that do not belong to zring.
 pub(crate) fn foreign_pair() -> (std::net::TcpStream, std::net::TcpStream) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let here = std::net::TcpStream::connect(listener.local_addr().expect("its address"));
     (here.expect("connect"), listener.accept().expect("accept").0)
 }
 
-/// A number from the environment, for the tiers that take more time or more of something.
+/// A number from the environment, for test tiers that take more time or other resources.
 pub(crate) fn setting(name: &str) -> Option<u32> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Reads as much as there is room for, from `offset` on.
+/// Fills `into` from `offset` on.
 pub(crate) fn read_exact_at(file: &std::fs::File, mut into: &mut [u8], mut offset: u64) {
     while !into.is_empty() {
         let bytes = zring_engine::sys::file::read_at(file, into, offset).expect("read");
@@ -143,8 +143,8 @@ pub(crate) fn read_exact_at(file: &std::fs::File, mut into: &mut [u8], mut offse
     }
 }
 
-/// Runs `body` on a thread of its own and fails when it takes longer than `limit` (times
-/// `ZRING_PATIENCE_FACTOR`). A context cannot move between threads, so `body` makes its own.
+/// Runs `body` on a thread of its own and fails if it takes longer than `limit` (times `ZRING_PATIENCE_FACTOR`). A
+/// context cannot move between threads, so `body` makes its own.
 pub(crate) fn within<T: Send + 'static>(
     limit: Duration,
     body: impl FnOnce() -> T + Send + 'static,
@@ -169,8 +169,8 @@ pub(crate) fn within<T: Send + 'static>(
     }
 }
 
-/// Turns the context (in the background: leaves it to its thread) until `done` says so; panics
-/// with `what` after [`PATIENCE`].
+/// Turns the context (a background context turns on its own thread) until `done` returns true; panics with `what` after
+/// [`PATIENCE`].
 pub(crate) fn turn_until(ctx: &Context, what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
@@ -187,7 +187,7 @@ pub(crate) fn turn_for(ctx: &Context, duration: Duration) {
     turn_until(ctx, "the clock", || start.elapsed() >= duration);
 }
 
-/// Runs `foreign` (a peer that blocks) on another thread and turns the context meanwhile.
+/// Runs `foreign` (a blocking peer) on another thread and turns the context meanwhile.
 pub(crate) fn turning<T: Send>(ctx: &Context, foreign: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let peer = scope.spawn(foreign);
@@ -196,7 +196,7 @@ pub(crate) fn turning<T: Send>(ctx: &Context, foreign: impl FnOnce() -> T + Send
     })
 }
 
-/// Whether nothing arrives at `socket` for a while.
+/// Whether `socket` receives nothing for a while.
 pub(crate) fn is_quiet(socket: &Socket) -> bool {
     socket.set_rcvtimeo(Some(QUIET));
     let answer = matches!(socket.recv(), Err(Error::WouldBlock));
@@ -208,7 +208,7 @@ pub(crate) fn is_quiet(socket: &Socket) -> bool {
 pub(crate) use memory::resident_bytes as peak_bytes;
 pub(crate) use memory::*;
 
-/// What the system says about this process's memory.
+/// The system's numbers on this process's memory.
 #[cfg(not(windows))]
 mod memory {
     /// Resident memory of this process in bytes.
@@ -216,12 +216,12 @@ mod memory {
         status_bytes("VmRSS:")
     }
 
-    /// The most that was resident since [`forget_peak`].
+    /// The peak of resident memory since [`forget_peak`].
     pub(crate) fn peak_bytes() -> u64 {
         status_bytes("VmHWM:")
     }
 
-    /// From here on the peak is counted anew (proc(5), `clear_refs`).
+    /// Restarts the measurement of the peak (proc(5), `clear_refs`).
     pub(crate) fn forget_peak() {
         std::fs::write("/proc/self/clear_refs", "5").expect("/proc/self/clear_refs");
     }
@@ -235,7 +235,7 @@ mod memory {
     }
 }
 
-/// Windows keeps a peak that cannot be counted anew, so what there is now has to do.
+/// Windows cannot restart its peak, so the current value has to do.
 #[cfg(windows)]
 #[allow(unsafe_code)]
 mod memory {
@@ -248,7 +248,7 @@ mod memory {
     pub(crate) fn resident_bytes() -> u64 {
         let mut counters = PROCESS_MEMORY_COUNTERS::default();
         let bytes = size_of_val(&counters) as u32;
-        // SAFETY: the call fills the structure, whose length it is told.
+        // SAFETY: the call fills the structure, whose length is passed.
         let is_told =
             unsafe { K32GetProcessMemoryInfo(GetCurrentProcess(), &raw mut counters, bytes) };
         assert_ne!(is_told, 0, "{}", std::io::Error::last_os_error());

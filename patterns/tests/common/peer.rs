@@ -1,4 +1,4 @@
-//! Peers in processes of their own: the scripts in `tests/py`, which run the real libzmq, and examples of ours.
+//! Peers in processes of their own: the scripts in `tests/py`, which run the real libzmq, and this crate's examples.
 
 use std::env::consts::EXE_EXTENSION;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::{Context, Socket, Way, scratch, setting, turn_until, within};
 
-/// How long a peer may take to say the next line.
+/// How long a peer may take for its next line.
 const PEER_PATIENCE: Duration = Duration::from_secs(45);
 
 /// How long all cases of one test may take together.
@@ -42,7 +42,7 @@ impl Peer {
         Peer::example("peer", &[&[role], args].concat())
     }
 
-    /// As [`native`](Self::native), with the command that `ZRING_TEST_PEER` names in its place.
+    /// As [`native`](Self::native), but runs the command in `ZRING_TEST_PEER`, if set.
     pub(crate) fn under_test(role: &str, args: &[&str]) -> Peer {
         let Ok(line) = std::env::var("ZRING_TEST_PEER") else {
             return Peer::native(role, args);
@@ -85,8 +85,8 @@ impl Peer {
         Peer { name: name.to_owned(), child, stdin, lines, complaints }
     }
 
-    /// Waits for a line that begins with `word` and returns what follows it. Nothing of ours is
-    /// turned meanwhile: only for what the peer says by itself.
+    /// Waits for a line that begins with `word` and returns the rest of the line. Turns no context meanwhile: only for
+    /// output that does not depend on one.
     pub(crate) fn says(&mut self, word: &str) -> String {
         match self.lines.recv_timeout(PEER_PATIENCE) {
             Ok(line) => self.rest(&line, word),
@@ -97,7 +97,7 @@ impl Peer {
         }
     }
 
-    /// As [`says`](Self::says), turning `ctx` all the while.
+    /// As [`says`](Self::says), but turns `ctx` meanwhile.
     pub(crate) fn says_while(&mut self, ctx: &Context, word: &str) -> String {
         let start = Instant::now();
         loop {
@@ -114,7 +114,7 @@ impl Peer {
         }
     }
 
-    /// The next line if one waits.
+    /// The next line, if one is waiting.
     pub(crate) fn said(&self) -> Option<String> {
         self.lines.try_recv().ok()
     }
@@ -124,8 +124,7 @@ impl Peer {
         writeln!(self.stdin, "{line}").and_then(|()| self.stdin.flush()).expect("tell the peer");
     }
 
-    /// Waits, turning `ctx`, until the peer says `done` and ends without an error. Returns the
-    /// count it gave.
+    /// Turns `ctx` until the peer prints `done` and exits without an error. Returns the count that the peer printed.
     pub(crate) fn done(mut self, ctx: &Context) -> u64 {
         let count = self.says_while(ctx, "done");
         let mut code = None;
@@ -139,7 +138,7 @@ impl Peer {
         count.parse().unwrap_or(0)
     }
 
-    /// As [`done`](Self::done), for a peer that talks to no socket of this process.
+    /// As [`done`](Self::done), for a peer that is connected to no socket of this process.
     pub(crate) fn finished(mut self) -> u64 {
         let count = self.says("done");
         if !self.child.wait().expect("wait for the peer").success() {
@@ -172,7 +171,7 @@ impl Peer {
     fn fail(&mut self, what: &str) -> ! {
         let _ = self.child.kill();
         let code = self.child.wait();
-        // Its standard error closes with the process; the reader needs a moment to see that.
+        // Its standard error closes with the process; the reader thread needs a moment to notice.
         thread::sleep(Duration::from_millis(50));
         panic!("{} {what}; {code:?}\n{}", self.name, self.complaints.lock().expect("not poisoned"));
     }
@@ -185,7 +184,7 @@ impl Drop for Peer {
     }
 }
 
-/// The interpreter that has pyzmq. A test without its peer fails; it is never skipped.
+/// The interpreter with pyzmq. A test without its peer fails; it is never skipped.
 fn python() -> PathBuf {
     if let Some(path) = std::env::var_os("ZRING_TEST_PYTHON") {
         return path.into();
@@ -195,7 +194,7 @@ fn python() -> PathBuf {
     path
 }
 
-/// An example of this crate. `cargo test` builds them all beside the tests, `cargo test --test NAME` does not.
+/// The path of an example. `cargo test` builds all examples beside the tests, `cargo test --test NAME` does not.
 pub(crate) fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the path of the test");
     let profile = test.ancestors().nth(2).expect("above `deps`");
@@ -204,7 +203,7 @@ pub(crate) fn example(name: &str) -> PathBuf {
     path
 }
 
-/// What carries a connection.
+/// The transport of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transport {
     Tcp,
@@ -239,8 +238,8 @@ impl Case {
             .collect()
     }
 
-    /// Each of all ways with every transport and either end bound; the receive paths of
-    /// io_uring take turns. All of them with `ZRING_TEST_FULL=1`.
+    /// Each of all ways with every transport and either end bound; the receive paths of io_uring take turns. With
+    /// `ZRING_TEST_FULL=1` every receive path is used each time.
     pub(crate) fn every() -> Vec<Case> {
         let all = Way::all().len();
         Case::all(ENDS.into_iter().enumerate().flat_map(|(at, ends)| {
@@ -249,8 +248,8 @@ impl Case {
         }))
     }
 
-    /// Each of all ways once, and each transport with either end bound once, in another
-    /// combination for each test: for what the cross product would not test better.
+    /// Each of all ways once, and each transport with either end bound once, in another combination for each test: for
+    /// tests that gain nothing from the cross product.
     pub(crate) fn rotated() -> Vec<Case> {
         if is_full() {
             return Case::every();
@@ -263,18 +262,17 @@ impl Case {
     pub(crate) fn per_transport() -> Vec<Case> {
         let ends = [(Transport::Tcp, Binds::Ours), (Transport::Ipc, Binds::Theirs)];
         let all = Way::all();
-        // Both drivers meet both transports.
+        // Both drivers run with both transports.
         let shift = |at: usize| ends[(at + at / 2) % 2];
         Case::all(all.into_iter().enumerate().map(|(at, way)| (shift(at), way)))
     }
 
-    /// A context driven in this case's way.
+    /// A context of this case's way.
     pub(crate) fn context(&self) -> Context {
         self.way.context()
     }
 
-    /// Binds or connects `socket` and starts `script` at the other end. `name` tells the
-    /// endpoints of one case apart.
+    /// Binds or connects `socket` and starts `script` at the other end. `name` distinguishes the endpoints of one case.
     pub(crate) fn join(&self, socket: &Socket, name: &str, script: &str, args: &[&str]) -> Peer {
         match self.binds {
             Binds::Ours => {
@@ -294,7 +292,7 @@ impl Case {
         }
     }
 
-    /// Binds `socket`, whatever the case says, and returns the endpoint.
+    /// Binds `socket` in any case and returns the endpoint.
     pub(crate) fn bind(&self, socket: &Socket, name: &str) -> String {
         socket.bind(&self.wildcard(name).replace('*', "0")).expect("bind");
         socket.last_endpoint().expect("a bound endpoint")
@@ -321,7 +319,7 @@ const ENDS: [(Transport, Binds); 4] = [
     (Transport::Ipc, Binds::Theirs),
 ];
 
-/// Runs `test` in each of `cases`; the last case printed is the one that failed.
+/// Runs `test` in each of `cases`; the case printed last is the one that failed.
 pub(crate) fn in_cases(cases: Vec<Case>, test: fn(&Case)) {
     within(TEST_LIMIT, move || {
         for case in &cases {
@@ -337,7 +335,7 @@ pub(crate) fn in_cases(cases: Vec<Case>, test: fn(&Case)) {
     });
 }
 
-/// Whether the matrices are gone through whole, as scripts/full asks for.
+/// Whether the full matrices are run, as scripts/full requests.
 fn is_full() -> bool {
     setting("ZRING_TEST_FULL") == Some(1)
 }

@@ -1,4 +1,4 @@
-//! A peer made of nothing but bytes: it says what no proper ZMTP implementation would.
+//! A peer that sends raw bytes, such as no correct ZMTP implementation would send.
 //!
 //! Its calls block, so a test runs it inside [`turning`](super::turning).
 
@@ -22,7 +22,7 @@ pub(crate) fn greeting(minor: u8) -> Vec<u8> {
     out
 }
 
-/// A frame with the shortest header that holds it.
+/// A frame with the shortest possible header.
 pub(crate) fn frame(flags: u8, body: &[u8]) -> Vec<u8> {
     let mut out = header(flags, body.len() as u64);
     out.extend_from_slice(body);
@@ -71,7 +71,7 @@ pub(crate) fn connect_unix(path: &str) -> Socket {
     stream
 }
 
-/// A connection that speaks whatever it is told.
+/// A connection that sends raw bytes.
 pub(crate) struct Raw {
     stream: Box<dyn Stream>,
     reset: Option<TcpStream>,
@@ -86,7 +86,7 @@ impl Raw {
         }
     }
 
-    /// Connects with a receive buffer of a few kilobytes, so that little is hidden in the kernel.
+    /// Connects with a receive buffer of a few kilobytes, so that the kernel holds little.
     pub(crate) fn connect_narrow(endpoint: &str) -> Raw {
         let socket = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         socket.set_recv_buffer_size(4096).expect("a small buffer");
@@ -108,8 +108,8 @@ impl Raw {
         Raw { stream: Box::new(stream), reset: Some(reset) }
     }
 
-    /// Greets as version 3.`minor` and introduces itself as a `kind`. Returns the other
-    /// end's greeting and the body of its READY.
+    /// Performs a handshake as version 3.`minor` and socket type `kind`. Returns the other end's greeting and the body
+    /// of its READY.
     pub(crate) fn handshake(&mut self, minor: u8, kind: &str) -> (Vec<u8>, Vec<u8>) {
         self.say(&greeting(minor));
         let theirs = self.read(64);
@@ -125,7 +125,7 @@ impl Raw {
         self.stream.write_all(bytes).expect("write to the socket under test");
     }
 
-    /// Writes until the other end closes; whether it did before `limit_bytes` were written.
+    /// Writes until the other end closes; returns whether it closed before `limit_bytes` were written.
     pub(crate) fn flood(&mut self, bytes: &[u8], limit_bytes: usize) -> bool {
         let mut written = 0;
         while written < limit_bytes {
@@ -137,7 +137,7 @@ impl Raw {
         false
     }
 
-    /// Writes `bytes` one by one with a pause between; whether the other end closed before the end.
+    /// Writes `bytes` one by one with a pause in between; returns whether the other end closed before the last.
     pub(crate) fn dribble(&mut self, bytes: &[u8], pause: Duration) -> bool {
         bytes.iter().any(|byte| {
             std::thread::sleep(pause);
@@ -163,7 +163,7 @@ impl Raw {
         (flags, self.read(usize::try_from(bytes).expect("a frame that fits")))
     }
 
-    /// Reads the next frame that is no command.
+    /// Reads the next frame that is not a command.
     pub(crate) fn data(&mut self) -> (u8, Vec<u8>) {
         loop {
             let (flags, body) = self.frame();
@@ -173,7 +173,7 @@ impl Raw {
         }
     }
 
-    /// Reads data frames until the other end closes or is silent for `silence`; returns how many.
+    /// Reads data frames until the other end closes or is silent for `silence`; returns their number.
     pub(crate) fn count_until_silent(&mut self, silence: Duration) -> u64 {
         self.reset
             .as_ref()
@@ -193,7 +193,7 @@ impl Raw {
         count
     }
 
-    /// Reads until the other end closes; how many bytes came.
+    /// Reads until the other end closes; returns the number of bytes.
     pub(crate) fn count_until_closed(&mut self) -> u64 {
         let (mut count, mut sink) = (0, vec![0; 64 << 10]);
         loop {
@@ -206,7 +206,7 @@ impl Raw {
         }
     }
 
-    /// Waits until the other end closes, whatever it says before.
+    /// Waits until the other end closes, and ignores all bytes before.
     pub(crate) fn is_closed(&mut self) -> bool {
         let (start, mut sink) = (Instant::now(), [0; 4096]);
         while start.elapsed() < PATIENCE {
@@ -226,7 +226,7 @@ impl Raw {
     }
 }
 
-/// Where the frame that begins at `at` ends, if all of it is there.
+/// The end of the frame that begins at `at`, if the frame is complete.
 fn frame_end(bytes: &[u8], at: usize) -> Option<usize> {
     let flags = *bytes.get(at)?;
     let (head, body) = if flags & LONG == 0 {
@@ -245,7 +245,7 @@ fn is_closed(error: &std::io::Error) -> bool {
     )
 }
 
-/// Listens on a loopback port; returns the endpoint beside the listener.
+/// Listens on a loopback port; returns the listener and its endpoint.
 pub(crate) fn listen() -> Result<(TcpListener, String)> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let endpoint = format!("tcp://{}", listener.local_addr()?);

@@ -1,11 +1,11 @@
 //! A kernel that refuses io_uring: a seccomp filter over all threads of this process.
 
-// The filter is installed by a system call that no safe crate wraps.
+// No safe crate wraps the system call that installs the filter.
 #![allow(unsafe_code)]
 
 use std::sync::Once;
 
-/// In the environment: the tests run as if there were no io_uring.
+/// Environment variable: run the tests as if there were no io_uring.
 pub(crate) const NO_URING: &str = "ZRING_NO_URING";
 
 /// Whether the tests of this process are to run without io_uring.
@@ -13,14 +13,14 @@ pub(crate) fn hides_io_uring() -> bool {
     std::env::var_os(NO_URING).is_some_and(|value| value == "1")
 }
 
-/// Makes `io_uring_setup(2)` fail with EPERM from now on, in every thread of this process and in
-/// its children, as the filter of a container runtime does. It cannot be taken back.
+/// Makes `io_uring_setup(2)` fail with EPERM from now on, in every thread of this process and in its children, as the
+/// filter of a container runtime does. This cannot be undone.
 pub(crate) fn refuse_io_uring() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| install().expect("a seccomp filter"));
 }
 
-/// There is no io_uring to refuse.
+/// This system has no io_uring to refuse.
 #[cfg(not(target_os = "linux"))]
 fn install() -> std::io::Result<()> {
     Ok(())
@@ -37,14 +37,14 @@ fn install() -> std::io::Result<()> {
     let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs();
     let step = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
     let mut steps = [
-        // `struct seccomp_data` begins with the number of the system call.
+        // The first word of `struct seccomp_data` is the number of the system call.
         step(LOAD_WORD, 0, 0, 0),
         step(JUMP_IF_EQUAL, setup, 0, 1),
         step(ANSWER, refused, 0, 0),
         step(ANSWER, libc::SECCOMP_RET_ALLOW, 0, 0),
     ];
     let program = libc::sock_fprog { len: steps.len() as _, filter: steps.as_mut_ptr() };
-    // SAFETY: takes plain numbers.
+    // SAFETY: all arguments are plain numbers.
     let no_new_privileges = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
     if no_new_privileges != 0 {
         return Err(io::Error::last_os_error());

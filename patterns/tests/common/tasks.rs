@@ -1,4 +1,4 @@
-//! Tests of asynchronous use that are the same under every runtime.
+//! Tests of asynchronous use, identical under every runtime.
 
 use std::collections::HashSet;
 use std::future::{Future, poll_fn};
@@ -15,17 +15,17 @@ use zring::{Context, Error, Message, Outgoing, Sendable, Socket, SocketType};
 use crate::common::content::body;
 use crate::common::{PATIENCE, Way};
 
-/// What a task is, boxed.
+/// A boxed task.
 pub(crate) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// An asynchronous runtime.
 pub(crate) trait Runtime: Copy + Send + 'static {
-    /// Runs a task beside the calling one; the future waits for its end.
+    /// Spawns a task; the returned future waits for its end.
     fn spawn<T: Send + 'static>(self, task: impl Future<Output = T> + Send + 'static) -> Boxed<T>;
 }
 
-/// Makes a test of each function of this module that is named, for a runtime and what runs a
-/// future to its end there.
+/// Makes a test of each named function of this module, for a runtime and for a function that runs a future to its end
+/// there.
 macro_rules! suite {
     ($runtime:expr, $block_on:expr; $($name:ident)*) => {$(
         #[test]
@@ -56,7 +56,7 @@ macro_rules! suite {
 }
 pub(crate) use suite;
 
-/// Sees to it that the future ends in time; the runtime has to be woken for that.
+/// Opens a socket with a bounded linger, so that its futures end in time; the runtime has to be woken for that.
 fn open(ctx: &Context, kind: SocketType) -> Socket {
     let socket = ctx.socket(kind).expect("a socket");
     socket.set_linger(Some(PATIENCE));
@@ -89,7 +89,7 @@ fn number_of(message: &Message) -> usize {
     number
 }
 
-/// Ends after a time, under any runtime.
+/// A timer that works under any runtime.
 struct Pause {
     time: Duration,
     state: Option<Arc<Mutex<(bool, Waker)>>>,
@@ -127,7 +127,7 @@ impl Future for Pause {
     }
 }
 
-/// Gives a future up when it is not done after so many polls; it wakes itself for them.
+/// Drops a future that is not done after `polls` polls; wakes itself for each poll.
 struct Impatient<F> {
     future: Option<F>,
     polls: usize,
@@ -155,7 +155,7 @@ impl<F: Future + Unpin> Future for Impatient<F> {
     }
 }
 
-/// Gives a future up when it is not done after `time`.
+/// Returns a future unfinished if it is not done after `time`.
 async fn timely<F: Future + Unpin>(mut future: F, time: Duration) -> Result<F::Output, F> {
     let mut timer = pause(time);
     let done = poll_fn(|task| {
@@ -261,7 +261,7 @@ pub(crate) async fn a_stream_and_a_sink(runtime: impl Runtime, way: Way) {
     let mut stream = pull.messages();
     for number in 0..MESSAGES {
         if number % 500 == 0 {
-            // Another stream goes on where this one was.
+            // A new stream continues where the previous one stopped.
             stream = pull.messages();
         }
         let message = next(&mut stream).await.expect("no end").expect("a message");
@@ -290,7 +290,7 @@ pub(crate) async fn a_sink_gives_back_what_it_could_not_send(_: impl Runtime, wa
     assert_eq!(sink.into_item(), Some(numbered(2)));
 }
 
-/// Messages come with pauses between them, and receiving is given up again and again.
+/// Messages arrive with pauses in between, and receiving is given up again and again.
 async fn gives_up_receiving<R: Runtime>(
     runtime: R,
     way: Way,
@@ -335,8 +335,8 @@ pub(crate) async fn receives_given_up_after_some_time(runtime: impl Runtime, way
     .await;
 }
 
-/// Large and small messages, some of several frames, received into buffers by futures that are given up now after some
-/// polls and now after some time.
+/// Large and small messages, some of several frames, received into buffers by futures that are dropped after some polls
+/// or after some time.
 pub(crate) async fn receives_into_buffers_given_up_anywhere(runtime: impl Runtime, way: Way) {
     const MESSAGES: usize = 200;
     let bytes_of = |number: usize| [400_000, 20, 90_000][number % 3];
@@ -378,8 +378,8 @@ pub(crate) async fn receives_into_buffers_given_up_anywhere(runtime: impl Runtim
     sending.await;
 }
 
-/// A narrow connection whose reader is slow, and sending is given up again and again: the payload
-/// comes back and is sent later, or not at all.
+/// A narrow connection with a slow reader, on which sending is given up again and again: the payload is returned and
+/// sent later, or not at all.
 async fn gives_up_sending<R: Runtime>(
     runtime: R,
     way: Way,
@@ -410,7 +410,7 @@ async fn gives_up_sending<R: Runtime>(
         }
     });
     let (mut wanted, mut given_up, mut attempts) = (Vec::new(), 0, 0);
-    // On a busy machine the reader may not get far while the first ones are given up.
+    // On a busy machine the reader may have got little while the first messages were given up.
     let is_enough = |given_up: usize, sent: usize| given_up > 10 && sent > 10;
     for number in 0.. {
         if number >= messages && is_enough(given_up, wanted.len()) {
@@ -423,7 +423,7 @@ async fn gives_up_sending<R: Runtime>(
             if let Some(back) = &payload {
                 assert!(*back == large(number), "another payload came back");
                 given_up += 1;
-                // Some are never tried again.
+                // Some messages are never tried again.
                 if attempts % 3 == 0 {
                     break;
                 }

@@ -1,4 +1,4 @@
-//! The ways in which a socket can be driven: every test goes through several of them.
+//! The ways of driving a socket; every test runs in several of them.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use zring::{Config, Driver, DriverKind, Wait, inline};
 
 use super::{Context, seccomp, setting, within};
 
-/// Which kind of context, on which driver.
+/// The kind of context and its driver.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
-    /// Inline on io_uring; these features are hidden from the probe.
+    /// Inline on io_uring, with these features hidden from the probe.
     Uring(&'static str),
     /// Inline on readiness.
     Ready,
@@ -22,8 +22,8 @@ pub(crate) enum Way {
     Spread,
 }
 
-/// The kernel features hidden from the probe, one list for each receive path: everything
-/// shown, fixed buffers, one-shot receives, and no registered ring descriptor.
+/// Lists of kernel features hidden from the probe, one list per receive path: nothing hidden, fixed buffers, one-shot
+/// receives, and no registered ring descriptor.
 const MASKS: [&str; 4] = ["", "inc", "inc,multishot", "ringfd"];
 
 impl Way {
@@ -39,22 +39,22 @@ impl Way {
         possible(inline.chain([Way::Ready]).chain(Way::background()))
     }
 
-    /// The inline ones of [`all`](Self::all): for what only inline contexts have.
+    /// The inline ways of [`all`](Self::all), for features of inline contexts only.
     pub(crate) fn inline() -> Vec<Way> {
         possible([Way::Uring(""), Way::Ready])
     }
 
-    /// The inline ones of [`every`](Self::every).
+    /// The inline ways of [`every`](Self::every).
     pub(crate) fn every_inline() -> Vec<Way> {
         possible(MASKS.into_iter().map(Way::Uring).chain([Way::Ready]))
     }
 
-    /// The other ones of [`all`](Self::all).
+    /// The background ways of [`all`](Self::all).
     pub(crate) fn background() -> Vec<Way> {
         possible([Way::BackgroundUring, Way::BackgroundReady, Way::Spread])
     }
 
-    /// `count` ways that go through all, and through the masks, beginning at `offset`.
+    /// `count` ways from `offset` on, cycling through all ways and all masks.
     pub(crate) fn rotated(offset: usize, count: usize) -> Vec<Way> {
         let all = Way::all();
         let turn = |at: usize| match all[at % all.len()] {
@@ -64,12 +64,12 @@ impl Way {
         (offset..offset + count).map(turn).collect()
     }
 
-    /// Whether its contexts are inline ones.
+    /// Whether the way's contexts are inline.
     pub(crate) fn is_inline(self) -> bool {
         matches!(self, Way::Uring(_) | Way::Ready)
     }
 
-    /// The driver it stands for.
+    /// The driver of this way.
     pub(crate) fn driver(self) -> DriverKind {
         match self {
             Way::Uring(_) | Way::BackgroundUring => DriverKind::Uring,
@@ -77,17 +77,17 @@ impl Way {
         }
     }
 
-    /// How a context of this kind is configured.
+    /// The configuration of this way's contexts.
     ///
-    /// With `ZRING_TEST_SPIN` its waits spin: valgrind runs one thread at a time and does not let
-    /// go of a thread that sleeps in `io_uring_enter`.
+    /// With `ZRING_TEST_SPIN` waits spin, because valgrind runs one thread at a time and does not switch away from a
+    /// thread that sleeps in `io_uring_enter`.
     pub(crate) fn config(self) -> Config {
         let wait = if setting("ZRING_TEST_SPIN").is_some() { Wait::Spin } else { Wait::default() };
         let shards = if self == Way::Spread { 2 } else { 1 };
         let config = Config { wait, shards, uring_mask: Some(String::new()), ..Config::default() };
         if seccomp::hides_io_uring() {
             seccomp::refuse_io_uring();
-            // What is there has to be found without being told.
+            // The context has to detect the available driver by itself.
             return config;
         }
         match self {
@@ -101,12 +101,12 @@ impl Way {
         }
     }
 
-    /// A context of this kind.
+    /// A context of this way.
     pub(crate) fn context(self) -> Context {
         self.context_with(self.config())
     }
 
-    /// As [`context`](Self::context), with the rest of the configuration as given.
+    /// As [`context`](Self::context), with the given configuration.
     pub(crate) fn context_with(self, config: Config) -> Context {
         if self.is_inline() {
             Context::Inline(inline::Context::with_config(config).expect("a context"))
@@ -115,12 +115,12 @@ impl Way {
         }
     }
 
-    /// A background context, for tests that need to know.
+    /// A background context as its own type.
     pub(crate) fn background_context(self) -> zring::Context {
         self.background_with(self.config())
     }
 
-    /// As [`background_context`](Self::background_context), configured.
+    /// As [`background_context`](Self::background_context), with the given configuration.
     pub(crate) fn background_with(self, config: Config) -> zring::Context {
         assert!(!self.is_inline(), "{self:?} is inline");
         let ctx = zring::Context::with_config(config).expect("a context");
@@ -142,14 +142,13 @@ impl fmt::Debug for Way {
     }
 }
 
-/// Those that can be had: all, unless io_uring is hidden or not this system's.
+/// The possible ways: all, unless io_uring is hidden or missing on this system.
 fn possible(ways: impl IntoIterator<Item = Way>) -> Vec<Way> {
     let hidden = seccomp::hides_io_uring() || !cfg!(target_os = "linux");
     ways.into_iter().filter(|way| !hidden || way.driver() == DriverKind::Ready).collect()
 }
 
-/// Runs `body` once in each of `ways`, each at most for `limit`; the last way printed is the one
-/// that failed.
+/// Runs `body` once in each of `ways`, each for at most `limit`; the way printed last is the one that failed.
 pub(crate) fn in_ways(
     ways: Vec<Way>,
     limit: Duration,

@@ -1,5 +1,5 @@
-//! PUSH and PULL whose connections come and go by the users' own will: endpoints are disconnected and connected again
-//! at once, in every state of a connection, so that slots are used again while their last operations are under way.
+//! PUSH and PULL whose users disconnect endpoints and connect them again at once, in every state of a connection, so
+//! that slots are reused while their last operations are under way.
 
 use std::{
     cell::{Cell, RefCell},
@@ -17,16 +17,16 @@ use super::{
     stage::{MS, S, Stage},
 };
 
-/// What one of them sends at most, about: narrow windows take their time.
+/// Most bytes that one sender sends, roughly: narrow windows are slow.
 const TOTAL_BYTES: u64 = 64 << 10;
-/// What a kernel has taken is there after this time, once nothing goes wrong any more.
+/// Once faults have stopped, bytes in the kernel arrive within this time.
 const ON_ITS_WAY_NS: u64 = S;
 const CONNECTED: u64 = u64::MAX;
 
 /// A socket that may be replaced by a new one.
 type Slot = Rc<RefCell<Rc<Sock>>>;
 
-/// A sender was connected to a place until then.
+/// A sender was connected to a place until this time.
 #[derive(Debug, Clone, Copy)]
 struct Route {
     place: usize,
@@ -36,16 +36,16 @@ struct Route {
 struct State {
     stage: Stage,
     bytes_max: usize,
-    /// Of the places, each of which is bound to one.
+    /// One per place; each place is bound to its own.
     endpoints: Vec<String>,
     /// By sender.
     routes: RefCell<BTreeMap<u16, Vec<Route>>>,
-    /// What was sent, and from when on.
+    /// The messages sent, with the time of each send.
     sent: RefCell<BTreeMap<Tag, u64>>,
     received: RefCell<BTreeSet<Tag>>,
     moved_ns: Cell<u64>,
     moving: Cell<usize>,
-    /// Sockets were replaced, and their counters are gone.
+    /// Sockets were replaced, so their counters are gone.
     has_replaced: Cell<bool>,
     is_stopping: Cell<bool>,
 }
@@ -88,7 +88,7 @@ impl State {
         route.expect("it was connected").until_ns = now_ns;
     }
 
-    /// A sender has peers where it is connected, one each, and nowhere else.
+    /// A sender has one peer for each of its connections, and no other.
     fn check_peers(&self, sock: &Sock, sender: u16) {
         let mut connected = self.connected(sender);
         for peer in sock.peers() {
@@ -146,7 +146,7 @@ impl Churn {
     }
 }
 
-/// Connects, disconnects and sends, in no order, and is connected everywhere in the end.
+/// Connects, disconnects and sends in random order, and is connected everywhere in the end.
 async fn roam(state: Rc<State>, slot: Slot) {
     let stage = &state.stage;
     let new_sender = || {
@@ -155,7 +155,7 @@ async fn roam(state: Rc<State>, slot: Slot) {
         sender
     };
     let (mut sender, mut number) = (new_sender(), 0);
-    // As long as a connection takes, or much less.
+    // Pauses as long as a connect takes, or much shorter.
     let hurry = 1 + stage.below(6);
     let mut sends_left = 1 + TOTAL_BYTES / state.bytes_max as u64;
     for _ in 0..10 + stage.below(50) {
@@ -167,7 +167,7 @@ async fn roam(state: Rc<State>, slot: Slot) {
             0..3 if is_connected => {
                 state.disconnect(&sock, sender, place);
                 if stage.below(2) == 0 {
-                    // In its stead, at once.
+                    // Reconnect in its place at once.
                     let next = stage.below(state.endpoints.len() as u64) as usize;
                     if next == place || !connected.contains(&next) {
                         state.connect(&sock, sender, next);
@@ -176,7 +176,7 @@ async fn roam(state: Rc<State>, slot: Slot) {
             }
             0..4 if !is_connected => state.connect(&sock, sender, place),
             4 if !connected.is_empty() && stage.below(6) == 0 && state.may_replace(&sock) => {
-                // It goes on sending where it is connected.
+                // The old socket still sends to its connections.
                 state.has_replaced.set(true);
                 let fresh = stage.shared(SocketType::Push, stage.options());
                 drop((slot.replace(Rc::new(fresh)), sock));
@@ -216,13 +216,13 @@ async fn send(state: &State, sock: &Sock, tag: Tag) {
 }
 
 impl State {
-    /// A context that goes gives up what it could not send in time.
+    /// A context that ends drops messages that it could not send in time.
     fn may_replace(&self, mover: &Sock) -> bool {
         !(mover.is_inline() || self.stage.is_lossless() && mover.is_alone())
     }
 }
 
-/// Takes what comes, and stops listening now and then.
+/// Receives, and stops listening now and then.
 async fn stay(state: Rc<State>, slot: Slot, at: usize) {
     let stage = &state.stage;
     let endpoint = &state.endpoints[at];
@@ -320,7 +320,7 @@ impl Scene for Churn {
         drop(places);
         for sock in socks {
             let sock = Rc::into_inner(sock).expect("nobody else has it");
-            // Whatever it was to send has been sent.
+            // All its messages have been sent.
             assert_eq!(sock.close().unsent_messages, 0);
         }
     }

@@ -1,4 +1,4 @@
-//! How sockets and contexts end: what is given up is counted, and every wait ends.
+//! The end of sockets and contexts: dropped messages are counted, and every wait ends.
 
 use std::{cell::Cell, rc::Rc, time::Duration};
 
@@ -9,7 +9,7 @@ use super::stage::{Leaky, MS, S, Stage};
 
 type Shared = Rc<Leaky<Socket>>;
 
-/// A PUSH whose peer never comes gives up what it has, in time, and says how much that was.
+/// A PUSH without a peer drops its messages in time and reports their number.
 pub(crate) fn close_unsent(stage: &Stage) {
     let world = stage.world();
     let linger_ns = stage.below(2) * stage.below(10 * MS);
@@ -28,7 +28,7 @@ pub(crate) fn close_unsent(stage: &Stage) {
     assert!((linger_ns..linger_ns + 5 * S).contains(&passed_ns), "{passed_ns} for {linger_ns}");
 }
 
-/// Waits for ever, in one of many ways, for what never comes; returns what ended it.
+/// Waits for ever, in one of many ways, for an event that never comes; returns the error that ended the wait.
 async fn wait(stage: Stage, pull: Shared, push: Shared, req: Shared) -> Error {
     let message = || Message::from("never sent");
     match stage.below(3) {
@@ -42,7 +42,7 @@ async fn wait(stage: Stage, pull: Shared, push: Shared, req: Shared) -> Error {
     }
 }
 
-/// As [`wait`], where the thread sleeps.
+/// As [`wait`], with a blocking call.
 fn wait_blocking(stage: &Stage, pull: &Socket, push: &Socket, req: &Socket) -> Error {
     match stage.below(6) {
         0 => pull.recv().expect_err("nobody sends"),
@@ -61,7 +61,7 @@ fn wait_blocking(stage: &Stage, pull: &Socket, push: &Socket, req: &Socket) -> E
     }
 }
 
-/// Every call on a context that is terminated ends, those that wait and those that follow.
+/// When a context is terminated, every call on it ends, waiting calls and later ones.
 pub(crate) fn terminate(world: &World) {
     let stage = Stage::new(world, false);
     let context = Leaky::new(stage.open());

@@ -1,4 +1,4 @@
-//! Messages that show whether they arrived as they were sent.
+//! Messages that show whether they arrived as sent.
 //!
 //! ```text
 //! first frame: [topic u8][0 u8][sender u16][number u32] and bytes that follow from these; further frames: only such bytes
@@ -11,7 +11,7 @@ use zring_engine::sim::World;
 
 pub(crate) const HEADER_BYTES: usize = 8;
 
-/// What a message says about itself.
+/// The identity of a message, carried in its header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Tag {
     pub(crate) topic: u8,
@@ -19,7 +19,7 @@ pub(crate) struct Tag {
     pub(crate) number: u32,
 }
 
-/// The lengths of the frames of everything that was made.
+/// The frame lengths of every message made.
 #[derive(Debug, Default)]
 pub(crate) struct Shapes(RefCell<BTreeMap<Tag, Vec<usize>>>);
 
@@ -33,7 +33,7 @@ fn body(tag: Tag, frame: usize, len: usize) -> Vec<u8> {
     (0..len).map(|at| byte(tag, frame, at)).collect()
 }
 
-/// What the first frame of a message says about it.
+/// The tag in the first frame of a message.
 #[track_caller]
 fn tag_of(body: &[u8]) -> Tag {
     assert!(body.len() >= HEADER_BYTES, "a message of {} bytes arrived", body.len());
@@ -49,7 +49,7 @@ fn header(tag: Tag) -> [u8; HEADER_BYTES] {
     header
 }
 
-/// The bytes as a part of a file, behind all those before.
+/// Appends the bytes to a file and returns them as a file frame.
 fn in_file(bytes: &[u8]) -> Frame {
     thread_local! {
         static END: RefCell<Option<(Arc<File>, u64)>> = const { RefCell::new(None) };
@@ -64,7 +64,7 @@ fn in_file(bytes: &[u8]) -> Frame {
     })
 }
 
-/// A number of bytes: small ones, those around the bounds of zring's ways of sending, and large ones.
+/// A random length: small, around the bounds of zring's ways of sending, or large.
 fn draw_len(world: &World, bytes_max: usize) -> usize {
     let len = match world.below(9) {
         0 => 0,
@@ -79,11 +79,11 @@ fn draw_len(world: &World, bytes_max: usize) -> usize {
 }
 
 impl Shapes {
-    /// A new message of at most so many bytes, with one frame or several.
+    /// A new message of at most `bytes_max` bytes, with one frame or several.
     pub(crate) fn make(&self, world: &World, tag: Tag, bytes_max: usize) -> Message {
         let count = if world.below(4) == 0 { 1 + world.below(5) } else { 1 };
         let mut lens: Vec<usize> = match count {
-            // Large frames behind one another are a case of their own.
+            // Two large frames in a row are a case of their own.
             2 => vec![bytes_max / 2; 2],
             _ => (0..count).map(|_| draw_len(world, bytes_max)).collect(),
         };
@@ -106,7 +106,7 @@ impl Shapes {
         message
     }
 
-    /// The frames of a message that begins with these, whether all of them were taken or not.
+    /// All frames of the message that begins with `frames`, including those not received.
     pub(crate) fn complete(&self, mut frames: Vec<Frame>) -> Vec<Frame> {
         if frames[0].is_empty() {
             return frames;
@@ -119,10 +119,10 @@ impl Shapes {
         frames
     }
 
-    /// What an arrived message is.
+    /// Checks an arrived message and returns its tag.
     ///
     /// # Panics
-    /// When it is not as one that was made.
+    /// When the message differs from the one that was made.
     #[track_caller]
     pub(crate) fn check(&self, message: &Message) -> Tag {
         let body = message.body();

@@ -1,5 +1,5 @@
-//! Programs of many sockets in simulated worlds, drawn from a seed: everything that is promised is checked, whatever
-//! happens to the network.
+//! Random programs of many sockets in simulated worlds, drawn from a seed: all guarantees are checked, whatever happens
+//! to the network.
 
 mod churn;
 mod closing;
@@ -21,22 +21,22 @@ use self::{
 };
 
 const REPLAY: &str = "cargo test -p zring --features sim --test sim_programs";
-/// Within this time everything is delivered that can be, once nothing goes wrong any more.
+/// Once faults have stopped, everything that can be delivered is delivered within this time.
 const PROGRESS_NS: u64 = 40 * S;
 
-/// Some sockets that have something to do with each other.
+/// A group of sockets that belong together.
 trait Scene {
-    /// What it is and how far it has come.
+    /// Kind and progress of the scene.
     fn name(&self) -> String;
-    /// Whether everything was sent, and arrived if it has to.
+    /// Whether every message was sent, and every message that must arrive has arrived.
     fn is_done(&self) -> bool;
-    /// Something that blocks, but not for long.
+    /// Makes a short blocking call.
     fn body(&self);
-    /// What has to hold when all is done.
+    /// Checks the guarantees when all is done.
     fn check(&self);
-    /// Nobody is to receive any more.
+    /// Ends all receiving.
     fn stop(&mut self);
-    /// Closes everything.
+    /// Closes all sockets.
     fn end(self: Box<Self>);
 }
 
@@ -53,7 +53,7 @@ fn draw(stage: &Stage) -> Vec<Box<dyn Scene>> {
     (0..count).map(|_| scene(stage.below(4))).collect()
 }
 
-/// The body blocks in one call after the other while tasks do what they do, until all is done or the time is over.
+/// The body makes one blocking call after another while the tasks run, until all scenes are done or the time is over.
 fn play(stage: &Stage, scenes: &[Box<dyn Scene>], until_ns: u64) -> bool {
     let world = stage.world();
     let are_done = || scenes.iter().all(|scene| scene.is_done());

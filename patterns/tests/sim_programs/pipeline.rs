@@ -1,4 +1,4 @@
-//! PUSH and PULL: every message arrives, once, in order; what does not was handed to a connection that has ended.
+//! PUSH and PULL: every message arrives once and in order; a missing message was handed to a connection that has ended.
 
 use std::{
     cell::{Cell, RefCell},
@@ -17,9 +17,9 @@ use super::{
 };
 
 const TOTAL_BYTES: u64 = 96 << 10;
-/// What a kernel has taken is there after this time, once nothing goes wrong any more.
+/// Once faults have stopped, bytes in the kernel arrive within this time.
 const ON_ITS_WAY_NS: u64 = S;
-/// What a byte may take of that time where a window holds 64 of them.
+/// Extra time per byte, for a window of 64 bytes.
 const BYTE_NS: u64 = 50_000;
 
 /// A socket that may be replaced by a new one.
@@ -27,10 +27,10 @@ type Slot = Rc<RefCell<Rc<Sock>>>;
 
 struct State {
     stage: Stage,
-    /// Every message is to arrive.
+    /// Every message has to arrive.
     is_exact: bool,
     bytes_max: usize,
-    /// What pullers bind or connect to, and whether they bind: one endpoint per puller, else one per pusher.
+    /// The endpoints that pullers bind or connect to: one per puller if pullers bind, else one per pusher.
     endpoints: Vec<String>,
     pullers_bind: bool,
     accepted: RefCell<BTreeSet<Tag>>,
@@ -40,7 +40,7 @@ struct State {
     moved_ns: Cell<u64>,
     /// The last number of each sender that each puller has received.
     last: RefCell<BTreeMap<(usize, u16), u32>>,
-    /// Handed to connections of sockets that are gone; none if that is not known.
+    /// Messages handed to connections of sockets that are gone; `None` if unknown.
     handed_to_the_dead: Cell<Option<u64>>,
     sending: Cell<usize>,
     is_stopping: Cell<bool>,
@@ -50,7 +50,7 @@ pub(crate) struct Pipeline {
     state: Rc<State>,
     pushers: Vec<Slot>,
     pullers: Vec<Slot>,
-    /// Pullers that the body takes from as well.
+    /// Pullers from which the body receives as well.
     for_body: Vec<Slot>,
     tasks: Vec<Task<()>>,
 }
@@ -91,7 +91,7 @@ impl State {
         }
     }
 
-    /// A context that goes gives up what it could not send in time.
+    /// A context that ends drops messages that it could not send in time.
     fn may_restart(&self, pusher: &Sock) -> bool {
         !(pusher.is_inline() || self.is_exact && pusher.is_alone())
     }
@@ -185,7 +185,7 @@ async fn push(state: Rc<State>, slot: Slot, at: usize) {
         }
         let tag = Tag { topic: b'p', sender, number };
         let message = stage.shapes().make(stage.world(), tag, state.bytes_max);
-        // Before it is sent: it may arrive before this task goes on.
+        // Before the send, because the message may arrive before this task continues.
         state.accepted.borrow_mut().insert(tag);
         send(&state, &sock, message).await;
         drop(sock);
@@ -213,13 +213,13 @@ async fn send(state: &State, sock: &Sock, message: Message) {
         );
         state.moved_ns.set(state.stage.world().now_ns());
         if left.is_some() {
-            // A blocking call gives nobody above it in the stack a chance.
+            // A blocking call keeps the tasks above it in the stack from running.
             state.stage.pause().await;
         }
     }
 }
 
-/// Drops the socket, which goes on sending, and takes another one.
+/// Drops the socket, which still sends its messages, and takes another one.
 async fn restart_pusher(state: &State, slot: &Slot, at: usize) {
     let stage = &state.stage;
     if !state.is_exact {
@@ -252,7 +252,7 @@ async fn pull(state: Rc<State>, slot: Slot, at: usize, sets_up: Option<u64>) {
             }
             1..30 => stage.pause().await,
             _ => {
-                // Another task's turn.
+                // Let another task run.
                 stage.world().sleep(0).await;
             }
         }
@@ -301,7 +301,7 @@ impl Scene for Pipeline {
             let sock = current(slot);
             sock.queued() == 0 && sock.stats().peers == self.pullers.len() as u64
         };
-        // Narrow windows take their time.
+        // Narrow windows are slow.
         let on_its_way_ns = ON_ITS_WAY_NS + state.bytes_max as u64 * BYTE_NS;
         (accepted == received || quiet_ns > on_its_way_ns) && self.pushers.iter().all(has_sent)
     }
@@ -357,7 +357,7 @@ impl Scene for Pipeline {
         drop(for_body);
         let mut socks: Vec<Rc<Sock>> = pushers.iter().map(current).collect();
         drop(pushers);
-        // What was let go may still be on its way.
+        // A message whose receive was dropped may still be arriving.
         let are_kept = pullers.iter().any(|slot| current(slot).has_let_go());
         if are_kept || stage.below(2) == 0 {
             socks.extend(pullers.iter().map(current));
@@ -365,7 +365,7 @@ impl Scene for Pipeline {
         drop(pullers);
         for sock in socks {
             let sock = Rc::into_inner(sock).expect("nobody else has it");
-            // Whatever it was to send has been sent.
+            // All its messages have been sent.
             assert_eq!(sock.close().unsent_messages, 0);
         }
     }

@@ -1,4 +1,4 @@
-//! PUB and SUB: who has subscribed gets what matches, less what the counters say.
+//! PUB and SUB: a subscriber gets all matching messages, except those that the counters report as dropped.
 
 use std::{
     cell::{Cell, RefCell},
@@ -16,19 +16,19 @@ use super::{
     stage::{MS, Stage},
 };
 
-/// A topic is the first byte of a message; these are the ones in use.
+/// A topic is the first byte of a message; these are the topics in use.
 const TOPICS: &[u8] = b"abcd";
-/// Everybody is subscribed to this one, all the time.
+/// Every subscriber is subscribed to this topic all the time.
 const LAST: u8 = b'z';
 
 struct Subscriber {
     sock: Sock,
-    /// What it is subscribed to now.
+    /// The current subscriptions.
     topics: RefCell<BTreeSet<u8>>,
-    /// When a topic was taken back last.
+    /// When each topic was last unsubscribed.
     since_ns: RefCell<BTreeMap<u8, u64>>,
     received: RefCell<BTreeMap<u16, BTreeSet<u32>>>,
-    /// The publishers of whom the last message has arrived.
+    /// The publishers whose last message has arrived.
     lasts: RefCell<BTreeSet<u16>>,
     count: Cell<u64>,
 }
@@ -36,13 +36,13 @@ struct Subscriber {
 struct Publisher {
     sock: Sock,
     sender: u16,
-    /// When each message was published, and how many subscribers it matched.
+    /// For each message the time of its publication and the number of matching subscribers.
     published: RefCell<Vec<(u64, u64)>>,
 }
 
 struct State {
     stage: Stage,
-    /// Subscriptions stay as they are, and all are known before anything is published.
+    /// Subscriptions do not change, and all are known before the first message is published.
     is_static: bool,
     bytes_max: usize,
     endpoints: Vec<String>,
@@ -108,7 +108,7 @@ impl State {
         self.endpoints.iter().for_each(|endpoint| sock.connect(endpoint));
     }
 
-    /// How many subscribers a topic has, as far as they know.
+    /// How many subscribers have subscribed to a topic, by their own account.
     fn matching(&self, topic: u8) -> u64 {
         let has = |it: &&Subscriber| it.topics.borrow().contains(&topic);
         self.subscribers.iter().filter(has).count() as u64
@@ -136,7 +136,7 @@ impl State {
         if tag.topic == LAST {
             subscriber.lasts.borrow_mut().insert(tag.sender);
         } else if !subscriber.topics.borrow().contains(&tag.topic) {
-            // It may have been under way, or waiting to be taken; but nothing newer.
+            // The message may have been under way or queued, but must not be newer.
             let of = |it: &&Publisher| it.sender == tag.sender;
             let publisher = self.publishers.iter().find(of).expect("somebody has sent it");
             let published_ns = publisher.published.borrow()[tag.number as usize].0;
@@ -159,7 +159,7 @@ async fn publish(state: Rc<State>, at: usize) {
     state.set_up(&publisher.sock, at, state.publishers_bind).await;
     if state.is_static {
         for &topic in TOPICS.iter().chain(&[LAST]) {
-            // They are set up when they have this topic.
+            // Once a subscriber has this topic, its setup is complete.
             while state.matching(LAST) < state.subscribers.len() as u64
                 || (publisher.sock.subscribers(stage, &[topic]) as u64) < state.matching(topic)
             {
@@ -174,7 +174,7 @@ async fn publish(state: Rc<State>, at: usize) {
             stage.pause().await;
         }
     }
-    // Everybody gets the last one, sooner or later.
+    // Every subscriber gets the last message sooner or later.
     while !state.lasts_are_there() {
         let count = publisher.sock.subscribers(stage, &[LAST]);
         if count == state.subscribers.len() {
@@ -210,7 +210,7 @@ async fn subscribe(state: Rc<State>, at: usize) {
 }
 
 impl Subscriber {
-    /// One topic more, or less.
+    /// Adds or removes one topic.
     fn change(&self, stage: &Stage) {
         let topic = TOPICS[stage.below(TOPICS.len() as u64) as usize];
         if self.topics.borrow_mut().remove(&topic) {

@@ -1,4 +1,4 @@
-//! REQ and REP: lockstep, the right replies, and each request served once at most.
+//! REQ and REP: lockstep, the right replies, and each request served at most once.
 
 use std::{
     cell::{Cell, RefCell},
@@ -22,12 +22,12 @@ struct State {
     endpoints: Vec<String>,
     servers_bind: bool,
     served: RefCell<BTreeSet<Tag>>,
-    /// Requests that nobody has answered in time.
+    /// Requests that were not answered in time.
     abandoned: Cell<u64>,
     answered: Cell<u64>,
     replies: Cell<u64>,
     asking: Cell<usize>,
-    /// Askers go before they are answered, and servers take their time.
+    /// Askers leave before they are answered, and servers are slow.
     is_restless: bool,
     is_stopping: Cell<bool>,
 }
@@ -114,7 +114,7 @@ impl State {
     }
 }
 
-/// A reply is the request, with a frame more.
+/// The reply to a request: the request with one more frame.
 fn reply_to(request: &Message) -> Message {
     let frames = request.frames().cloned().chain([Frame::from("reply")]);
     Message::from_frames(frames).expect("frames")
@@ -148,7 +148,7 @@ async fn ask(state: Rc<State>, slot: Rc<RefCell<Rc<Sock>>>, at: usize, mode: Mod
         if state.is_restless && stage.below(3) == 0 {
             stage.pause().await;
             drop(sock);
-            // Whoever comes next may get the same place at the server.
+            // The next asker may get the same slot at the server.
             restart(&state, &slot, at, mode).await;
             (sender, is_idle) = (stage.sender(), true);
             continue;
@@ -170,11 +170,11 @@ async fn ask(state: Rc<State>, slot: Rc<RefCell<Rc<Sock>>>, at: usize, mode: Mod
     state.asking.set(state.asking.get() - 1);
 }
 
-/// Waits for the reply to a request, for as long as it is worth while. Returns whether it came.
+/// Waits a reasonable time for the reply to a request. Returns whether it came.
 async fn await_reply(state: &State, sock: &Sock, tag: Tag, mode: Mode) -> bool {
     let stage = &state.stage;
     let patience_ns = match stage.is_lossless() {
-        // Nothing is lost but by a full queue, which is counted.
+        // Only a full queue loses messages, and counts them.
         true => 30 * S,
         false => 100 * MS + stage.below(S),
     };
@@ -196,12 +196,12 @@ async fn await_reply(state: &State, sock: &Sock, tag: Tag, mode: Mode) -> bool {
     false
 }
 
-/// What REQ has to do that gives a request up and may not send another one.
+/// Replaces a REQ that gave up a request and may not send another one.
 async fn restart(state: &State, slot: &RefCell<Rc<Sock>>, at: usize, mode: Mode) {
     let stage = &state.stage;
     let fresh = Rc::new(stage.shared(SocketType::Req, mode.options(stage)));
     let old = slot.replace(fresh.clone());
-    // Its request is not to be sent any more.
+    // Its request must not be sent any more.
     old.set_linger(Some(std::time::Duration::ZERO));
     drop(old);
     state.set_up(&fresh, at, !state.servers_bind).await;
@@ -238,7 +238,7 @@ async fn serve(state: Rc<State>, sock: Rc<Sock>, at: usize) {
     }
 }
 
-/// A reply that is there and that nobody takes is not the reply to the request that follows it.
+/// A waiting reply that the asker did not take must not be taken for the reply to the next request.
 pub(crate) fn leave_a_reply(world: &World) {
     let stage = Stage::new(world, true);
     let mode = Mode { relaxed: true, correlate: true };

@@ -1,4 +1,4 @@
-//! A socket of either kind, used in every way there is.
+//! A socket of either kind, used in every possible way.
 
 use std::{
     cell::Cell,
@@ -20,23 +20,23 @@ use zring_engine::sim::World;
 
 use super::stage::{Leaky, MS, S, Stage};
 
-/// A call may last so much longer than it was told, because others wait inside of it.
+/// How much longer than told a call may last, because other tasks run inside it.
 const SLACK_NS: u64 = 5 * S;
-/// As good as no limit.
+/// Practically no limit.
 const NEVER_NS: u64 = 1_000_000 * S;
 const EVENTS: usize = 100_000;
-/// No frame is longer.
+/// Longest frame.
 const FRAME_BYTES_MAX: usize = 128 << 10;
 
 pub(crate) struct Sock {
     kind: Leaky<Kind>,
     /// A blocking call on an inline socket is under way.
     is_busy: Rc<Cell<bool>>,
-    /// Its context goes with it.
+    /// The socket's context is dropped with it.
     is_alone: bool,
-    /// One task alone receives: nobody overtakes a message that is taken bit by bit.
+    /// Only one task receives, so no other receive overtakes a message that is streamed.
     may_stream: Cell<bool>,
-    /// A message was let go half-way.
+    /// A streamed message was dropped half-way.
     has_let_go: Cell<bool>,
 }
 
@@ -54,14 +54,14 @@ macro_rules! each {
     };
 }
 
-/// Who makes a call: a task, which may pause, or the body, which must not return before it is done.
+/// The caller: a task, which may pause, or the body, whose call must not return before it is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Caller {
     Task,
     Body,
 }
 
-/// Runs what never pauses.
+/// Runs a future that never pauses.
 pub(crate) fn at_once<T>(future: impl Future<Output = T>) -> T {
     let mut context = TaskContext::from_waker(Waker::noop());
     match std::pin::pin!(future).as_mut().poll(&mut context) {
@@ -70,7 +70,7 @@ pub(crate) fn at_once<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Polls until it is done, at most for so long and so often.
+/// Polls until the result is ready, for at most `ns` and at most `polls` times.
 async fn within<T>(
     world: &World,
     ns: u64,
@@ -107,7 +107,7 @@ impl Sock {
         Self::new(Kind::Shared(context.socket_with(socket_type, options).expect("a socket")))
     }
 
-    /// With a context of its own, that a task turns now and then as long as the stage stands.
+    /// With a context of its own, which a task turns now and then while the stage exists.
     pub(crate) fn inline(stage: &Stage, socket_type: SocketType, options: Options) -> Self {
         let context = stage.open_inline();
         let socket = context.socket_with(socket_type, options).expect("a socket");
@@ -116,7 +116,7 @@ impl Sock {
         let stage = stage.clone();
         drop(stage.world().clone().spawn(async move {
             let mut last_turns = 3000;
-            // A socket that was dropped goes on sending while it is turned.
+            // A dropped socket still sends while its context is turned.
             while last_turns > 0 {
                 match is_busy.upgrade() {
                     Some(is_busy) if is_busy.get() => {}
@@ -163,7 +163,7 @@ impl Sock {
         each!(self, socket => socket.peers())
     }
 
-    /// How many messages are queued for its peers.
+    /// How many messages are queued for the socket's peers.
     pub(crate) fn queued(&self) -> u64 {
         self.peers().iter().map(|peer| peer.messages_queued).sum()
     }
@@ -172,7 +172,7 @@ impl Sock {
         each!(self, socket => std::iter::from_fn(|| socket.next_event()).collect())
     }
 
-    /// How many messages went to connections that have ended.
+    /// How many messages were handed to connections that have ended.
     pub(crate) fn handed_to_the_dead(&self) -> u64 {
         assert_eq!(self.stats().events_lost, 0);
         let handed = |event: &Event| match event.kind {
@@ -202,7 +202,7 @@ impl Sock {
         each!(self, socket => socket.unbind(endpoint)).expect("unbound");
     }
 
-    /// Binds, again and again while somebody who is about to go has the endpoint.
+    /// Binds, with retries while a socket that is about to close has the endpoint.
     pub(crate) async fn bind(&self, stage: &Stage, caller: Caller, endpoint: &str) {
         for _ in 0..10_000 {
             match each!(self, socket => socket.bind(endpoint)) {
@@ -217,7 +217,7 @@ impl Sock {
         panic!("{endpoint} does not become free");
     }
 
-    /// How many subscribers there are for a topic.
+    /// How many subscribers a topic has.
     pub(crate) fn subscribers(&self, stage: &Stage, topic: &[u8]) -> usize {
         let time = Some(Duration::from_nanos(stage.below(2) * stage.below(MS)));
         let waited = self.blocking(
@@ -254,7 +254,7 @@ impl Sock {
         outcome
     }
 
-    /// A blocking call: it has to end by itself when its time is over, and not before.
+    /// A blocking call, which must end when its time is over, and not earlier.
     fn timed<T>(
         &self,
         stage: &Stage,
@@ -288,7 +288,7 @@ impl Sock {
         })
     }
 
-    /// Into one buffer, or some; the rest of the message follows.
+    /// Receives into one buffer or several; the rest of the message follows.
     fn recv_into(&self, stage: &Stage, ns: u64) -> Result<Option<Message>, Error> {
         let mut memory = vec![vec![0; FRAME_BYTES_MAX]; 1 + stage.below(3) as usize];
         let mut buffers: Vec<_> = memory.iter_mut().map(|it| FrameBuf::new(it)).collect();
@@ -304,8 +304,8 @@ impl Sock {
         self.with_rest(frames, received.more)
     }
 
-    /// Frame by frame, each in one way or another, however long that takes. Where no connection is lost, what is left
-    /// is let go now and then: for the program that is a whole message, too.
+    /// Receives frame by frame, each in one of several ways, without a time limit. If no connection can be lost, the
+    /// rest of a message is dropped now and then; the program then counts it as a whole message.
     async fn recv_streaming(&self, stage: &Stage, ns: u64) -> Result<Option<Message>, Error> {
         let brief = Some(Duration::from_nanos(ns));
         each!(self, socket => {
@@ -330,7 +330,7 @@ impl Sock {
                                 frame.read_into(&mut memory).map(|_| memory.into())
                             }
                         };
-                        // What is given out has to be taken before the next one.
+                        // A frame that was handed out has to be taken before the next one.
                         match taken {
                             Err(Error::WouldBlock) => stage.world().run_for(MS),
                             taken => return taken.map(Some),
@@ -341,7 +341,7 @@ impl Sock {
                     Ok(Some(frame)) => frames.push(frame),
                     Ok(None) => return Ok(Message::from_frames(frames)),
                     Err(Error::WouldBlock) => stage.pause().await,
-                    // Whoever sent it sends it again, or has said that it was handed over.
+                    // The sender sends the message again, or has reported it as handed over.
                     Err(Error::PeerLost) => return Ok(None),
                     Err(error) => return Err(error),
                 }
@@ -359,11 +359,11 @@ impl Sock {
 
     fn recv_polling(&self, stage: &Stage, ns: u64) -> Result<Option<Message>, Error> {
         self.timed(stage, ns, |time| self.poll(POLLIN, time))?;
-        // Others may be faster, where a socket is shared.
+        // Another task may be faster if the socket is shared.
         self.try_recv()
     }
 
-    /// How a poll that found nothing says so is made the same as elsewhere.
+    /// Turns an empty poll into the error that other calls return.
     fn poll(&self, events: u8, time: Option<Duration>) -> Result<(), Error> {
         let ready = match &*self.kind {
             Kind::Shared(socket) => zring::poll(&mut [PollItem::new(socket, events)], time)?,
@@ -374,7 +374,7 @@ impl Sock {
         if ready == 0 { Err(Error::WouldBlock) } else { Ok(()) }
     }
 
-    /// One message, if there is one soon.
+    /// Receives one message, if one comes soon.
     pub(crate) async fn recv(
         &self,
         stage: &Stage,
@@ -408,7 +408,7 @@ impl Sock {
             }
             (Kind::Shared(socket), _, 3 | 4) => {
                 let polls = if stage.below(2) == 0 { 1 + stage.below(4) } else { u64::MAX };
-                // Long enough to be missed where nobody ends it in time.
+                // So long that a missing wake would be noticed.
                 let ns = if stage.below(4) == 0 { 3 * S } else { ns };
                 let mut received = socket.recv_async();
                 let poll = |context: &mut TaskContext<'_>| Pin::new(&mut received).poll(context);
@@ -428,7 +428,7 @@ impl Sock {
         returned(each!(self, socket => socket.try_send(message)))
     }
 
-    /// Sends one message if there is room soon; else it comes back as it was.
+    /// Sends one message if there is room soon; otherwise returns it unchanged.
     pub(crate) async fn send(
         &self,
         stage: &Stage,

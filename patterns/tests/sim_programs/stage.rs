@@ -1,4 +1,4 @@
-//! What programs are played on: contexts, endpoints, and the end, at which nothing may be left.
+//! The environment of the programs: contexts, endpoints, and the end, at which nothing may be left.
 
 use std::{
     cell::{Cell, RefCell},
@@ -18,10 +18,10 @@ pub(crate) const MS: u64 = 1_000_000;
 pub(crate) const S: u64 = 1_000_000_000;
 
 const BUFFERS: u16 = 8;
-/// So many received messages are held on to.
+/// Most received messages that are kept.
 const KEPT_MAX: usize = 12;
 
-/// What is not dropped when a test fails: the world has stopped by then, and destructors would wait for it.
+/// A value that is leaked when a test fails: the world has stopped by then, and destructors would wait for it.
 pub(crate) struct Leaky<T>(Option<T>);
 
 impl<T> Leaky<T> {
@@ -57,18 +57,18 @@ struct Inner {
     world: World,
     config: Config,
     contexts: RefCell<Vec<Leaky<Context>>>,
-    /// Shards opened so far: they are counted like that by the world.
+    /// Shards opened so far, which is how the world numbers them.
     shards: Cell<usize>,
     shapes: Shapes,
     is_lossless: bool,
     senders: Cell<u16>,
     endpoints: Cell<u16>,
-    /// Messages whose memory the program has not given back yet.
+    /// Messages whose memory the program still holds.
     kept: RefCell<VecDeque<Message>>,
 }
 
 fn pool(world: &World) -> PoolConfig {
-    // All of them with the kernel, so that at the end the world can tell whether one is missing.
+    // The kernel has all buffers, so that at the end the world can tell whether one is missing.
     let reserve = 1 + world.below(3) as u16;
     PoolConfig { buffers: BUFFERS, buffer_bytes: 4096, with_kernel: BUFFERS, reserve }
 }
@@ -125,12 +125,12 @@ impl Stage {
         self.0.world.below(bound)
     }
 
-    /// Whether nothing that was handed over may be lost.
+    /// Whether no message that was handed over may be lost.
     pub(crate) fn is_lossless(&self) -> bool {
         self.0.is_lossless
     }
 
-    /// A context of its own.
+    /// A new background context.
     pub(crate) fn open(&self) -> Context {
         let inner = &*self.0;
         let shards = 1 + self.below(2) as usize;
@@ -145,7 +145,7 @@ impl Stage {
         inline::Context::with_config(inner.config.clone()).expect("an inline context")
     }
 
-    /// A socket somewhere: in one of the contexts, in a new one, or inline.
+    /// A socket in one of the contexts, in a new context, or inline.
     pub(crate) fn socket(&self, socket_type: SocketType, options: Options) -> Sock {
         let contexts = self.0.contexts.borrow();
         match self.below(8) {
@@ -165,7 +165,7 @@ impl Stage {
         Sock::shared(&contexts[at], socket_type, options)
     }
 
-    /// Options that differ in everything that must not matter.
+    /// Random values for all options that must not matter.
     pub(crate) fn options(&self) -> Options {
         let hwm = || [1, 2, 3, 10, 1000, 0][self.below(6) as usize];
         let mut options = Options::default();
@@ -184,7 +184,7 @@ impl Stage {
         options
     }
 
-    /// An endpoint that nobody has yet.
+    /// An unused endpoint.
     pub(crate) fn endpoint(&self) -> String {
         let number = self.0.endpoints.get();
         self.0.endpoints.set(number + 1);
@@ -194,13 +194,13 @@ impl Stage {
         }
     }
 
-    /// A number that goes into the messages of one sender.
+    /// A number for the messages of one sender.
     pub(crate) fn sender(&self) -> u16 {
         self.0.senders.set(self.0.senders.get() + 1);
         self.0.senders.get()
     }
 
-    /// Holds on to a message for a while, perhaps.
+    /// Keeps a message for a while, with some probability.
     pub(crate) fn keep(&self, message: Message) {
         let mut kept = self.0.kept.borrow_mut();
         if self.below(3) == 0 {
@@ -211,7 +211,7 @@ impl Stage {
         }
     }
 
-    /// A time, mostly short.
+    /// A random duration, mostly short.
     pub(crate) fn moment_ns(&self) -> u64 {
         match self.below(4) {
             0 => self.below(5 * MS),
@@ -220,13 +220,13 @@ impl Stage {
         }
     }
 
-    /// Takes a little of the world's time.
+    /// Lets a short time pass in the world.
     pub(crate) async fn pause(&self) {
         let ns = self.moment_ns();
         self.0.world.sleep(ns).await;
     }
 
-    /// Everything has to come back: operations, descriptors and buffers.
+    /// Checks that operations, descriptors and buffers have all come back.
     pub(crate) fn end(&self) {
         let Inner { world, contexts, kept, config, .. } = &*self.0;
         kept.borrow_mut().clear();
@@ -244,7 +244,7 @@ impl Stage {
         assert_eq!(buffers(), 0, "a shard lives on, with its buffers");
     }
 
-    /// The first contexts, one shard each, are the shards of these numbers.
+    /// The first contexts have one shard each, so the shards' numbers are those of the contexts.
     fn check_buffers(&self, count: usize) {
         let world = &self.0.world;
         let all = usize::from(BUFFERS);
@@ -253,7 +253,7 @@ impl Stage {
             if are_back() {
                 return;
             }
-            // Something for the shards to do, so that they are turned.
+            // Give the shards work, so that they are turned.
             for context in self.0.contexts.borrow().iter() {
                 let socket = context.socket(SocketType::Pull).expect("a socket");
                 socket.bind("tcp://127.0.0.1:*").expect("bound");

@@ -1,7 +1,7 @@
-//! libzmq 4.3, through the `zmq` crate: a context with one I/O thread for each side, blocking calls. Within the
-//! process both sides have one context, as libzmq wants it.
+//! libzmq 4.3, through the `zmq` crate: a context with one I/O thread per side, blocking calls. Over inproc both sides
+//! share one context, as libzmq requires.
 //!
-//! The I/O thread is started on the side's thread and inherits its core.
+//! The side's thread starts the I/O thread, which inherits its core.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,10 +20,10 @@ use crate::subject::{
     Subscribers, queue_messages,
 };
 
-/// Sockets opened in one context: libzmq's limit is 1023, and the crate does not let it be set.
+/// Sockets opened in one context: libzmq's limit is 1023, and the crate cannot change it.
 const CONTEXT_SOCKETS: usize = 1000;
 
-/// libzmq. See the module.
+/// The subject libzmq. See the module.
 #[derive(Debug)]
 pub struct Libzmq;
 
@@ -81,7 +81,7 @@ impl Subject for Libzmq {
     }
 
     fn subscribers(&self, case: &Case, endpoint: &str) -> Result<Box<dyn Subscribers>> {
-        // Up to a limit all sockets have one context, and so one I/O thread.
+        // Up to a limit all sockets share one context, and so one I/O thread.
         let mut contexts = Contexts::new(context(case));
         let open = |_| {
             let side = Side::new(case, contexts.for_next_socket(), zmq::SUB)?;
@@ -101,9 +101,9 @@ fn failure(error: zmq::Error) -> Failure {
     }
 }
 
-/// What both sides of a round have in common.
+/// State shared by both sides of a round.
 struct Round {
-    /// Within the process.
+    /// Set over inproc.
     context: Option<Context>,
     /// The end marker has been received.
     is_over: AtomicBool,
@@ -113,14 +113,14 @@ fn context(case: &Case) -> Context {
     case.common::<Round>().and_then(|round| round.context.clone()).unwrap_or_default()
 }
 
-/// Hands out contexts for many sockets of one side: the same one, until it has as many as it takes.
+/// Hands out contexts for many sockets of one side: the same context, until it is full.
 struct Contexts {
     context: Context,
     sockets: usize,
 }
 
 impl Contexts {
-    /// `context` has no more than a few sockets yet.
+    /// `context` has only a few sockets yet.
     fn new(context: Context) -> Self {
         Self { context, sockets: 0 }
     }
@@ -134,12 +134,12 @@ impl Contexts {
     }
 }
 
-/// How many connections a listener takes in one go.
+/// How many connections may wait in a listener's backlog.
 fn backlog(case: &Case) -> i32 {
     case.connections.max(case.peers).max(100) as i32
 }
 
-/// One side: a socket, which keeps its context alive, and the message it receives into.
+/// One side: a socket, which keeps its context alive, and its receive message.
 struct Side {
     socket: Socket,
     context: Context,
@@ -191,7 +191,7 @@ impl Side {
     }
 }
 
-/// Blocks in one call, or calls until it does not.
+/// Blocks in one call, or repeats a non-blocking call until it succeeds.
 fn until_done(wait: Wait, mut call: impl FnMut(i32) -> zmq::Result<()>) -> Result<()> {
     let flags = match wait {
         Wait::Adaptive | Wait::Park => 0,
@@ -209,7 +209,7 @@ impl Push for Side {
         self.send(body)
     }
 
-    /// Over ipc, what a socket with a full queue has left when it is closed may be lost, whatever its linger period:
+    /// Over ipc, messages left in a full queue may be lost when the socket is closed, whatever its linger period:
     /// <https://github.com/zeromq/libzmq/issues/4660>.
     fn settle(&self) {
         let Some(round) = &self.round else { return };
@@ -274,7 +274,7 @@ impl Subscribers for Listening {
 struct Asker {
     side: Side,
     endpoint: String,
-    /// Hold connections on which nothing happens.
+    /// Hold the silent connections.
     silent: Vec<Socket>,
     body: Vec<u8>,
 }
@@ -288,11 +288,11 @@ impl Requester for Asker {
     }
 
     fn open_silent(&mut self, count: u32) -> Result<()> {
-        // A socket each: a REQ has one connection to an endpoint, however often it is told to connect.
+        // One socket each, because a REQ makes a single connection to an endpoint, however often it connects.
         let mut contexts = Contexts::new(self.side.context.clone());
         let open = |_| {
             let socket = contexts.for_next_socket().socket(zmq::REQ).map_err(failure)?;
-            // It can send once the handshake is done, not before.
+            // The socket can send only once the handshake is done.
             socket.set_immediate(true).map_err(failure)?;
             socket.set_linger(0).map_err(failure)?;
             socket.connect(&self.endpoint).map_err(failure)?;
@@ -312,7 +312,7 @@ impl Replier for Side {
     fn reply(&mut self, check: &mut SequenceCheck) -> Result<Verdict> {
         self.receive()?;
         let verdict = check.accept(&self.message)?;
-        // The request itself goes back, without a copy.
+        // The request itself is sent back, without a copy.
         let request = std::mem::replace(&mut self.message, Message::new());
         self.socket.send(request, 0).map_err(failure)?;
         Ok(verdict)

@@ -1,5 +1,5 @@
-//! The other libraries, for comparison; with the feature `peers`. One file each, and each with the best setting its
-//! own documents name for the case. All get the same queue limits, the same sizes of bursts and the same checks.
+//! The other libraries, for comparison, with the feature `peers`. One file each, with the best setting for the case
+//! according to the library's own documents. All get the same queue limits, burst sizes and checks.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -23,7 +23,7 @@ pub mod nng;
 pub mod omq;
 pub mod rzmq;
 
-/// Messages sent or received between two looks at the end of the run.
+/// Messages sent or received between two checks for the end of the run.
 const BURST_MESSAGES: usize = 1024;
 /// Bytes of bodies sent in one burst.
 const BURST_BYTES: usize = 1 << 20;
@@ -32,7 +32,7 @@ const LARGE_BYTES: usize = 64 * 1024;
 /// Small bodies are cut from pieces of this size.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// Turns of a runtime in which what was handed to a library reaches its sockets.
+/// Turns of a runtime in which the messages given to a library reach its sockets.
 const TURNS: usize = 8;
 
 /// Messages of one burst.
@@ -45,7 +45,7 @@ fn stalled() -> Failure {
     Failure::Library("nothing happened for ten seconds".to_owned())
 }
 
-/// Bounds a loop of calls that do not block.
+/// Limits a loop of non-blocking calls.
 #[derive(Default)]
 struct Spun {
     turns: u32,
@@ -53,7 +53,7 @@ struct Spun {
 }
 
 impl Spun {
-    /// Looks at the clock every thousand turns.
+    /// Checks the clock every thousand turns.
     fn again(&mut self) -> Result<()> {
         std::hint::spin_loop();
         self.turns = self.turns.wrapping_add(1);
@@ -65,7 +65,7 @@ impl Spun {
     }
 }
 
-/// Calls until there is an answer, for at most [`STALL`].
+/// Repeats the call until it gives a value, for at most [`STALL`].
 fn until_some<T>(mut call: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let mut spun = Spun::default();
     loop {
@@ -76,15 +76,15 @@ fn until_some<T>(mut call: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     }
 }
 
-/// A side that sends copies of bodies, by calls that return when the library has taken them.
+/// A side that sends copies of bodies, by calls that return when the library has accepted them.
 trait Push {
     fn push(&self, body: &[u8]) -> Result<()>;
 
-    /// The end marker is pushed, and the side is about to go: waits for whatever would be lost with it.
+    /// Called after the end marker, before the side is dropped: waits for messages that would otherwise be lost.
     fn settle(&self) {}
 }
 
-/// Such a side with a body of its own.
+/// Such a side with its own body.
 struct Pusher<S> {
     side: S,
     body: Vec<u8>,
@@ -102,7 +102,7 @@ impl<S: Push> Pusher<S> {
     }
 }
 
-/// What is queued at the end leaves when the side is gone, or later: the library sees to that, or [`Push::settle`].
+/// Queued messages are sent when the side is dropped, or later: the library ensures that, or [`Push::settle`].
 impl<S: Push> Sender for Pusher<S> {
     fn send_burst(&mut self, first: u64) -> Result<u64> {
         self.send_due(first, self.burst)?;
@@ -136,13 +136,13 @@ impl<S: Push> Publisher for Pusher<S> {
     }
 }
 
-/// Bodies for libraries that send [`Bytes`], stamped one by one, without an allocation each.
+/// Bodies for libraries that send [`Bytes`], each stamped without an allocation of its own.
 struct Bodies {
     template: Vec<u8>,
-    /// What small bodies are cut from.
+    /// The buffer that small bodies are cut from.
     piece: BytesMut,
-    /// Large bodies, each written again once nothing refers to it any more. The first that is free goes out, so that no
-    /// more of them are touched than are under way.
+    /// Large bodies, each rewritten once no reference to it is left. The first free one is sent, so that no more bodies
+    /// are touched than are under way.
     rotation: Vec<Bytes>,
     rotation_max: usize,
 }
@@ -161,7 +161,7 @@ impl Bodies {
         self.template.len()
     }
 
-    /// The body itself, for libraries that copy it.
+    /// The body itself, for libraries that copy the bytes.
     fn borrowed(&mut self, sequence: u64) -> &[u8] {
         sequence::stamp(&mut self.template, sequence);
         &self.template
@@ -200,7 +200,7 @@ impl Bodies {
 }
 
 /// Serves many sockets on one thread: each future receives from one of them, and sets `has_some` for each message.
-/// Polls all until something came; those that wait are dropped then.
+/// Polls all futures until a message has come; the waiting futures are then dropped.
 async fn serve<F: Future<Output = Result<()>>>(
     sockets: Vec<F>,
     has_some: &Cell<bool>,
@@ -220,7 +220,7 @@ async fn serve<F: Future<Output = Result<()>>>(
     .await
 }
 
-/// A runtime of tokio on the thread of a side; nothing of it runs elsewhere.
+/// A tokio runtime on the thread of a side; none of its work runs elsewhere.
 struct Local {
     runtime: Runtime,
     wait: Wait,
@@ -232,7 +232,8 @@ impl Local {
         Ok(Self { runtime, wait: case.wait })
     }
 
-    /// Runs `future`, for at most [`STALL`]. With [`Wait::Spin`] the thread polls the reactor instead of sleeping in it.
+    /// Runs `future`, for at most [`STALL`]. With [`Wait::Spin`] the thread polls the reactor instead of sleeping in
+    /// it.
     fn run<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
         let bounded = async {
             match self.wait {
@@ -257,7 +258,8 @@ impl Wake for Unpark {
 }
 
 impl Local {
-    /// Lets the tasks of a library run that has some on this runtime: they do nothing while the side is elsewhere.
+    /// Lets the tasks that a library has on this runtime run: they make no progress while the side is outside the
+    /// runtime.
     fn turn(&self) -> Result<()> {
         self.run(async {
             for _ in 0..TURNS {

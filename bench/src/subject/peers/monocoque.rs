@@ -1,5 +1,5 @@
 //! monocoque on a tokio runtime of the side's thread: its sockets work within the caller's calls and have one peer
-//! each. Streams are sent with write coalescing, one flush for each burst; a large body goes out by reference.
+//! each. Streams are sent with write coalescing, one flush per burst; a large body is sent by reference.
 
 use std::cell::Cell;
 use std::io;
@@ -19,10 +19,10 @@ use crate::subject::{
     queue_messages,
 };
 
-/// Bytes read from the kernel in one go, for streams. Its default of 32 KiB is meant for many sockets.
+/// Bytes per read from the kernel, for streams. The library's default of 32 KiB is meant for many sockets.
 const READ_BYTES: usize = 256 * 1024;
 
-/// monocoque. See the module.
+/// The subject monocoque. See the module.
 #[derive(Debug)]
 pub struct Monocoque;
 
@@ -177,7 +177,7 @@ fn address_of(endpoint: &str) -> Result<&str> {
     address.ok_or_else(|| Failure::Setup(format!("`{endpoint}` is not a tcp endpoint")))
 }
 
-/// The connection of a side that connects.
+/// The connection of a connecting side.
 fn stream(case: &Case, local: &Local, endpoint: &str) -> Result<Stream> {
     local.run(async {
         Ok(match case.transport {
@@ -187,7 +187,7 @@ fn stream(case: &Case, local: &Local, endpoint: &str) -> Result<Stream> {
     })
 }
 
-/// The connection of a side that binds.
+/// The connection of a binding side.
 fn accepted(case: &Case, local: &Local, announce: Announce) -> Result<Stream> {
     local.run(async {
         if case.transport == Transport::Ipc {
@@ -295,12 +295,13 @@ impl Subscribers for Listening {
     }
 }
 
-/// The body of a message of one part.
+/// The body of a single-part message.
 fn body(frames: &[bytes::Bytes]) -> &[u8] {
     frames.last().map(|frame| &frame[..]).unwrap_or_default()
 }
 
-/// Its sockets are generic over streams of a trait that it does not export, so each of the two gets its code.
+/// The library's sockets are generic over streams of a trait that it does not export, so the code is generated for each
+/// of the two.
 macro_rules! over {
     ($stream:ty) => {
         impl Pusher<PushSocket<$stream>> {

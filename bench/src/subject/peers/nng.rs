@@ -1,8 +1,8 @@
-//! NNG 1.4, through the `nng` crate: its own threads do the I/O, a side calls it and blocks.
-//! It speaks SP, not ZMTP, over the same kinds of sockets.
+//! NNG 1.4, through the `nng` crate: the library's own threads do the I/O, and a side makes blocking calls. It speaks
+//! SP, not ZMTP, over the same kinds of sockets.
 //!
-//! Its PULL has no queue: each message is handed from NNG's threads to the side by itself, and that price, a wake-up or
-//! two, is what its streams of small messages measure.
+//! NNG's PULL has no queue: its threads hand each message to the side individually. The cost of that, one or two wakes,
+//! dominates its streams of small messages.
 
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -22,21 +22,21 @@ use crate::subject::{
     Subscribers, queue_messages,
 };
 
-/// Pause of a thread between two looks at the sockets of subscribers that had nothing.
+/// Pause of a thread between two polls of the subscribers' sockets without messages.
 const NAP: Duration = Duration::from_micros(50);
-/// Messages received between two looks at the end of the run: a burst of the others would take it long.
+/// Messages received between two checks for the end of the run; a burst as long as the others' would take long.
 const PULLED_MESSAGES: usize = 64;
-/// What its queues hold at most.
+/// Longest queue.
 const QUEUE_MAX: u32 = 8192;
-/// Messages of the queue of one subscriber of many.
+/// Shortest queue of a subscriber among many.
 const QUEUE_MIN: u32 = 64;
 
-/// NNG. See the module.
+/// The subject NNG. See the module.
 #[derive(Debug)]
 pub struct Nng;
 
-/// Sockets of sides that are done. NNG drops what it has not sent when a socket closes, and tells nobody when all is
-/// sent, so they stay open until the round is over.
+/// Sockets of finished sides. NNG drops unsent messages when a socket closes, and does not report when all are sent, so
+/// the sockets stay open until the round is over.
 type Done = Mutex<Vec<Socket>>;
 
 impl Subject for Nng {
@@ -76,7 +76,7 @@ impl Subject for Nng {
     }
 
     fn common(&self, _case: &Case) -> Result<Option<Common>> {
-        // The first socket starts the threads. Started by a side, all of them would be on that side's core.
+        // The first socket starts the threads. If a side started them, all would run on that side's core.
         Socket::new(Protocol::Pair0).map_err(failure)?;
         Ok(Some(Arc::new(Done::default())))
     }
@@ -126,8 +126,8 @@ impl Subject for Nng {
     }
 }
 
-/// Messages that its queues hold. All subscribers together get no more than two of the longest: at some ten thousand
-/// messages a second, what would wait in full queues takes many seconds to arrive.
+/// Length of a queue in messages. All subscribers together get at most twice the longest queue: at some ten thousand
+/// messages a second, full queues would otherwise take many seconds to empty.
 fn queue(case: &Case) -> u32 {
     let most = match case.pattern {
         Pattern::FanOut => (2 * QUEUE_MAX / case.peers.max(1)).clamp(QUEUE_MIN, QUEUE_MAX),
@@ -136,7 +136,7 @@ fn queue(case: &Case) -> u32 {
     queue_messages(case.size_bytes).min(most)
 }
 
-/// The crate cannot wait for several sockets without taking from them.
+/// The crate cannot wait for several sockets without receiving from them.
 fn has_naps(case: &Case) -> bool {
     case.wait != Wait::Spin && case.peers > 1
 }
@@ -162,7 +162,7 @@ impl Side {
             .set_opt::<RecvTimeout>(Some(STALL))
             .and_then(|()| socket.set_opt::<SendTimeout>(Some(STALL)));
         match set {
-            // Sockets that only send or only receive have one of them.
+            // Sockets that only send or only receive support only one of the two.
             Ok(()) | Err(Error::NotSupported) => {}
             Err(error) => return Err(failure(error)),
         }
@@ -174,7 +174,7 @@ impl Side {
         let listener = Listener::new(&self.socket, &case.bind).map_err(failure)?;
         let bound = match case.transport {
             Transport::Tcp => match listener.get_opt::<LocalAddr>().map_err(failure)? {
-                // The crate leaves the port in network order.
+                // The crate leaves the port in network byte order.
                 SocketAddr::Inet(bound) => {
                     format!("tcp://{}:{}", bound.ip(), u16::from_be(bound.port()))
                 }
@@ -253,7 +253,7 @@ impl Replier for Side {
     fn reply(&mut self, check: &mut SequenceCheck) -> Result<Verdict> {
         let request = self.receive()?;
         let verdict = check.accept(request.as_slice())?;
-        // The request itself goes back, without a copy. A try that fails would end NNG's turn to reply.
+        // The request itself is sent back, without a copy. A failed try would end NNG's turn to reply.
         self.socket.send(request).map_err(|(_, error)| failure(error))?;
         Ok(verdict)
     }
@@ -265,7 +265,7 @@ struct Listening {
 }
 
 impl Listening {
-    /// Takes what is there; says whether there was something.
+    /// Receives all available messages; returns whether there were any.
     fn drain(&self, checks: &mut [SequenceCheck]) -> Result<bool> {
         let mut has_some = false;
         for (side, check) in self.sides.iter().zip(checks) {

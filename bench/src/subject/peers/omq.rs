@@ -1,7 +1,7 @@
-//! omq on tokio: blocking sockets, a context with one I/O thread for each side. Round trips over TCP take its
-//! "exclusive" sockets instead, which have no thread but the caller's and are its documented choice for latency.
+//! omq on tokio: blocking sockets, a context with one I/O thread per side. Round trips over TCP use omq's "exclusive"
+//! sockets instead, which use only the caller's thread and are its documented choice for latency.
 //!
-//! The I/O thread is started on the side's thread and inherits its core.
+//! The side's thread starts the I/O thread, which inherits its core.
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -26,11 +26,11 @@ use crate::subject::{
     Subscribers, queue_messages,
 };
 
-/// omq. See the module.
+/// The subject omq. See the module.
 #[derive(Debug)]
 pub struct Omq;
 
-/// Whether a case takes exclusive sockets: they do TCP, and one connection.
+/// Whether a case uses exclusive sockets: these support TCP, and one connection.
 fn is_exclusive(case: &Case) -> bool {
     case.transport == Transport::Tcp && case.connections == 0
 }
@@ -91,7 +91,7 @@ impl Subject for Omq {
     }
 
     fn subscribers(&self, case: &Case, endpoint: &str) -> Result<Box<dyn Subscribers>> {
-        // All sockets have one context, and so one I/O thread.
+        // All sockets share one context, and so one I/O thread.
         let context = shared_context(case);
         let open = |_| {
             let socket = context.blocking_socket(SocketType::Sub, options(case));
@@ -112,7 +112,7 @@ fn shared_context(case: &Case) -> Arc<Context> {
 fn options(case: &Case) -> Options {
     let hwm = queue_messages(case.size_bytes);
     let spin = match case.wait {
-        // A spin of 50 µs, which its manual advises, keeps its I/O thread from the core that it shares with the side.
+        // A spin of 50 µs, as its manual advises, keeps the I/O thread from the core that it shares with the side.
         Wait::Adaptive | Wait::Park => Duration::ZERO,
         Wait::Spin => Duration::MAX,
     };
@@ -125,17 +125,17 @@ fn context() -> Context {
     Context::with_config(ContextConfig { io_threads: 1 })
 }
 
-/// The body of a message of one part.
+/// The body of a single-part message.
 fn body(message: &Message) -> &[u8] {
     message.part_slice(0).unwrap_or_default()
 }
 
-/// One side with blocking calls. Fields drop in this order.
+/// One side with blocking calls. The fields drop in this order.
 struct Side {
     socket: Socket,
     bodies: Bodies,
     received: Vec<Message>,
-    /// Its I/O thread works for the socket.
+    /// The context's I/O thread works for the socket.
     context: Arc<Context>,
 }
 
@@ -167,7 +167,7 @@ impl Side {
 
     fn send(&mut self, sequence: u64) -> Result<()> {
         let message = self.message(sequence);
-        // What its own benchmarks do: the blocking call is dearer and needed only when the queue is full.
+        // As omq's own benchmarks do: the blocking call costs more and is needed only when the queue is full.
         match self.socket.try_send(message) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(message)) => {
@@ -180,12 +180,12 @@ impl Side {
 
 impl Drop for Side {
     fn drop(&mut self) {
-        // Sees that the last message gets out. Whoever waits for it will tell if it does not.
+        // Ensures that the last message is sent. If it is not, the waiting side reports the failure.
         let _ = self.socket.clone_shared().close();
     }
 }
 
-/// Small messages are stored in place, others refer to their body.
+/// Small messages are stored inline, others refer to their body.
 fn stamped(bodies: &mut Bodies, sequence: u64) -> Message {
     if bodies.size_bytes() <= MAX_INLINE_MESSAGE {
         Message::from_slice(bodies.borrowed(sequence))
@@ -247,7 +247,7 @@ impl Publisher for Pusher {
     }
 }
 
-/// Sockets of subscribers. Fields drop in this order.
+/// Sockets of subscribers. The fields drop in this order.
 struct Listening {
     sockets: Vec<Socket>,
     waker: Waker,
@@ -257,7 +257,7 @@ struct Listening {
 }
 
 impl Listening {
-    /// Takes what is there; says whether there was something.
+    /// Receives all available messages; returns whether there were any.
     fn drain(&self, checks: &mut [SequenceCheck]) -> Result<bool> {
         let mut has_some = false;
         for (socket, check) in self.sockets.iter().zip(checks) {
@@ -285,7 +285,7 @@ impl Subscribers for Listening {
                 spun.again()?;
                 continue;
             }
-            // Whatever comes from here on unparks this thread.
+            // From here on any arriving message unparks this thread.
             let wakes =
                 self.sockets.iter().map(|socket| socket.register_recv_waker(self.waker.clone()));
             let wakes: Vec<_> = wakes.collect();
@@ -305,7 +305,7 @@ impl Subscribers for Listening {
 struct Asker {
     side: Side,
     endpoint: String,
-    /// Hold connections on which nothing happens.
+    /// Hold the silent connections.
     silent: Vec<Socket>,
 }
 
@@ -317,7 +317,7 @@ impl Requester for Asker {
     }
 
     fn open_silent(&mut self, count: u32) -> Result<()> {
-        // A socket each, as the other libraries have it.
+        // One socket each, as with the other libraries.
         let open = |_| {
             let socket = self.side.context.blocking_socket(SocketType::Req, Options::default());
             socket.connect(self.endpoint.as_str()).map_err(Failure::library)?;
@@ -340,7 +340,7 @@ impl Replier for Side {
     }
 }
 
-/// One side that does its own I/O. Fields drop in this order.
+/// One side that does its own I/O. The fields drop in this order.
 struct Exclusive {
     socket: exclusive::Socket,
     local: Local,
@@ -358,7 +358,7 @@ impl Exclusive {
         Ok(Self { socket, local, bodies: Bodies::new(case.size_bytes) })
     }
 
-    /// The peer is accepted in the first call.
+    /// The first call accepts the peer.
     fn bind(case: &Case, announce: Announce) -> Result<Self> {
         let local = Local::new(case)?;
         let (socket, bound): (_, Endpoint) = local.run(async {

@@ -1,5 +1,5 @@
-//! rzmq, over tokio and over its io_uring backend: a context for each side, on a tokio runtime of the side's thread.
-//! Its adaptive throttle is off, as in its own figures. Within the process both sides have one context.
+//! rzmq, over tokio and over its io_uring backend: a context per side, on a tokio runtime of the side's thread. Its
+//! adaptive throttle is off, as in its own figures. Over inproc both sides share one context.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::subject::{
 /// From this body size on, streams are received by multishot.
 const MULTISHOT_BYTES: usize = 1024;
 
-/// rzmq. See the module.
+/// The subject rzmq. See the module.
 #[derive(Debug)]
 pub struct Rzmq {
     name: &'static str,
@@ -34,7 +34,7 @@ pub struct Rzmq {
 
 /// The subject `rzmq`: over tokio.
 pub const TOKIO: Rzmq = Rzmq { name: "rzmq", has_uring: false };
-/// The subject `rzmq-uring`: its connections are driven by an io_uring worker thread of the process.
+/// The subject `rzmq-uring`: an io_uring worker thread of the process drives its connections.
 pub const URING: Rzmq = Rzmq { name: "rzmq-uring", has_uring: true };
 
 impl Subject for Rzmq {
@@ -116,18 +116,18 @@ impl Subject for Rzmq {
     }
 }
 
-/// Batches frames into packets; it costs latency.
+/// Whether frames are batched into packets, at the cost of latency.
 fn has_cork(case: &Case) -> bool {
     case.transport == Transport::Tcp && case.pattern != Pattern::RoundTrip
 }
 
-/// Whether its io_uring backend receives by multishot: the faster one for streams of bodies that are not small, and the
-/// slower one otherwise.
+/// Whether the io_uring backend receives by multishot: that is faster for streams of bodies that are not small, and
+/// slower otherwise.
 fn is_multishot(case: &Case) -> bool {
     case.size_bytes >= MULTISHOT_BYTES && case.pattern != Pattern::RoundTrip
 }
 
-/// Starts the backend of the process, once.
+/// Starts the process's backend, once.
 fn start_uring(case: &Case) -> Result<()> {
     let polling_strategy = match case.wait {
         Wait::Adaptive | Wait::Park => UringPollingStrategy::balanced(),
@@ -192,23 +192,23 @@ fn failure(error: ZmqError) -> Failure {
     Failure::library(error)
 }
 
-/// The body of a message of one part.
+/// The body of a single-part message.
 fn body(message: &Msg) -> &[u8] {
     message.data().unwrap_or_default()
 }
 
-/// One side. Fields drop in this order.
+/// One side. The fields drop in this order.
 struct Side {
     socket: Socket,
     context: Context,
-    /// The context is the other side's too.
+    /// Whether the other side uses the same context.
     is_shared: bool,
     local: Local,
     bodies: Bodies,
 }
 
 impl Side {
-    /// Sees that everything gets out: its tasks do not run when the side's thread does something else.
+    /// Ensures that everything is sent: the library's tasks do not run while the side's thread works elsewhere.
     fn close(&self) -> Result<()> {
         self.local.run(async {
             self.socket.close().await.map_err(failure)?;
@@ -222,7 +222,7 @@ impl Side {
 
 impl Drop for Side {
     fn drop(&mut self) {
-        // The last reply is still to be sent. Whoever waits for it will tell if it is not.
+        // The last reply has still to be sent. If it is not, the waiting side reports the failure.
         let _ = self.close();
     }
 }

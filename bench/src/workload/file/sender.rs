@@ -1,5 +1,5 @@
-//! The process that sends. Its standard input is the file, its standard output a socket to the process that started
-//! it, so that no file needs a name and no process outlives the other's interest.
+//! The sending process. Its standard input is the file, its standard output a socket to the process that started it. So
+//! no file needs a name, and the process ends when its starter does.
 //!
 //! ```text
 //! sender                       runner
@@ -25,7 +25,7 @@ use crate::process::{peak_bytes, reset_peak};
 use crate::subject::STALL;
 use crate::subject::file::{Courier, by_name};
 
-/// The command of this process.
+/// The command that starts this process.
 const COMMAND: &str = "file-sender";
 const READY: u8 = b'R';
 const GO: u8 = b'G';
@@ -43,18 +43,18 @@ pub struct SenderOptions {
     core: Option<usize>,
 }
 
-/// What the sender tells when it is done.
+/// The sender's final report.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Told {
-    /// Resident memory that was added while the file was sent, at most; `None` where the system does not tell.
+    /// Peak of the memory added while the file was sent; `None` where the system does not tell.
     pub(super) grown_bytes: Option<u64>,
     error: Option<String>,
 }
 
-/// Is the process that sends.
+/// Runs the sending process.
 ///
 /// # Errors
-/// That nobody listens at the standard output; what else goes wrong is told there.
+/// Standard output is not connected to a process. Other errors are reported over that connection.
 pub(crate) fn run(options: &SenderOptions) -> Result<()> {
     let mut control = UnixStream::from(io::stdout().as_fd().try_clone_to_owned()?);
     let file = File::from(io::stdin().as_fd().try_clone_to_owned()?);
@@ -81,7 +81,7 @@ fn send(options: &SenderOptions, control: &mut UnixStream, file: &File) -> Resul
     Ok(Told { grown_bytes: grown, error: None })
 }
 
-/// A sender under way; it is gone when this is dropped.
+/// A running sender; dropping this ends it.
 pub(super) struct Process {
     child: Child,
     control: BufReader<UnixStream>,
@@ -109,7 +109,7 @@ impl Process {
         Ok(Self { child, control: BufReader::new(control) })
     }
 
-    /// Waits until it could begin, which it does with [`Process::go`].
+    /// Waits until the sender is ready to start, for [`Process::go`].
     pub(super) fn await_ready(&mut self) -> Result<()> {
         let is_ready = self.control.fill_buf()?.first() == Some(&READY);
         if is_ready {
@@ -124,7 +124,7 @@ impl Process {
         Ok(self.control.get_mut().write_all(&[GO])?)
     }
 
-    /// What it told when it was done.
+    /// The sender's final report.
     pub(super) fn finish(&mut self) -> Result<Told> {
         let mut line = String::new();
         self.control.read_line(&mut line)?;
@@ -142,7 +142,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // One that is done already is only waited for.
+        // A sender that has already ended is only reaped.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

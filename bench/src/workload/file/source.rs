@@ -1,4 +1,4 @@
-//! The file that is sent: made for the run, without a name, full of words that say where they stand.
+//! The file to send: made for the run, without a name, full of words that encode their position.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut, Write};
@@ -10,15 +10,15 @@ use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use crate::error::{Failure, Result};
 
-/// Bytes written, or read, at a time.
+/// Bytes written, or read, per step.
 const PIECE_BYTES: usize = 1 << 20;
 const WORD_BYTES: u64 = 8;
-/// Distance of the bytes that are looked for in the page cache.
+/// Distance between the bytes probed in the page cache.
 const PROBE_DISTANCE: u64 = 512 << 10;
-/// File systems that live in memory. Source: `statfs(2)`.
+/// File systems in memory. Source: `statfs(2)`.
 const IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58f6];
 
-/// A file without a name: it is gone with the last process that has it open, however that ends.
+/// A file without a name: it vanishes with the last process that has it open, however that process ends.
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) file: File,
@@ -26,8 +26,8 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Writes the file and waits until it is on its device, so that writing it does not go on during the runs. `each`
-    /// is told how many bytes are written so far.
+    /// Writes the file and waits until it is on its device, so that no writing continues during the runs. `each` gets
+    /// the number of bytes written so far.
     pub(super) fn new(directory: &Path, bytes: u64, mut each: impl FnMut(u64)) -> Result<Self> {
         let failed = |error: io::Error| {
             Failure::Setup(format!(
@@ -49,12 +49,12 @@ impl Source {
         Ok(Self { file, bytes })
     }
 
-    /// Whether it lies in memory alone, as on tmpfs.
+    /// Whether the file is in memory only, as on tmpfs.
     pub(super) fn is_in_memory(&self) -> bool {
         fstatfs(&self.file).is_ok_and(|system| IN_MEMORY.contains(&(system.f_type as u32)))
     }
 
-    /// Sees that the file is in the page cache, by reading it if it is not; `false` if it does not stay there.
+    /// Ensures that the file is in the page cache, by reading it if it is not; `false` if it does not stay there.
     pub(super) fn keep_cached(&self) -> Result<bool> {
         if self.is_in_memory() || self.is_cached()? == Some(true) {
             return Ok(true);
@@ -67,11 +67,11 @@ impl Source {
                 read => offset += read as u64,
             }
         }
-        // Where nobody can tell, it is believed to be there after it was read.
+        // Where the system cannot tell, assume that it stays after it was read.
         Ok(self.is_cached()?.unwrap_or(true))
     }
 
-    /// Whether all bytes that were looked at could be read without the device; `None` if the file system does not tell.
+    /// Whether all probed bytes could be read without the device; `None` if the file system does not tell.
     fn is_cached(&self) -> Result<Option<bool>> {
         let mut byte = [0];
         let mut offset = 0;
@@ -89,7 +89,7 @@ impl Source {
     }
 }
 
-/// The word at `offset`, a multiple of its length. Every byte of it is above zero.
+/// The word at `offset`, a multiple of its length. None of its bytes is zero.
 fn word(offset: u64) -> [u8; WORD_BYTES as usize] {
     let place = offset / WORD_BYTES;
     let mixed = (place + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -103,7 +103,7 @@ fn fill(piece: &mut [u8], offset: u64) {
     }
 }
 
-/// Checks the first and the last whole word of a piece that arrived: cheap, and the same for all subjects.
+/// Checks the first and the last whole word of a received piece: cheap, and the same for all subjects.
 pub(super) fn check(offset: u64, piece: &[u8]) -> Result<()> {
     let begin = offset.next_multiple_of(WORD_BYTES);
     let end = offset + piece.len() as u64;

@@ -10,7 +10,7 @@ const CONFIG: PoolConfig =
 fn fill(pool: &mut Pool, buffer: u16, bytes: &[u8], more: bool) -> Chunk {
     let at = pool.meta[usize::from(buffer)].filled as usize;
     let address = pool.address(buffer);
-    // SAFETY: the test plays the kernel: the buffer is with it and has room behind `filled`.
+    // SAFETY: the test plays the kernel, which has the buffer, and there is room behind `filled`.
     unsafe {
         std::ptr::copy_nonoverlapping(bytes.as_ptr(), address.add(at).as_ptr(), bytes.len());
     };
@@ -165,7 +165,7 @@ fn the_reserve_holds_whoever_has_the_buffers() {
     let buffers: Vec<_> = std::iter::from_fn(|| pool.take_ready()).collect();
     let chunks: Vec<_> =
         buffers.into_iter().map(|buffer| fill(&mut pool, buffer, b"abc", true)).collect();
-    // Nothing is lent yet, but all of these would be once the kernel and the handler are done with them.
+    // No buffer is lent yet, but all of these would be once the kernel and the handler are done with them.
     let mut leases: Vec<_> = chunks.iter().filter_map(|chunk| pool.lease(chunk, 0..3)).collect();
     assert_eq!(leases.len(), usize::from(CONFIG.buffers - CONFIG.reserve));
     assert!(pool.is_low());
@@ -207,7 +207,7 @@ fn leases_that_are_out_are_counted() {
         assert_eq!(out(&pool), (3, 2));
         std::thread::spawn(move || drop((clone, far))).join().unwrap();
         assert_eq!((out(&pool), &slice[..]), ((1, 1), &b"cd"[..]));
-        // Marking what is lent changes no count.
+        // Marking lent buffers as starved changes no count.
         pool.starve();
         assert_eq!(out(&pool), (1, 1));
         drop(slice);

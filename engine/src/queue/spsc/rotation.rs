@@ -1,4 +1,4 @@
-//! Where emptied segments rest.
+//! The resting place of emptied segments.
 
 use std::{collections::VecDeque, fmt, ptr, sync::PoisonError};
 
@@ -8,37 +8,37 @@ use crate::sync::{
     model::{Arc, Mutex, MutexGuard},
 };
 
-/// How many segments of a rotation rest before the one that has rested longest is used again.
+/// How many segments rest in a rotation before the longest-rested one is used again.
 pub(super) const RESTING_MIN: usize = if cfg!(loom) { 1 } else { 256 };
-/// How many may; what comes beyond is freed.
+/// Most segments that rest; more are freed.
 pub(super) const RESTING_MAX: usize = 2 * RESTING_MIN;
 
-/// Emptied segments of queues with one sender, the one that has rested longest in front. A handle; clones share them.
+/// Emptied segments of queues with one sender, longest-rested first. This is a handle; clones share the segments.
 ///
-/// A line that the receiver has just read lies in the cache of its core, and the sender has to get it back from there
-/// before it can write. Once both cores have dropped it for something newer it comes from the cache behind them, for a
-/// third of that. So many segments take turns that together they are larger than what is near to a core.
+/// A line that the receiver has just read lies in the cache of its core, and the sender has to fetch it from there
+/// before writing. Once both cores have evicted the line, it comes from the cache behind them, at a third of that cost.
+/// So enough segments take turns to be together larger than a core's own caches.
 pub struct Rotation<T>(Arc<Resting<T>>);
 
 struct Resting<T> {
-    /// Nobody knows them, and they hold no values.
+    /// Unreachable from elsewhere, and without values.
     segments: Mutex<VecDeque<*mut Segment<T>>>,
-    /// Beyond all stamps so far.
+    /// Greater than all stamps so far.
     base: AtomicUsize,
 }
 
-// SAFETY: the segments hold no values, and each goes in and out under the lock.
+// SAFETY: the segments hold no values, and each enters and leaves under the lock.
 unsafe impl<T> Send for Resting<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for Resting<T> {}
 
 fn lock<T>(segments: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while it is held, but for want of memory.
+    // No code panics while holding the lock, except when memory runs out.
     segments.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<T> Rotation<T> {
-    /// One without segments.
+    /// A rotation without segments.
     #[must_use]
     pub fn new() -> Self {
         let segments = Mutex::new(VecDeque::new());
@@ -49,11 +49,11 @@ impl<T> Rotation<T> {
         lock(&self.0.segments)
     }
 
-    /// Takes in a list of segments that nobody else knows, and gives one out: a list of one.
+    /// Takes in a list of segments that no one else can reach, and returns one segment: a list of one.
     pub(super) fn exchange(&self, mut list: *mut Segment<T>) -> *mut Segment<T> {
         let mut segments = self.segments();
         while !list.is_null() {
-            // SAFETY: passed on from the caller. Once it is here its link does not count.
+            // SAFETY: the caller upholds the contract. In the rotation a segment's link has no meaning.
             let below = unsafe { (*list).next.swap(ptr::null_mut(), Ordering::Relaxed) };
             if segments.len() < RESTING_MAX {
                 segments.push_back(list);
@@ -67,7 +67,7 @@ impl<T> Rotation<T> {
         rested.unwrap_or_else(Segment::allocate)
     }
 
-    /// What the stamps of a segment's next use are counted from.
+    /// The base of the stamps in a segment's next use.
     pub(super) fn next_base(&self) -> usize {
         self.0.base.fetch_add(SLOTS, Ordering::Relaxed)
     }
@@ -94,7 +94,7 @@ impl<T> fmt::Debug for Rotation<T> {
 impl<T> Drop for Resting<T> {
     fn drop(&mut self) {
         for segment in lock(&self.segments).drain(..) {
-            // SAFETY: nobody else knows it; unlinked, it is a list of one.
+            // SAFETY: the segment has no other owner; unlinked, it is a list of one.
             unsafe { Segment::free(segment) };
         }
     }

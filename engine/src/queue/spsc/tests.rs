@@ -132,7 +132,7 @@ fn room_is_exact() {
     }
 }
 
-/// Pushes and pops so many values, and finds nothing else in the queue at any time.
+/// Pushes and pops `values` values, and checks that the queue is empty afterwards.
 fn swing((producer, consumer): &mut (Producer<usize>, Consumer<usize>), values: usize) {
     (0..values).for_each(|value| producer.push(value));
     (0..values).for_each(|value| assert_eq!(consumer.pop(), Some(value)));
@@ -153,7 +153,7 @@ fn segments_rest_and_are_used_by_the_queues_of_a_rotation() {
         swing(&mut queues[round % 3], round * 7 % (3 * SLOTS) + 1);
         assert!(resting() <= RESTING_MAX);
     }
-    // More than may rest come back at once.
+    // More segments than may rest come back at once.
     swing(&mut queues[0], 2 * RESTING_MAX * SLOTS);
     swing(&mut queues[0], 2 * RESTING_MAX * SLOTS);
     assert!(resting() <= RESTING_MAX);
@@ -161,7 +161,7 @@ fn segments_rest_and_are_used_by_the_queues_of_a_rotation() {
     swing(&mut queues[1], 3 * SLOTS);
 }
 
-/// A segment that was full at one place of a queue comes to the same place of another.
+/// A segment that was full at one place of a queue comes to the same place of another queue.
 #[test]
 fn stamps_of_one_queue_mean_nothing_in_another() {
     for more in 0..4 {

@@ -1,4 +1,4 @@
-//! What only Linux does: sending from the page cache, and looking into it.
+//! Linux only: sending from the page cache, and asking which pages it has.
 
 use std::{fs::File, io, num::NonZero, os::fd::AsRawFd};
 
@@ -13,7 +13,7 @@ use crate::{
     sys::{BorrowedSocket, signal},
 };
 
-/// Errors that a file has and a stream socket has not.
+/// Errors that only a file can cause, never a stream socket.
 const FILE_ERRORS: [Errno; 12] = [
     Errno::IO,
     Errno::ISDIR,
@@ -29,8 +29,8 @@ const FILE_ERRORS: [Errno; 12] = [
     Errno::NOKEY,
 ];
 
-/// Sends from the page cache what a non-blocking socket takes of `len` bytes from `offset` on, without raising
-/// SIGPIPE. `Ok(0)`: the file ends there. What is not in the page cache is waited for.
+/// Sends up to `len` bytes of the file from `offset` on from the page cache, as many as a non-blocking socket takes,
+/// without raising SIGPIPE. `Ok(0)`: the file ends there. Waits for bytes that are not in the page cache.
 ///
 /// # Errors
 /// See [`Unsent`].
@@ -48,7 +48,7 @@ pub(crate) fn send(
     );
     match sent {
         Ok(bytes) => Ok(bytes),
-        // A file system that cannot be spliced from.
+        // The file system does not support splicing.
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
             super::send_copy(socket, file, offset, len)
         }
@@ -57,8 +57,8 @@ pub(crate) fn send(
     }
 }
 
-/// Makes a socket one whose sends do not wait. Receives and sends of io_uring ask for that by themselves each time and
-/// are not touched by it.
+/// Makes the socket's sends non-blocking. Receives and sends of io_uring choose their mode per operation, so the flag
+/// does not affect them.
 pub(crate) fn set_nonblocking(socket: BorrowedSocket<'_>) -> io::Result<()> {
     let flags = rustix::fs::fcntl_getfl(socket)?;
     if !flags.contains(OFlags::NONBLOCK) {
@@ -67,12 +67,12 @@ pub(crate) fn set_nonblocking(socket: BorrowedSocket<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// The kernel is told what is read next, so that it begins at once.
+/// Tells the kernel which range is read next, so that it starts reading at once.
 pub(crate) fn expect_reads(file: &File, offset: u64, len: usize) {
     let _ = rustix::fs::fadvise(file, offset, NonZero::new(len as u64), Advice::WillNeed);
 }
 
-/// `cachestat(2)` has this number wherever numbers are shared among architectures.
+/// `cachestat(2)` has this number on all architectures that share numbers.
 const SYS_CACHESTAT: libc::c_long = 451;
 const HAS_CACHESTAT: bool = !cfg!(any(
     target_arch = "mips",
@@ -80,7 +80,8 @@ const HAS_CACHESTAT: bool = !cfg!(any(
     target_arch = "mips32r6",
     target_arch = "mips64r6"
 ));
-/// Pages in the cache may still be under way from the disk. They arrive in order, in pieces of about this size.
+/// Distance between probes. Cached pages may still be on their way from the disk; they arrive in order, in pieces of
+/// about this size.
 const LOOK_BYTES: u64 = 64 << 10;
 
 #[repr(C)]
@@ -102,14 +103,14 @@ struct Counts {
 fn page_bytes() -> u64 {
     static PAGE_BYTES: OnceLock<u64> = OnceLock::new();
     *PAGE_BYTES.get_or_init(|| {
-        // SAFETY: only asks; there is such a name.
+        // SAFETY: only reads a setting, by a valid name.
         let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
         u64::try_from(bytes).unwrap_or(4096)
     })
 }
 
-/// Pages of the range that the cache has; `None` when the kernel does not tell (before Linux 6.5, under a filter,
-/// or because the file is somebody else's).
+/// Number of the range's pages in the cache. `None` when the kernel does not tell: before Linux 6.5, under a seccomp
+/// filter, or because the file belongs to another user.
 fn count_cached(file: &File, range: &Range) -> Option<u64> {
     static IS_MISSING: OnceLock<()> = OnceLock::new();
     if !HAS_CACHESTAT || IS_MISSING.get().is_some() {
@@ -158,7 +159,7 @@ pub(crate) fn is_cached(file: &File, offset: u64, len: usize, scratch: &mut Vec<
     Cached::Whole
 }
 
-/// Tries to read the range without waiting: the exact answer, at the price of a copy.
+/// Tries to read the range without waiting: an exact answer at the cost of a copy.
 fn can_be_read(file: &File, offset: u64, len: usize, scratch: &mut Vec<u8>) -> Cached {
     #[cfg(test)]
     if super::BLINDNESS.get() > 1 {
@@ -178,7 +179,7 @@ fn is_up_to_date(file: &File, at: u64) -> bool {
     let mut parts = [io::IoSliceMut::new(&mut byte)];
     match rustix::io::preadv2(file, &mut parts, at, ReadWriteFlags::NOWAIT) {
         Ok(bytes) => bytes == 1,
-        // A file system that does not know the flag has nothing under way.
+        // A file system that does not know the flag has no reads under way.
         Err(error) => error == Errno::OPNOTSUPP,
     }
 }

@@ -1,4 +1,4 @@
-//! Files by place, and sends that do not wait, on Unix.
+//! Positioned file access, and sends that do not wait, on Unix.
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 
@@ -10,7 +10,7 @@ use crate::sys::BorrowedSocket;
 /// Reads some bytes from `offset` on, as `pread(2)` does; 0: the file ends there.
 ///
 /// # Errors
-/// What the system says.
+/// The system's error.
 pub fn read_at(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
     file.read_at(into, offset)
 }
@@ -18,7 +18,7 @@ pub fn read_at(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
 /// Writes some of `bytes` from `offset` on, as `pwrite(2)` does.
 ///
 /// # Errors
-/// What the system says.
+/// The system's error.
 pub fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
     file.write_at(bytes, offset)
 }
@@ -41,10 +41,10 @@ pub(crate) fn access(file: &File) -> io::Result<Access> {
     Ok(Access::Cached)
 }
 
-/// Sends what the kernel takes of the parts without waiting, in front of more that follows at once.
+/// Sends as many bytes of the parts as the kernel takes without waiting. `more`: further bytes follow at once.
 ///
 /// # Errors
-/// `WouldBlock` when it takes none, or what `sendmsg(2)` says.
+/// `WouldBlock` when the kernel takes none, or the error of `sendmsg(2)`.
 pub(crate) fn send_in_front(
     socket: BorrowedSocket<'_>,
     parts: &[io::IoSlice<'_>],

@@ -1,7 +1,7 @@
-//! Files by place, and sends that do not wait, on Windows.
+//! Positioned file access, and sends that do not wait, on Windows.
 //!
-//! A file's handle has one cursor, which reads and writes by place move as well: who uses zring with a file has to go by
-//! place himself, or through a handle of its own.
+//! A file handle has one cursor, which positioned reads and writes move as well. A program that shares a file with
+//! zring must therefore use positioned access itself, or a handle of its own.
 
 use std::{fs::File, io, os::windows::fs::FileExt};
 
@@ -13,7 +13,7 @@ use crate::sys::BorrowedSocket;
 /// Reads some bytes from `offset` on; 0: the file ends there. The file's cursor moves.
 ///
 /// # Errors
-/// What the system says.
+/// The system's error.
 pub fn read_at(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
     match file.seek_read(into, offset) {
         Err(error) if error.raw_os_error() == Some(ERROR_HANDLE_EOF as i32) => Ok(0),
@@ -24,12 +24,12 @@ pub fn read_at(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
 /// Writes some of `bytes` from `offset` on. The file's cursor moves.
 ///
 /// # Errors
-/// What the system says.
+/// The system's error.
 pub fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
     file.seek_write(bytes, offset)
 }
 
-/// Reading nothing tells whether reading is allowed. Files opened around the cache cannot be told; sending them fails.
+/// A read of no bytes shows whether reading is allowed. Uncached handles cannot be recognised; sending them fails.
 pub(crate) fn access(file: &File) -> io::Result<Access> {
     match file.seek_read(&mut [], 0) {
         Err(error) if error.raw_os_error() == Some(ERROR_ACCESS_DENIED as i32) => Ok(Access::None),
@@ -37,10 +37,10 @@ pub(crate) fn access(file: &File) -> io::Result<Access> {
     }
 }
 
-/// Sends what the system takes of the parts without waiting. It cannot be told that more follows.
+/// Sends as many bytes of the parts as the system takes without waiting. Windows has no flag to say that more follows.
 ///
 /// # Errors
-/// `WouldBlock` when it takes none, or what `WSASend` says.
+/// `WouldBlock` when the system takes none, or the error of `WSASend`.
 pub(crate) fn send_in_front(
     socket: BorrowedSocket<'_>,
     parts: &[io::IoSlice<'_>],

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::ptr::{self, NonNull};
 
-/// The list `getifaddrs(3)` allocates, given back on drop.
+/// The list that `getifaddrs(3)` allocates; freed on drop.
 pub(super) struct Interfaces {
     first: *mut libc::ifaddrs,
 }
@@ -29,7 +29,7 @@ impl Interfaces {
             next = entry.ifa_next;
             // SAFETY: every entry has a NUL-terminated name that lives as long as the list.
             let name = unsafe { CStr::from_ptr(entry.ifa_name) };
-            // SAFETY: `ifa_addr` is null or a socket address of the length its family has.
+            // SAFETY: `ifa_addr` is null or a socket address with the length of its family.
             let addr = NonNull::new(entry.ifa_addr).and_then(|addr| unsafe { ip_of(addr) });
             Some((name, addr))
         })
@@ -39,7 +39,7 @@ impl Interfaces {
 
 impl Drop for Interfaces {
     fn drop(&mut self) {
-        // SAFETY: the list came from `getifaddrs` and is given back once.
+        // SAFETY: the list came from `getifaddrs` and is freed once.
         unsafe { libc::freeifaddrs(self.first) };
     }
 }
@@ -51,13 +51,13 @@ unsafe fn ip_of(addr: NonNull<libc::sockaddr>) -> Option<SocketAddr> {
     let family = i32::from(unsafe { (*addr.as_ptr()).sa_family });
     match family {
         libc::AF_INET => {
-            // SAFETY: the family says that a `sockaddr_in` stands here; nothing says that it is aligned.
+            // SAFETY: the family says that this is a `sockaddr_in`; its alignment is not known.
             let v4 = unsafe { addr.cast::<libc::sockaddr_in>().read_unaligned() };
             let ip = Ipv4Addr::from(v4.sin_addr.s_addr.to_ne_bytes());
             Some(SocketAddr::from((ip, 0)))
         }
         libc::AF_INET6 => {
-            // SAFETY: the family says that a `sockaddr_in6` stands here; nothing says that it is aligned.
+            // SAFETY: the family says that this is a `sockaddr_in6`; its alignment is not known.
             let v6 = unsafe { addr.cast::<libc::sockaddr_in6>().read_unaligned() };
             let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
             Some(SocketAddrV6::new(ip, 0, 0, v6.sin6_scope_id).into())

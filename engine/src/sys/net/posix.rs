@@ -1,4 +1,4 @@
-//! Calls on sockets that never wait, whatever the socket's mode.
+//! Socket calls that never wait, whatever the socket's mode.
 
 use std::io;
 
@@ -7,14 +7,14 @@ use socket2::{MaybeUninitSlice, SockAddr, SockRef};
 use super::{Connecting, Progress, take_error};
 use crate::sys::{BorrowedSocket, OwnedSocket};
 
-/// Apple's systems have an option of the socket instead (`SO_NOSIGPIPE`), which `socket2` sets.
+/// Apple's systems use a socket option instead (`SO_NOSIGPIPE`), which `socket2` sets.
 #[cfg(not(any(target_vendor = "apple", target_os = "linux")))]
 const NO_SIGNAL: i32 = libc::MSG_NOSIGNAL;
 #[cfg(target_vendor = "apple")]
 const NO_SIGNAL: i32 = 0;
 
-/// Sends what the kernel takes without waiting. Returns how many bytes that was: 0 when it would block or
-/// refuses. Never raises SIGPIPE.
+/// Sends as many bytes as the kernel takes without waiting, and returns their number: 0 when the send would block or
+/// the kernel refuses. Never raises SIGPIPE.
 #[cfg(target_os = "linux")]
 #[inline]
 pub fn try_send(socket: BorrowedSocket<'_>, bytes: &[u8]) -> usize {
@@ -22,17 +22,17 @@ pub fn try_send(socket: BorrowedSocket<'_>, bytes: &[u8]) -> usize {
     send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).unwrap_or(0)
 }
 
-/// Sends what the kernel takes without waiting. Returns how many bytes that was: 0 when it would block or
-/// refuses. Never raises SIGPIPE.
+/// Sends as many bytes as the kernel takes without waiting, and returns their number: 0 when the send would block or
+/// the kernel refuses. Never raises SIGPIPE.
 #[cfg(not(target_os = "linux"))]
 pub fn try_send(socket: BorrowedSocket<'_>, bytes: &[u8]) -> usize {
     SockRef::from(&socket).send_with_flags(bytes, libc::MSG_DONTWAIT | NO_SIGNAL).unwrap_or(0)
 }
 
-/// Receives what is there without waiting; `Ok(0)` is the peer's orderly end.
+/// Receives available bytes without waiting; `Ok(0)` is the peer's orderly end.
 ///
 /// # Errors
-/// `WouldBlock` when nothing is there, or what `recv(2)` says.
+/// `WouldBlock` when no byte is available, or the error of `recv(2)`.
 #[inline]
 pub fn try_recv(socket: BorrowedSocket<'_>, into: &mut [u8]) -> io::Result<usize> {
     use rustix::net::{RecvFlags, recv};
@@ -40,26 +40,26 @@ pub fn try_recv(socket: BorrowedSocket<'_>, into: &mut [u8]) -> io::Result<usize
     Ok(bytes)
 }
 
-/// Starts to connect a non-blocking socket.
+/// Starts the connect of a non-blocking socket.
 ///
 /// # Errors
-/// What `connect(2)` says, if that is final.
+/// The error of `connect(2)`, if it is final.
 pub fn try_connect(socket: BorrowedSocket<'_>, address: &SockAddr) -> io::Result<Connecting> {
     let Err(error) = SockRef::from(&socket).connect(address) else { return Ok(Connecting::Done) };
     match error.raw_os_error() {
-        // Interrupted, it goes on by itself.
+        // An interrupted connect continues in the background.
         Some(libc::EINPROGRESS | libc::EINTR | libc::EALREADY) => Ok(Connecting::Started),
         Some(libc::EISCONN) => Ok(Connecting::Done),
-        // For TCP the same number says that no local port is left.
+        // For TCP the same number means that no local port is left.
         Some(libc::EAGAIN) if address.is_unix() => Ok(Connecting::BacklogFull),
         _ => Err(error),
     }
 }
 
-/// How a connect ended whose socket has become writable.
+/// The result of a connect, once its socket has become writable.
 ///
 /// # Errors
-/// That of the connect.
+/// The error of the connect.
 pub fn connected(socket: BorrowedSocket<'_>) -> io::Result<()> {
     take_error(socket)?.map_or(Ok(()), Err)
 }
@@ -67,7 +67,7 @@ pub fn connected(socket: BorrowedSocket<'_>) -> io::Result<()> {
 /// Accepts one connection without waiting: non-blocking, close-on-exec.
 ///
 /// # Errors
-/// `WouldBlock` when none is there, or what `accept4(2)` says.
+/// `WouldBlock` when no connection waits, or the error of `accept4(2)`.
 #[cfg(target_os = "linux")]
 pub fn try_accept(listener: BorrowedSocket<'_>) -> io::Result<OwnedSocket> {
     use rustix::net::{SocketFlags, accept_with};
@@ -77,7 +77,7 @@ pub fn try_accept(listener: BorrowedSocket<'_>) -> io::Result<OwnedSocket> {
 /// Accepts one connection on a non-blocking listener: non-blocking, close-on-exec.
 ///
 /// # Errors
-/// `WouldBlock` when none is there, or what `accept(2)` says.
+/// `WouldBlock` when no connection waits, or the error of `accept(2)`.
 #[cfg(not(target_os = "linux"))]
 pub fn try_accept(listener: BorrowedSocket<'_>) -> io::Result<OwnedSocket> {
     let (accepted, _) = SockRef::from(&listener).accept()?;
@@ -85,11 +85,11 @@ pub fn try_accept(listener: BorrowedSocket<'_>) -> io::Result<OwnedSocket> {
     Ok(accepted.into())
 }
 
-/// Sends what the kernel takes of the parts, in order and without waiting; returns how many bytes that was. Never
+/// Sends as many bytes of the parts as the kernel takes, in order and without waiting, and returns their number. Never
 /// raises SIGPIPE.
 ///
 /// # Errors
-/// `WouldBlock` when it takes none, or what `sendmsg(2)` says.
+/// `WouldBlock` when the kernel takes none, or the error of `sendmsg(2)`.
 #[cfg(target_os = "linux")]
 pub fn try_send_vectored(
     socket: BorrowedSocket<'_>,
@@ -100,11 +100,11 @@ pub fn try_send_vectored(
     Ok(sendmsg(socket, parts, &mut SendAncillaryBuffer::default(), flags)?)
 }
 
-/// Sends what the kernel takes of the parts, in order and without waiting; returns how many bytes that was. Never
+/// Sends as many bytes of the parts as the kernel takes, in order and without waiting, and returns their number. Never
 /// raises SIGPIPE.
 ///
 /// # Errors
-/// `WouldBlock` when it takes none, or what `sendmsg(2)` says.
+/// `WouldBlock` when the kernel takes none, or the error of `sendmsg(2)`.
 #[cfg(not(target_os = "linux"))]
 pub fn try_send_vectored(
     socket: BorrowedSocket<'_>,
@@ -114,11 +114,11 @@ pub fn try_send_vectored(
     SockRef::from(&socket).send_vectored_with_flags(parts, flags)
 }
 
-/// Receives what is there into the parts, in order and without waiting; `Ok(0)` is the peer's orderly end. So many
-/// bytes of the parts are initialised then.
+/// Receives available bytes into the parts, in order and without waiting; `Ok(0)` is the peer's orderly end. The
+/// returned number of bytes is initialised.
 ///
 /// # Errors
-/// `WouldBlock` when nothing is there, or what `recvmsg(2)` says.
+/// `WouldBlock` when no byte is available, or the error of `recvmsg(2)`.
 pub fn try_recv_vectored(
     socket: BorrowedSocket<'_>,
     parts: &mut [MaybeUninitSlice<'_>],
@@ -127,13 +127,13 @@ pub fn try_recv_vectored(
     received.map(|(bytes, _)| bytes)
 }
 
-/// What the peer of a TCP connection has acknowledged (`TCP_INFO`, tcp(7)); `None` where the system does not tell.
+/// The progress of a TCP peer's acknowledgements (`TCP_INFO`, tcp(7)); `None` where the system does not tell.
 #[cfg(target_os = "linux")]
 #[must_use]
 pub fn acknowledged(socket: BorrowedSocket<'_>) -> Option<Progress> {
     use std::os::fd::AsRawFd;
 
-    /// The kernel's `struct tcp_info` (uapi/linux/tcp.h) up to `tcpi_notsent_bytes`, which Linux 4.6 has.
+    /// The kernel's `struct tcp_info` (uapi/linux/tcp.h) up to `tcpi_notsent_bytes`, which exists since Linux 4.6.
     #[repr(C)]
     #[derive(Clone, Copy, Default)]
     struct TcpInfo {
@@ -152,7 +152,7 @@ pub fn acknowledged(socket: BorrowedSocket<'_>) -> Option<Progress> {
 
     let mut info = TcpInfo::default();
     let mut len = size_of::<TcpInfo>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes to the structure, any of which make valid integers.
+    // SAFETY: the kernel writes at most `len` bytes to the structure, and any bytes make valid integers.
     let told = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
@@ -169,7 +169,7 @@ pub fn acknowledged(socket: BorrowedSocket<'_>) -> Option<Progress> {
     })
 }
 
-/// What the peer of a TCP connection has acknowledged; `None` where the system does not tell.
+/// The progress of a TCP peer's acknowledgements; `None` where the system does not tell.
 #[cfg(not(target_os = "linux"))]
 #[must_use]
 pub fn acknowledged(_socket: BorrowedSocket<'_>) -> Option<Progress> {

@@ -1,4 +1,4 @@
-//! Calls on sockets that do not wait, because all sockets of the engine are non-blocking: Winsock has no flag for it.
+//! Socket calls that do not wait. Winsock has no flag for that, so all sockets of the engine are non-blocking.
 
 use std::io::{self, Read};
 
@@ -8,23 +8,24 @@ use windows_sys::Win32::Networking::WinSock;
 use super::{Connecting, Progress, take_error};
 use crate::sys::{BorrowedSocket, OwnedSocket};
 
-/// Sends what the system takes without waiting. Returns how many bytes that was: 0 when it would block or refuses.
+/// Sends as many bytes as the system takes without waiting, and returns their number: 0 when the send would block or
+/// the system refuses.
 pub fn try_send(socket: BorrowedSocket<'_>, bytes: &[u8]) -> usize {
     SockRef::from(&socket).send(bytes).unwrap_or(0)
 }
 
-/// Receives what is there without waiting; `Ok(0)` is the peer's orderly end.
+/// Receives available bytes without waiting; `Ok(0)` is the peer's orderly end.
 ///
 /// # Errors
-/// `WouldBlock` when nothing is there, or what `recv` says.
+/// `WouldBlock` when no byte is available, or the error of `recv`.
 pub fn try_recv(socket: BorrowedSocket<'_>, into: &mut [u8]) -> io::Result<usize> {
     (&*SockRef::from(&socket)).read(into)
 }
 
-/// Starts to connect a non-blocking socket.
+/// Starts the connect of a non-blocking socket.
 ///
 /// # Errors
-/// What `connect` says, if that is final.
+/// The error of `connect`, if it is final.
 pub fn try_connect(socket: BorrowedSocket<'_>, address: &SockAddr) -> io::Result<Connecting> {
     let Err(error) = SockRef::from(&socket).connect(address) else { return Ok(Connecting::Done) };
     match error.raw_os_error() {
@@ -36,11 +37,11 @@ pub fn try_connect(socket: BorrowedSocket<'_>, address: &SockAddr) -> io::Result
     }
 }
 
-/// How a connect ended whose socket has become ready. Whoever polls may report a refusal as an error, a hang-up, or
-/// mere readiness, and may do so before the socket has its error; so having a peer is what counts.
+/// The result of a connect, once its socket has become ready. A poller may report a refusal as an error, a hang-up, or
+/// mere readiness, and may report it before the socket has its error. So a socket without a peer counts as failed.
 ///
 /// # Errors
-/// That of the connect.
+/// The error of the connect.
 pub fn connected(socket: BorrowedSocket<'_>) -> io::Result<()> {
     if let Some(error) = take_error(socket)? {
         return Err(error);
@@ -54,10 +55,10 @@ pub fn connected(socket: BorrowedSocket<'_>) -> io::Result<()> {
 /// Accepts one connection on a non-blocking listener: non-blocking, not inherited by child processes.
 ///
 /// # Errors
-/// `WouldBlock` when none is there, or what `accept` says.
+/// `WouldBlock` when no connection waits, or the error of `accept`.
 pub fn try_accept(listener: BorrowedSocket<'_>) -> io::Result<OwnedSocket> {
     let (accepted, _) = SockRef::from(&listener).accept().map_err(|error| {
-        // The peer was gone before its connection was accepted.
+        // The peer went away before its connection was accepted.
         match error.raw_os_error() {
             Some(WinSock::WSAECONNRESET) => io::ErrorKind::ConnectionAborted.into(),
             _ => error,
@@ -67,10 +68,10 @@ pub fn try_accept(listener: BorrowedSocket<'_>) -> io::Result<OwnedSocket> {
     Ok(accepted.into())
 }
 
-/// Sends what the system takes of the parts, in order and without waiting; returns how many bytes that was.
+/// Sends as many bytes of the parts as the system takes, in order and without waiting, and returns their number.
 ///
 /// # Errors
-/// `WouldBlock` when it takes none, or what `WSASend` says.
+/// `WouldBlock` when the system takes none, or the error of `WSASend`.
 pub fn try_send_vectored(
     socket: BorrowedSocket<'_>,
     parts: &[io::IoSlice<'_>],
@@ -78,11 +79,11 @@ pub fn try_send_vectored(
     SockRef::from(&socket).send_vectored(parts)
 }
 
-/// Receives what is there into the parts, in order and without waiting; `Ok(0)` is the peer's orderly end. So many
-/// bytes of the parts are initialised then.
+/// Receives available bytes into the parts, in order and without waiting; `Ok(0)` is the peer's orderly end. The
+/// returned number of bytes is initialised.
 ///
 /// # Errors
-/// `WouldBlock` when nothing is there, or what `WSARecv` says.
+/// `WouldBlock` when no byte is available, or the error of `WSARecv`.
 pub fn try_recv_vectored(
     socket: BorrowedSocket<'_>,
     parts: &mut [MaybeUninitSlice<'_>],
@@ -90,7 +91,7 @@ pub fn try_recv_vectored(
     SockRef::from(&socket).recv_vectored(parts).map(|(bytes, _)| bytes)
 }
 
-/// What the peer of a TCP connection has acknowledged; `None` where the system does not tell.
+/// The progress of a TCP peer's acknowledgements; `None` where the system does not tell.
 #[must_use]
 pub fn acknowledged(_socket: BorrowedSocket<'_>) -> Option<Progress> {
     None

@@ -1,4 +1,4 @@
-//! Stands in for `eventfd(2)`, which is Linux's: nothing can be made, so nothing has to be done.
+//! Stands in for Linux's `eventfd(2)`: a counter cannot be made, so its methods are unreachable.
 
 use std::{convert::Infallible, io};
 
@@ -9,7 +9,7 @@ use super::{AsSocket, BorrowedSocket};
 pub struct EventFd(Infallible);
 
 impl EventFd {
-    /// Says that there is no such thing.
+    /// Refuses: the system has no such counter.
     ///
     /// # Errors
     /// `Unsupported`.

@@ -1,4 +1,4 @@
-//! Waiting on sockets of the user's together with something of ours, through the same poller as the readiness driver.
+//! Waiting on sockets of the user's together with a waker of ours, through the same poller as the readiness driver.
 
 use std::{
     io,
@@ -19,12 +19,12 @@ impl Wake for Signal {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // One that was told already ends the wait all the same.
+        // A poller with a pending notification ends the wait all the same.
         let _ = self.0.notify();
     }
 }
 
-/// One descriptor for several: not to be had on this system.
+/// One descriptor for several sockets: not available on this system.
 ///
 /// # Errors
 /// `Unsupported`.
@@ -32,7 +32,7 @@ pub fn readable_with(_sockets: impl IntoIterator<Item = impl AsSocket>) -> io::R
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// What is wanted of one socket, by however many items.
+/// The interest in one socket, over all items that name it.
 #[derive(Clone, Copy)]
 struct Polled {
     socket: RawSocket,
@@ -43,17 +43,17 @@ struct Polled {
 /// A set of sockets to wait on, and a waker that ends the wait.
 #[derive(Default)]
 pub struct PollSet {
-    /// Which of `sockets` each item means, and what it wants.
+    /// For each item, the index in `sockets` and its interest.
     items: Vec<(usize, bool, bool)>,
     sockets: Vec<Polled>,
     signal: Option<Arc<Signal>>,
-    /// How many of `sockets` the poller has.
+    /// How many of `sockets` are registered with the poller.
     added: usize,
     events: Option<Events>,
 }
 
 impl PollSet {
-    /// Adds a socket, which has to stay open as long as the set is used.
+    /// Adds a socket, which has to stay open while the set is used.
     pub fn add(&mut self, socket: RawSocket, readable: bool, writable: bool) {
         let known = self.sockets.iter().position(|polled| polled.socket == socket);
         let at = known.unwrap_or(self.sockets.len());
@@ -78,7 +78,7 @@ impl PollSet {
         Ok(self.signal.insert(Arc::new(Signal(Poller::new()?))).clone())
     }
 
-    /// Something that ends the wait from any thread.
+    /// A waker that ends the wait from any thread.
     ///
     /// # Errors
     /// When the system refuses a poller.
@@ -89,13 +89,13 @@ impl PollSet {
     /// Waits until a socket is ready, the waker is used, or the time is up.
     ///
     /// # Errors
-    /// What the system says; among others when something is no socket.
+    /// The system's error, for example when an item is no socket.
     #[allow(unsafe_code)]
     pub fn wait(&mut self, timeout_ns: Option<u64>) -> io::Result<()> {
         let signal = self.signal()?;
         for polled in &self.sockets[self.added..] {
             let event = Event::new(self.added, polled.wanted.0, polled.wanted.1);
-            // SAFETY: whoever added a socket keeps it open; it leaves the poller when the set is dropped.
+            // SAFETY: the caller of `add` keeps the socket open; it leaves the poller when the set is dropped.
             unsafe { signal.0.add_with_mode(polled.socket, event, PollMode::Level)? };
             self.added += 1;
         }
@@ -122,7 +122,7 @@ impl Drop for PollSet {
     fn drop(&mut self) {
         let Some(signal) = &self.signal else { return };
         for polled in &self.sockets[..self.added] {
-            // SAFETY: whoever added a socket keeps it open as long as the set is there.
+            // SAFETY: the caller of `add` keeps the socket open while the set exists.
             #[allow(unsafe_code)]
             let _ = signal.0.delete(unsafe { borrow_raw(polled.socket) });
         }
@@ -164,7 +164,7 @@ mod tests {
         while set.results().next() != Some((true, false)) {
             set.wait(None).unwrap();
         }
-        // The same one again, for something else; it shows as long as it is so.
+        // The same socket again, with another interest; readiness is reported as long as it lasts.
         let mut set = PollSet::default();
         set.add(raw(&there), true, false);
         set.add(raw(&there), true, true);

@@ -1,4 +1,4 @@
-//! Stands in for `timerfd_create(2)`, which is Linux's: nothing can be made, so nothing has to be done.
+//! Stands in for Linux's `timerfd_create(2)`: a timer cannot be made, so its methods are unreachable.
 
 use std::{convert::Infallible, io, time::Duration};
 
@@ -9,7 +9,7 @@ use super::{AsSocket, BorrowedSocket};
 pub struct TimerFd(Infallible);
 
 impl TimerFd {
-    /// Says that there is no such thing.
+    /// Refuses: the system has no such timer.
     ///
     /// # Errors
     /// `Unsupported`.

@@ -10,7 +10,7 @@ use socket2::SockAddr;
 use super::new_stream;
 use crate::sys::net::SocketName;
 
-/// What tells an open file from all others.
+/// Identity of an open file among all others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct FileId {
     dev: u64,
@@ -24,8 +24,8 @@ impl FileId {
     }
 }
 
-/// As [`FileId`], for a file that nobody may have open. Inode numbers are used again at once on some file systems,
-/// change times are not.
+/// As [`FileId`], for a file that may not be open. Some file systems reuse inode numbers at once, but never change
+/// times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     id: FileId,
@@ -33,7 +33,7 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
-    /// `None`: it is no socket.
+    /// `None`: the file is no socket.
     pub(super) fn of(path: &Path) -> io::Result<Option<Self>> {
         let meta = std::fs::symlink_metadata(path)?;
         if !meta.file_type().is_socket() {
@@ -44,7 +44,7 @@ impl Stamp {
     }
 }
 
-/// Connects once; `ConnectionRefused`: nobody listens.
+/// Connects once; `ConnectionRefused`: no process listens.
 pub(super) fn probe(addr: &SockAddr) -> io::Result<()> {
     new_stream()?.connect(addr)
 }

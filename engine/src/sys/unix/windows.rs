@@ -22,14 +22,14 @@ use windows_sys::Win32::{
 use super::new_stream;
 use crate::sys::net::SocketName;
 
-/// How often, and how long apart, a listener that refuses is asked again: a full backlog refuses as well, and lasts for
-/// a moment only.
+/// Number of probes of a listener that refuses, and the pause between them: a full backlog refuses as well, but only
+/// for a moment.
 const PROBES: u32 = 3;
 const PROBE_PAUSE: Duration = Duration::from_millis(5);
-/// A listener that has not answered by then is a live one.
+/// A listener that has not answered by then counts as live.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What tells a file from all others: volume, number and time of creation, since numbers are used again.
+/// Identity of a file among all others: volume, number, and time of creation, because numbers are reused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct FileId {
     volume: u32,
@@ -41,7 +41,7 @@ fn join(high: u32, low: u32) -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
-/// The file itself, not what it may stand for.
+/// Opens the file itself, not the target of a link.
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .access_mode(FILE_READ_ATTRIBUTES)
@@ -76,7 +76,7 @@ impl FileId {
 pub(super) struct Stamp(FileId);
 
 impl Stamp {
-    /// `None`: it is no socket.
+    /// `None`: the file is no socket.
     pub(super) fn of(path: &Path) -> io::Result<Option<Self>> {
         let file = open(path)?;
         let (id, attributes) = id_of(&file)?;
@@ -85,7 +85,7 @@ impl Stamp {
         }
         let mut tag = FILE_ATTRIBUTE_TAG_INFO { FileAttributes: 0, ReparseTag: 0 };
         let bytes = size_of_val(&tag) as u32;
-        // SAFETY: the handle is open; the call writes at most the bytes of the structure it is given.
+        // SAFETY: the handle is open; the call writes at most the size of the structure.
         let is_told = unsafe {
             GetFileInformationByHandleEx(
                 file.as_raw_handle(),
@@ -101,7 +101,7 @@ impl Stamp {
     }
 }
 
-/// Connects; `ConnectionRefused`: nobody listens.
+/// Connects; `ConnectionRefused`: no process listens.
 pub(super) fn probe(addr: &SockAddr) -> io::Result<()> {
     let mut outcome = Ok(());
     for probe in 0..PROBES {
@@ -116,14 +116,14 @@ pub(super) fn probe(addr: &SockAddr) -> io::Result<()> {
     outcome
 }
 
-/// Never reached: such names are refused before.
+/// Never called: abstract names are refused earlier.
 pub(super) fn abstract_addr(_bytes: &[u8]) -> io::Result<SockAddr> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
 pub(in crate::sys) fn name_of(addr: &SockAddr) -> SocketName {
     let len = (addr.len() as usize).min(size_of::<SOCKADDR_UN>());
-    // SAFETY: an address is at least as long as it says, and all of it is plain bytes.
+    // SAFETY: an address is at least as long as its stated length, and consists of plain bytes.
     let bytes = unsafe { std::slice::from_raw_parts(addr.as_ptr().cast::<u8>(), len) };
     let path = bytes.get(offset_of!(SOCKADDR_UN, sun_path)..).unwrap_or_default();
     let path = path.split(|&byte| byte == 0).next().unwrap_or_default();
@@ -178,7 +178,7 @@ mod tests {
         let (listener, bound) = listen_unix(&path, 10).unwrap();
         assert!(matches!(listen_unix(&path, 10), Err(UnixListenError::InUse(_))));
         drop(listener);
-        // Stale now, so it is replaced, and what was bound before is another file.
+        // The path is stale now, so its file is replaced; the file bound before was another one.
         let (_listener, successor) = listen_unix(&path, 10).unwrap();
         assert!(!bound.unlink_if_ours().unwrap());
         assert!(successor.unlink_if_ours().unwrap());

@@ -1,6 +1,6 @@
 //! Security mechanisms: the commands between the greeting and traffic.
 //!
-//! NULL is the only one so far; PLAIN (RFC 24) and CURVE (RFC 25) become further variants of `Mechanism`.
+//! NULL is the only one so far; PLAIN (RFC 24) and CURVE (RFC 25) will be further variants of `Mechanism`.
 
 mod null;
 
@@ -11,13 +11,13 @@ use crate::socket_type::SocketType;
 
 /// The longest routing id (RFC 37, "The Identity Property").
 pub const ROUTING_ID_BYTES_MAX: usize = 255;
-/// How many metadata properties a peer may announce. Not part of ZMTP; it bounds what a handshake can cost.
+/// Most metadata properties that a peer may announce. Not part of ZMTP; it bounds the cost of a handshake.
 pub const PROPERTIES_MAX: usize = 64;
 
 const SOCKET_TYPE: &str = "Socket-Type";
 const IDENTITY: &str = "Identity";
 
-/// What this side tells its peer about itself.
+/// The information that this side announces about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalPeer {
     /// The type of the local socket.
@@ -26,30 +26,30 @@ pub struct LocalPeer {
     pub routing_id: Vec<u8>,
 }
 
-/// What the peer told about itself.
+/// The information that the peer announced about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerInfo {
-    /// The type of its socket; compatible with ours.
+    /// The type of the peer's socket; compatible with ours.
     pub socket_type: SocketType,
-    /// Empty when it announced none, or is of a type whose routing id is to be ignored. At most 255 bytes. It may
-    /// begin with a zero octet, which RFC 37 reserves but libzmq lets applications set.
+    /// Empty if the peer announced none, or is of a type whose routing id is ignored. At most 255 bytes. It may begin
+    /// with a zero octet, which RFC 37 reserves but libzmq lets applications set.
     pub routing_id: Vec<u8>,
-    /// 0: it takes subscriptions as messages and knows no heartbeats. 1: ZMTP 3.1 or later.
+    /// 0: the peer takes subscriptions as messages and knows no heartbeats. 1: ZMTP 3.1 or later.
     pub minor: u8,
     /// Every property as announced, Socket-Type and Identity included. Names are printable ASCII and have no case.
     pub properties: Vec<(String, Vec<u8>)>,
 }
 
-/// The state of the mechanism this side uses.
+/// The state of this side's mechanism.
 #[derive(Debug)]
 pub(super) enum Mechanism {
     Null(null::Null),
 }
 
-/// What the handshake does after a command.
+/// The next step of the handshake after a command.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// The peer's metadata, still to be judged. The mechanism is done once its last command is sent.
+    /// The peer's metadata, still to be checked. The mechanism is done once its last command is sent.
     Metadata(Properties),
 }
 
@@ -83,7 +83,7 @@ impl Mechanism {
     }
 }
 
-/// Judges a peer's metadata (RFC 37, "Connection Metadata").
+/// Checks a peer's metadata (RFC 37, "Connection Metadata").
 pub(super) fn check_metadata(
     local: &LocalPeer,
     properties: Properties,
@@ -133,7 +133,7 @@ fn parse_metadata(mut metadata: &[u8]) -> Result<Properties, Violation> {
             return Err(Violation::PropertiesTooMany);
         }
         let (name, value, rest) = split_property(metadata).ok_or(Violation::PropertyMalformed)?;
-        // RFC 37 allows fewer characters than this, but libzmq lets applications choose names freely.
+        // RFC 37 allows fewer characters, but libzmq lets applications choose names freely.
         if name.is_empty() || !name.iter().all(|octet| matches!(octet, b' '..=b'~')) {
             return Err(Violation::PropertyNameInvalid);
         }

@@ -8,7 +8,7 @@ use crate::wire::violation::printable;
 
 pub(super) const NAME: &str = "NULL";
 
-/// Sends its READY at once, without waiting for the peer's, as libzmq does on both sides.
+/// Sends its READY at once, without waiting for the peer's, as both sides do in libzmq.
 #[derive(Debug)]
 pub(in crate::wire) struct Null {
     /// Our metadata until it is sent.
