@@ -175,6 +175,20 @@ fn push_and_pull() {
     });
 }
 
+/// Both ways in turn.
+#[test]
+fn pair_and_pair() {
+    in_all_sizes(SocketType::Pair, SocketType::Pair, |two, here, there, bytes| {
+        let mut source = Source::new(bytes);
+        allocates_nothing("PAIR/PAIR", bytes, |number| {
+            source.send(two, there, number);
+            receive(two, here, bytes, number);
+            source.send(two, here, number);
+            receive(two, there, bytes, number);
+        });
+    });
+}
+
 #[test]
 fn pub_and_sub() {
     in_all_sizes(SocketType::Pub, SocketType::Sub, |two, publisher, sub, bytes| {

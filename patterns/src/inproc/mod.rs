@@ -57,7 +57,8 @@ impl Introduction {
 /// A socket bound to a name.
 pub(crate) struct Bound {
     pub(crate) introduction: Introduction,
-    arrivals: Mutex<Vec<Arrival>>,
+    /// `None`: the name is not bound any more, and nobody will accept.
+    arrivals: Mutex<Option<Vec<Arrival>>>,
     postbox: Postbox<u64>,
     token: u64,
 }
@@ -76,12 +77,36 @@ pub(crate) struct Arrival {
 
 impl Bound {
     pub(crate) fn offer(&self, arrival: Arrival) {
-        lock(&self.arrivals).push(arrival);
-        self.postbox.post(self.token);
+        let refused = match &mut *lock(&self.arrivals) {
+            Some(arrivals) => {
+                arrivals.push(arrival);
+                None
+            }
+            None => Some(arrival),
+        };
+        match refused {
+            None => self.postbox.post(self.token),
+            Some(arrival) => arrival.refuse(),
+        }
     }
 
     pub(crate) fn take_arrivals(&self) -> Vec<Arrival> {
-        std::mem::take(&mut *lock(&self.arrivals))
+        lock(&self.arrivals).as_mut().map_or(Vec::new(), std::mem::take)
+    }
+
+    /// The name is not bound any more: offers that were not accepted are refused, and so are later ones. A connecting
+    /// socket may have found the name before it was unbound, and offer only now.
+    fn close(&self) {
+        let refused = lock(&self.arrivals).take();
+        refused.into_iter().flatten().for_each(Arrival::refuse);
+    }
+}
+
+impl Arrival {
+    /// The connecting socket learns that nobody accepts, and tries again.
+    fn refuse(self) {
+        drop(self.queues);
+        self.notice.ring();
     }
 }
 
@@ -104,7 +129,7 @@ impl Inproc {
         if names.bound.contains_key(name) {
             return None;
         }
-        let bound = Bound { introduction, arrivals: Mutex::default(), postbox, token };
+        let bound = Bound { introduction, arrivals: Mutex::new(Some(Vec::new())), postbox, token };
         let bound = Arc::new(bound);
         names.bound.insert(name.clone(), bound.clone());
         let waiting = names.waiting.remove(name).unwrap_or_default();
@@ -115,9 +140,8 @@ impl Inproc {
 
     pub(crate) fn unbind(&self, name: &str) {
         let removed = lock(&self.names).bound.remove(name);
-        for arrival in removed.iter().flat_map(|bound| bound.take_arrivals()) {
-            drop(arrival.queues);
-            arrival.notice.ring();
+        if let Some(bound) = removed {
+            bound.close();
         }
     }
 
@@ -160,5 +184,37 @@ impl Eq for Inproc {}
 impl fmt::Debug for Inproc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Inproc").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use zring_engine::{Config, DriverChoice, Shard, queue::mailbox::mailbox};
+
+    use super::*;
+
+    /// A socket finds a name, the name is unbound, and only then the socket offers its link.
+    #[test]
+    fn an_offer_that_comes_too_late_is_refused() {
+        let config = Config { driver: DriverChoice::Ready, ..Config::default() };
+        let shard = Shard::open(config).expect("a shard");
+        let (inproc, name) = (Inproc::new(), Arc::from("name"));
+        let introduction = || Introduction::new(SocketType::Pair, &Options::default());
+        let (there, _there_box) = mailbox(shard.waker());
+        let bound = inproc.bind(&name, introduction(), there, 1).expect("free");
+        let (here, mut here_box) = mailbox(shard.waker());
+        let found = inproc.find(&name, &here, 2).expect("bound");
+        inproc.unbind(&name);
+        let (mine, queues) = Queues::pair();
+        let notice = Arc::new(Notice::new(here, 3));
+        let acceptance: Acceptance = Arc::new(OnceLock::new());
+        found.offer(Arrival { introduction: introduction(), queues, notice, acceptance });
+        let mut letters = Vec::new();
+        here_box.drain(&mut letters);
+        assert_eq!(letters, [3], "the socket is told");
+        assert!(bound.take_arrivals().is_empty(), "nobody is left to accept");
+        drop(mine);
     }
 }
