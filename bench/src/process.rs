@@ -114,7 +114,7 @@ pub fn allow_connections(_connections: u32) -> Result<()> {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
-    use std::sync::mpsc;
+    use std::sync::{Mutex, PoisonError, mpsc};
     use std::time::Duration;
 
     #[test]
@@ -138,8 +138,12 @@ mod tests {
         other.join().unwrap();
     }
 
+    /// Tests that take and free much memory would see each other's.
+    static ALONE: Mutex<()> = Mutex::new(());
+
     #[test]
     fn memory_in_use_is_resident() {
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let before = resident_bytes().unwrap();
         let block = vec![1_u8; 32 << 20];
         let after = resident_bytes().unwrap();
@@ -149,6 +153,7 @@ mod tests {
 
     #[test]
     fn a_peak_stays() {
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let block = vec![1_u8; 48 << 20];
         let with = resident_bytes().unwrap();
         drop(std::hint::black_box(block));
