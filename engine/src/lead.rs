@@ -20,6 +20,8 @@
 //! thread that turns the engine for an operation of its own, can consume a wake that was meant for another thread. A
 //! thread that may have done so calls the waker again. The leader does that when it leaves the lead: until then it
 //! handles every event itself.
+//!
+//! Longer than 600 lines: the lock, the lead and the waits are one protocol, and are read together.
 
 mod adaptive;
 mod turn;

@@ -2,6 +2,8 @@
 //!
 //! One lock stands for the operating system: the ready keys, and the notifier of the readiness driver. Time passes only
 //! in waits with a timeout, and those are over at once.
+//!
+//! Longer than 600 lines: each model needs the world that they share.
 
 use std::{io, task::Wake, task::Waker};
 

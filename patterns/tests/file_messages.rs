@@ -1,4 +1,6 @@
 //! Frames whose body is in a file, through every pattern, also when the file changes or the peer is lost.
+//!
+//! Longer than 600 lines: all of it is about one kind of frame.
 
 mod common;
 

@@ -7,6 +7,8 @@
 //! ```
 //!
 //! When its connection is lost, the job starts again on another one. The client closes once the reply is complete.
+//!
+//! Longer than 600 lines: both ends of the protocol and its checks belong together.
 
 use std::{
     cell::RefCell,
