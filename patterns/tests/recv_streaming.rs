@@ -429,3 +429,29 @@ fn other_patterns_and_inproc() {
         }
     });
 }
+
+/// The rest of a message that is given up is taken off the connection even if no call follows: its sender can finish.
+#[test]
+fn the_sender_of_a_message_given_up_can_finish() {
+    in_ways(Way::all(), LIMIT, |way| {
+        let ctx = way.context();
+        let pull = open(&ctx, SocketType::Pull);
+        let options = pull.options().with_rcvbuf(Some(4096));
+        let options = options.and_then(|options| options.with_pipe_bytes_max(1000));
+        pull.set_options(options.expect("within bounds")).expect("options");
+        let push = open(&ctx, SocketType::Push);
+        push.connect(&bind_tcp(&pull)).expect("connect");
+        push.send_multipart((0..3000).map(|_| vec![7; 3000])).expect("send");
+        stream!(&pull, incoming => {
+            let mut incoming = incoming;
+            incoming.next_frame().expect("a frame").expect("the first").take().expect("all of it");
+            // What follows arrives, up to the bounds of what is kept.
+            thread::sleep(Duration::from_millis(50));
+            incoming.next_frame().expect("a frame").expect("the second").take().expect("all of it");
+            drop(incoming);
+        });
+        turn_until(&ctx, "the message is sent", || push.peers()[0].messages_queued == 0);
+        push.send("next").expect("send");
+        assert_eq!(pull.recv_bytes().expect("a message"), b"next");
+    });
+}

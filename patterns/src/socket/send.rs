@@ -206,7 +206,10 @@ impl<C: Home> Socket<C> {
     pub fn drop_partial(&self) -> usize {
         match &self.shares {
             Some(shares) => self.drop_partial_apart(shares),
-            None => self.reactor().hub.drop_partial(self.key()),
+            None => {
+                let Reactor { shard, hub, .. } = &mut *self.reactor();
+                hub.drop_partial(shard, self.key())
+            }
         }
     }
 

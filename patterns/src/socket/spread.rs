@@ -123,7 +123,7 @@ impl<C: Home> Socket<C> {
     /// Drops the frames of a message that was begun. Returns how many there were.
     pub(crate) fn drop_partial_apart(&self, shares: &Shares<C::Place>) -> usize {
         let mut frames = shares.take_partial().len();
-        self.each(|reactor, key| frames += reactor.hub.drop_partial(key));
+        self.each(|Reactor { shard, hub, .. }, key| frames += hub.drop_partial(shard, key));
         shares.note_sending(None);
         frames
     }

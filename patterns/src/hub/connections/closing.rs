@@ -22,7 +22,7 @@ impl Hub {
         state.closing.is_lingering = true;
         let linger = state.options.linger;
         let listeners = std::mem::take(&mut state.endpoints.listeners);
-        self.drop_partial(socket);
+        self.drop_partial(shard, socket);
         for key in listeners.into_values() {
             self.close_listener(shard, key);
         }

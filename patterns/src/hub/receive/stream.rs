@@ -147,8 +147,14 @@ impl Hub {
 
     /// Nobody takes what is left of the message.
     pub(crate) fn abandon_stream(&mut self, shard: &mut Shard, stream: StreamId) {
-        if let Ok(inbound) = self.streamed(stream) {
-            inbound.abandon_stream();
+        let Ok(inbound) = self.streamed(stream) else { return };
+        inbound.abandon_stream();
+        // There was no room to decode the rest of the message that has arrived. No call may come that would decode it
+        // now, and the peer could not send on.
+        if inbound.has_undecoded() {
+            self.refill(shard, stream.peer);
+        }
+        if self.peers.get(stream.peer).is_some_and(|it| it.stats.connection == stream.connection) {
             self.arm_anew(shard, stream.peer);
             self.remove_if_done(shard, stream.peer);
         }

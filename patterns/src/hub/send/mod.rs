@@ -253,7 +253,9 @@ impl Hub {
             let peer = &mut self.peers[key];
             peer.is_reserved = false;
             self.sockets[socket].room.given(key.pipe());
-            return self.enqueue(shard, key, content, &head);
+            self.enqueue(shard, key, content, &head);
+            // If the kernel took the message at once, its room may be for one that waits.
+            return self.drain_waiting(shard, socket);
         }
         let state = &mut self.sockets[socket];
         match state.turn() {
@@ -436,7 +438,12 @@ impl Hub {
             }
         }
         self.waiting.touch(state);
-        if !state.pending.is_empty() {
+        self.drain_waiting(shard, socket);
+    }
+
+    /// A peer may have got room outside of a completion: if messages wait, it gets them.
+    fn drain_waiting(&mut self, shard: &mut Shard, socket: SocketKey) {
+        if !self.sockets[socket].pending.is_empty() {
             self.drain_pending(shard, socket);
         }
     }

@@ -6,6 +6,8 @@
 //! connection leaves.
 
 use super::{Hub, PeerKey, Refusal, Reserved, SocketKey, SocketState, regain_credit, spend_credit};
+use zring_engine::Shard;
+
 use crate::{
     frame::Frame,
     pattern::{Reserve, Sends},
@@ -53,7 +55,7 @@ impl Hub {
     }
 
     /// Drops the frames of a message that was begun. Returns how many there were.
-    pub(crate) fn drop_partial(&mut self, socket: SocketKey) -> usize {
+    pub(crate) fn drop_partial(&mut self, shard: &mut Shard, socket: SocketKey) -> usize {
         let state = &mut self.sockets[socket];
         let frames = std::mem::take(&mut state.partial.frames).len();
         let reserved = state.end_partial();
@@ -63,6 +65,8 @@ impl Hub {
             let state = &mut self.sockets[socket];
             regain_credit(state, peer);
             self.waiting.touch(state);
+            // The room may be for a message that waits.
+            self.drain_waiting(shard, socket);
         }
         frames
     }
