@@ -6,28 +6,28 @@ use crate::inproc::Inproc;
 pub use zring_engine::{DriverChoice as Driver, sys::thread::Scheduling};
 use zring_engine::{PoolMemory, RunnerConfig, WaitStrategy, lead::Idle};
 
-/// What a call that has to wait does meanwhile, and a Runner that finds nothing to do.
+/// How a call waits, and a Runner that finds nothing to do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Wait {
-    /// It never sleeps: the lowest latency, and a core of its own at 100 %.
+    /// The call never sleeps: the lowest latency, and a core of its own at 100 %.
     Spin,
-    /// It looks for so long, then sleeps.
+    /// The call looks for so long, then sleeps.
     SpinThenPark(Duration),
     /// A call looks for up to 0.1 ms where the last waits were short, yielding its core to whoever needs it, and otherwise
     /// sleeps in the kernel at once: close to the latency of `Spin` in a conversation, and nothing where nothing happens.
     /// Each look in vain makes it look less often. A Runner sleeps at once.
     #[default]
     Adaptive,
-    /// It sleeps in the kernel.
+    /// The call sleeps in the kernel at once.
     Park,
 }
 
 /// How a context waits, what its shards run on, and the sizes and bounds of its engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// What a call that has to wait does meanwhile.
+    /// How a call waits.
     pub wait: Wait,
-    /// What the shards run on. `Auto`, the default: what `ZRING_DRIVER` in the environment says (`uring` or `ready`);
+    /// The driver of the shards. `Auto`, the default: the one that `ZRING_DRIVER` in the environment says (`uring` or `ready`);
     /// without it inline contexts take io_uring where it is to be had and readiness elsewhere, and background contexts
     /// take readiness, which lets a waiting call do its own input and output.
     pub driver: Driver,
@@ -41,7 +41,7 @@ pub struct Config {
     /// Where its sockets meet others of the process by `inproc://` names: those of contexts whose configuration is a
     /// clone of this one.
     pub inproc: Inproc,
-    /// What the memory that messages are received into is to be like, for each shard: by default whatever the
+    /// The kind of memory that messages are received into, for each shard: by default whatever the
     /// allocator gives. For an even latency have it put in place, locked and on huge pages before the first message:
     ///
     /// ```

@@ -22,7 +22,7 @@ pub struct Reactor {
     pub(crate) shard: Shard,
     pub(crate) hub: Hub,
     drain_ns: u64,
-    /// What a waiting call of its only thread does before it sleeps.
+    /// How a waiting call of the only thread waits before it sleeps.
     idle: Idle,
     /// How such calls went.
     adaptive: Adaptive,
@@ -32,7 +32,7 @@ pub struct Reactor {
     pub(crate) is_terminated: bool,
 }
 
-/// Whoever spins asks the operating system once in so many looks, where there is something else to look at.
+/// A spinning call asks the operating system once in so many looks, if there are links to look at besides.
 const GLANCES: u32 = 16;
 
 /// How often a call looks before it sleeps, where what it waits for may come from another thread.
@@ -91,7 +91,7 @@ impl Reactor {
         Ok(())
     }
 
-    /// What an operation left to do: hand submissions to the kernel, reap a completion.
+    /// Does the work that an operation left: hands submissions to the kernel, reaps a completion.
     #[inline]
     pub(crate) fn settle(&mut self) -> Result<(), Error> {
         if self.hub.flushing.wants_flush || self.hub.flushing.wants_turn {
@@ -120,7 +120,7 @@ impl Reactor {
         timeout: Option<Duration>,
         mut attempt: impl FnMut(&mut Self) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        // One that succeeds at once has no use for the time.
+        // An attempt that succeeds at once needs no clock.
         match attempt(self) {
             Err(Refusal::WouldBlock) => {}
             done => return done,
@@ -157,7 +157,7 @@ impl Reactor {
     /// Whether a call that waits is still to look; its first time of asking is the beginning of its wait.
     #[inline]
     fn looks(&mut self, looking: &mut Option<Looking>) -> bool {
-        // One that spins leaves it to the driver.
+        // A spinning wait is the driver's.
         if matches!(self.idle, Idle::Park | Idle::Spin) {
             return false;
         }
@@ -182,10 +182,10 @@ impl Reactor {
     }
 }
 
-/// What a call does that waits, before it sleeps.
+/// How a waiting call looks before it sleeps.
 #[derive(Debug, Clone, Copy)]
 struct Looking {
-    /// It looks until then; 0: not any more.
+    /// The call looks until then; 0: not any more.
     until_ns: u64,
     /// Where it depends on how the last waits went.
     spell: Option<Spell>,
@@ -203,7 +203,7 @@ impl Reactor {
         waiting
     }
 
-    /// What was queued goes out before anybody sleeps. Returns whether there was anything: that may have made room.
+    /// Sends queued messages before a thread sleeps. Returns whether there were any: that may have made room.
     pub(crate) fn flush(&mut self) -> bool {
         let is_due = self.hub.has_dirty();
         self.hub.flush_dirty(&mut self.shard);
@@ -217,7 +217,7 @@ impl Reactor {
         self.hub.sockets.is_empty()
     }
 
-    /// Whoever drops it has drained it.
+    /// The reactor was drained by its owner: dropping it does not drain again.
     pub(crate) fn end_drain(&mut self) {
         self.drain_ns = 0;
     }

@@ -16,14 +16,14 @@ use crate::{
     pattern,
 };
 
-/// One share: where it lives, and its key there.
+/// A share: where it lives, and its key there.
 #[derive(Debug, Clone)]
 pub(crate) struct Share<P> {
     pub(crate) place: P,
     pub(crate) key: SocketKey,
 }
 
-/// Those of a socket that has several.
+/// The shares of a socket that has several.
 pub(crate) struct Shares<P> {
     all: Box<[Share<P>]>,
     common: Arc<Common>,

@@ -58,7 +58,7 @@ pub(crate) mod sealed {
             None
         }
 
-        /// What an operation left to do.
+        /// Does the work that an operation left: submissions, completions.
         fn settle(reactor: &mut Reactor) -> Result<(), Error>;
 
         /// Looks once for what the operating system has.
@@ -234,7 +234,7 @@ impl<C: Home> Socket<C> {
         let connect =
             |reactor: &mut Reactor, key| reactor.hub.connect(&mut reactor.shard, key, endpoint);
         let Some(shares) = &self.shares else { return self.change(&self.share, connect) };
-        // What is in this process makes no connection that would be worth a place of its own.
+        // A link within the process makes no connection that would be worth a shard of its own.
         let number = if Endpoint::is_inproc(endpoint) { 0 } else { shares.least_loaded() };
         self.change(&shares.all()[number], connect)?;
         shares.note_last(number);
@@ -282,7 +282,7 @@ impl<C: Home> Socket<C> {
 
     #[inline(never)]
     fn recv_waiting(&self, mut refusal: Refusal) -> Result<Message, Error> {
-        // Who shares the socket may change it meanwhile.
+        // Another thread that shares the socket may change it meanwhile.
         let timeout = self.rcvtimeo();
         if let Refusal::Rest(pauses) = refusal {
             let mut reactor = self.reactor();
@@ -300,7 +300,7 @@ impl<C: Home> Socket<C> {
         Ok(received?)
     }
 
-    /// One attempt, after which nothing is held.
+    /// Makes one attempt, after which no lock is held.
     #[inline(always)]
     pub(crate) fn attempt_recv(&self, may_rest: bool) -> Result<Message, Refusal> {
         match &self.shares {
@@ -466,7 +466,7 @@ impl<C: Home> Socket<C> {
         let gone =
             self.context.wait_for(place, key, None, |reactor| match reactor.hub.reap_socket(key) {
                 Some(unsent) => Ok(unsent),
-                // It goes on without us.
+                // The socket goes on lingering without this call.
                 None if reactor.is_terminated => Ok(reactor.hub.unsent(key)),
                 None => Err(Refusal::WouldBlock),
             });

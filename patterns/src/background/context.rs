@@ -80,7 +80,7 @@ struct Inner {
 }
 
 impl Context {
-    /// A context with the default configuration: one shard, waiting calls sleep.
+    /// A context with the default configuration: one shard, and waiting calls as [`Wait::Adaptive`](crate::Wait) says.
     ///
     /// # Errors
     /// When the operating system refuses a thread or the driver.
@@ -304,7 +304,7 @@ impl sealed::Home for Context {
 
     fn spin_until_ns(&self, clock: Clock) -> u64 {
         match self.inner.driver {
-            // Who spins would keep the world from going on.
+            // A spinning thread would keep the simulated world from going on.
             #[cfg(feature = "sim")]
             Kind::Sim => 0,
             _ => self.inner.idle.spin_until_ns(|| clock.now_ns()),

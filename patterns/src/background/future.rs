@@ -265,7 +265,7 @@ impl<P: Sendable> Outgoing<'_, P> {
         }
         let sent = ready!(poll_send(&mut self.wait, &mut self.item, task));
         if sent.is_ok() {
-            // What was copied is still there.
+            // An item that was sent by copy is still here.
             self.item = None;
         }
         Poll::Ready(sent.map_err(Error::from))

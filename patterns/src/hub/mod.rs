@@ -53,7 +53,7 @@ use crate::{
 /// How long a listener that could not accept (out of descriptors, as a rule) waits.
 const ACCEPT_PAUSE_NS: u64 = 100_000_000;
 
-/// What a connection of the shard belongs to.
+/// The owner of a connection of the shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Owner {
     Nobody,
@@ -112,7 +112,7 @@ enum Stage {
         others: Vec<SocketAddr>,
     },
     Up(PeerKey),
-    /// Nobody is bound to the name; the token is posted when a socket is.
+    /// No socket is bound to the name; the token is posted when one is.
     Unbound(u64),
     Offered(Box<Offer>),
 }
@@ -128,7 +128,7 @@ struct Connector {
     stopped: bool,
 }
 
-/// What a timer of the shard is for, packed into its token.
+/// The purpose of a timer of the shard, packed into its token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Timer {
     /// Handshake deadline before a peer is ready, heartbeat after.
@@ -174,7 +174,7 @@ pub(crate) struct Hub {
     /// By index of the connection or the listener.
     owners: Vec<Owner>,
     pub(crate) flushing: Flushing,
-    /// Who waits, over all sockets.
+    /// The waiters of all sockets.
     waiting: Waiting,
     pub(crate) pipes: Pipes,
     scratch: Scratch,
@@ -338,7 +338,7 @@ impl Hub {
         self.flushing.wants_flush = true;
     }
 
-    /// What follows a round of decoding: the socket learns of new messages, an answer goes out, a fault
+    /// Follows a round of decoding: the socket learns of new messages, an answer goes out, a fault
     /// ends the connection, and receiving changes mode if need be.
     #[inline]
     fn after_decode(

@@ -234,7 +234,7 @@ impl Peer {
         }
     }
 
-    /// What a closing connection does not take counts as cut off right there.
+    /// Bytes that a closing connection refuses count as cut off at that point.
     fn start_send(&mut self, shard: &mut Shard, gather: Gather, sent: usize) {
         let refused = match self.conn {
             Some(conn) => shard.send_rest(conn, gather, sent).err(),

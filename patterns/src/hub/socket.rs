@@ -158,7 +158,7 @@ pub(crate) struct Closing {
     pub(crate) unsent: u64,
 }
 
-/// Who is told when something about the socket changes.
+/// The waiters that are told when something about the socket changes.
 #[derive(Debug, Default)]
 pub(crate) struct Watchers {
     /// Callers and tasks that wait, with their numbers.

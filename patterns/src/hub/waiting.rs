@@ -1,4 +1,4 @@
-//! Who waits for a socket to change, on shards that several threads or tasks use.
+//! The waiters of a socket, on shards that several threads or tasks use.
 
 use std::{io, task::Waker};
 
@@ -9,7 +9,7 @@ use zring_engine::{
 
 use super::{Hub, SocketKey, socket::SocketState};
 
-/// Who waits, and who has waited long enough.
+/// How many waiters there are, and the wakers that are due.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
     number: u64,
@@ -18,7 +18,7 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    /// Something about a socket has changed: whoever waits for it looks again.
+    /// Something about a socket has changed: its waiters are to look again.
     #[inline]
     pub(crate) fn touch(&mut self, state: &mut SocketState) {
         if !state.watchers.waiters.is_empty() || state.watchers.shown.is_some() {
@@ -92,7 +92,7 @@ impl Hub {
     pub(crate) fn note_blocked(&mut self, socket: SocketKey) {
         if let Some((event_fd, is_readable @ true)) = &mut self.sockets[socket].watchers.shown {
             *is_readable = false;
-            // It was readable, so there is something to take.
+            // The descriptor was readable, so its counter is not zero.
             let _ = event_fd.drain();
         }
     }
@@ -111,7 +111,7 @@ impl Hub {
         std::mem::take(&mut self.waiting.woken)
     }
 
-    /// Everybody looks again.
+    /// Wakes the waiters of all sockets.
     pub(crate) fn touch_all(&mut self) {
         for state in self.sockets.values_mut() {
             self.waiting.touch(state);

@@ -4,7 +4,7 @@ use std::cell::{Ref, RefCell, RefMut};
 
 use crate::reactor::Reactor;
 
-/// Whoever gets at the core may change anything, so that closes the lane; sending in it alone does not.
+/// A borrower of the reactor may change anything, so each borrow closes the lane, except to send in it.
 pub(crate) struct ReactorCell(RefCell<Reactor>);
 
 impl ReactorCell {

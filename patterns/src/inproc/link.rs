@@ -10,7 +10,7 @@ use zring_engine::queue::{
 
 use crate::{frame::Frame, message::Message};
 
-/// What travels, unless it is a message of one frame with a short body. That lies in the queue, as short bytes: its
+/// A message or a command on its way. A message of one frame with a short body lies in the queue itself: its
 /// memory then stays with the thread that it came from. It is marked when an empty frame stands in front (REQ, REP).
 pub(crate) enum Freight {
     Message(Message),
@@ -126,7 +126,7 @@ impl Link {
         self.there.0.ring();
     }
 
-    /// One more message is there that nobody was told of. Whether it is time to ring.
+    /// Counts a message that the other end was not told of. Returns whether it is time to ring.
     #[inline]
     pub(crate) fn is_overdue(&mut self) -> bool {
         self.unrung += 1;
@@ -137,12 +137,12 @@ impl Link {
         is_overdue
     }
 
-    /// What the other end's bell posts.
+    /// The token that the other end's bell posts.
     pub(crate) fn their_token(&self) -> u64 {
         self.there.0.token()
     }
 
-    /// What this end's bell posts.
+    /// The token that this end's bell posts.
     pub(crate) fn token(&self) -> u64 {
         self.here.token()
     }

@@ -238,7 +238,7 @@ impl<C: Home> Socket<C> {
         }
     }
 
-    /// One attempt of a socket that has several shares, one of which may have a claim.
+    /// Makes one attempt at a socket with several shares, one of which may have a claim.
     fn attempt_into_apart(
         &self,
         shares: &Shares<C::Place>,

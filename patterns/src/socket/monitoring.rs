@@ -68,7 +68,7 @@ impl<C: Home> Socket<C> {
     }
 }
 
-/// What happened before a context was terminated can still be taken.
+/// Events from before a context was terminated can still be taken.
 fn attempt_event(reactor: &mut Reactor, key: SocketKey) -> Result<Event, Refusal> {
     let events = reactor.hub.sockets[key].events.as_ref().ok_or(Error::NotMonitored)?;
     if let Some(event) = lock(events).pop() {

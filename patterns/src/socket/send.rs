@@ -91,7 +91,7 @@ impl<C: Home> Socket<C> {
     fn attempt_send_in_place<F: FnOnce(&mut [u8])>(&self, len: usize, fill: F) -> Result<(), F> {
         match self.context.reactor_for_lane(&self.share.place) {
             Some(mut reactor) => reactor.hub.send_in_lane_with(self.key(), len, fill),
-            // Nobody else should have to wait for what the caller does.
+            // Other threads should not have to wait for the caller's closure.
             None => Err(fill),
         }
     }
@@ -112,7 +112,7 @@ impl<C: Home> Socket<C> {
         give_back(sent, payload)
     }
 
-    /// One attempt, after which nothing is held.
+    /// Makes one attempt, after which no lock is held.
     #[inline(always)]
     pub(crate) fn attempt_send<P: Sendable>(&self, payload: &mut Option<P>) -> Result<(), Refusal> {
         match &self.shares {

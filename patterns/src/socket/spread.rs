@@ -17,10 +17,10 @@ use crate::{
     shares::{Share, Shares},
 };
 
-/// Who is told when any of a socket's shares changes. Delisting is up to who made it.
+/// The places of a waiter in the lists of all shares of a socket. Its maker has to delist it.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
-    /// One for each share, in order.
+    /// The waiter's number at each share, in order.
     numbers: Vec<u64>,
 }
 

@@ -33,9 +33,9 @@ pub struct Incoming<'a, C: Home> {
 }
 
 enum Source {
-    /// It was there whole.
+    /// The message had arrived whole.
     Whole(VecDeque<Frame>),
-    /// It comes from a peer.
+    /// The message arrives from a peer.
     Peer(StreamId),
     /// Nothing is left of it.
     Ended,
@@ -48,7 +48,7 @@ enum Untaken {
     Large {
         bytes: u64,
     },
-    /// It is taken piece by piece: how much of it was, and what was received and not taken.
+    /// The body is taken piece by piece: how many bytes were taken, and those received and not taken.
     InPieces {
         taken: u64,
         piece: Vec<u8>,

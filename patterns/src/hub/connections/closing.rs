@@ -71,7 +71,7 @@ impl Hub {
             }
             self.give_up_pending(socket);
         }
-        // What another part loses may still go out by this one.
+        // Messages that another share loses may still go out by this share.
         if self.sockets[socket].are_shares_clear() {
             self.end_socket(shard, socket);
         }
@@ -115,7 +115,7 @@ impl Hub {
     /// Whether a closed socket has nothing left; then it is removed. Returns messages given up.
     pub(crate) fn reap_socket(&mut self, socket: SocketKey) -> Option<u64> {
         let state = &self.sockets[socket];
-        // One without connections may still wait for somebody who takes its messages.
+        // A socket without connections may still have messages that wait for a peer.
         let has_some = !state.endpoints.connectors.is_empty() || !state.peers.is_empty();
         if !state.closing.has_ended || has_some {
             return None;

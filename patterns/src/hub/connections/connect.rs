@@ -26,7 +26,7 @@ impl Hub {
     ) -> Result<(), Error> {
         let parsed: Endpoint = endpoint.parse()?;
         let target = parsed.connect_target()?;
-        // What this system never has is said at once, rather than tried for ever.
+        // A transport that this system does not have is an error now, not an endless series of attempts.
         match &target {
             ConnectTarget::Unix(_) => unix::check()?,
             ConnectTarget::UnixAbstract(name) => unix::abstract_addr(name).map(drop)?,
@@ -43,7 +43,7 @@ impl Hub {
         let state = &mut self.sockets[socket];
         state.endpoints.connectors.push(key);
         state.note_connector(true, is_stream);
-        // Messages may wait for it.
+        // Messages may wait for the new connection.
         self.touch(socket);
         self.try_connect(shard, key);
         Ok(())

@@ -64,7 +64,7 @@ fn received(driver: DriverChoice, sizes: &[usize]) -> (Shard, Vec<Frame>, usize)
     (shard, receiver.frames, receiver.addresses[0])
 }
 
-/// What goes out of an outbox by reference to leased memory: addresses and lengths.
+/// The leased memory that an outbox sends by reference: addresses and lengths.
 fn leased(gather: &Gather) -> Vec<(usize, usize)> {
     let segments = gather.segments().filter(|segment| matches!(segment, Segment::Lease(_)));
     segments.map(|segment| (segment.bytes().as_ptr().addr(), segment.bytes().len())).collect()

@@ -35,12 +35,12 @@ const BURST_SLICE_MAX_NS: u64 = 1_000_000;
 pub(crate) struct Burst {
     /// When the last message that went out at once began to.
     began_ns: u64,
-    /// What comes before this time follows it closely.
+    /// A message before this time follows closely.
     close_ns: u64,
     timer: Option<TimerId>,
 }
 
-/// What is queued, and when it goes out.
+/// The queued peers of a hub, and when they are flushed.
 #[derive(Debug, Default)]
 pub(crate) struct Flushing {
     /// Peers with queued bytes, while a batch scope or a burst is open.
@@ -85,7 +85,7 @@ impl Hub {
         self.note_sent(shard, batching);
     }
 
-    /// What did not wait for others has been sent, or is on its way.
+    /// Notes that a message went out at once, or is on its way.
     #[inline]
     pub(crate) fn note_sent(&mut self, shard: &Shard, batching: bool) {
         if let Some(burst) = self.flushing.burst.as_mut().filter(|_| !batching) {
@@ -95,7 +95,7 @@ impl Hub {
         }
     }
 
-    /// Something was put into a pipe. Whoever looks there by himself sees it at once; the bell is for one who sleeps.
+    /// A message was put into a link. A receiver that polls the link sees it at once; the bell is for one that sleeps.
     /// Inside a batch scope it rings for the first message and then once in a while.
     #[inline(always)]
     pub(crate) fn ring_or_wait(&mut self, shard: &mut Shard, key: PeerKey) {
@@ -152,7 +152,7 @@ impl Hub {
                 self.waiting.touch(state);
             }
             if state.closing.is_lingering {
-                // What went out just now has no completion that would tell.
+                // A message that went out just now has no completion that would tell.
                 self.finish_linger(shard, socket);
             }
         }
@@ -221,7 +221,7 @@ impl Hub {
 
     /// Submits what batch scopes have queued so far.
     pub(crate) fn flush_dirty(&mut self, shard: &mut Shard) {
-        // One connection is served soonest by a call of its own, several by one submission for all.
+        // A single connection is served soonest by a call of its own, several by one submission for all.
         let is_single = self.flushing.dirty.len() == 1;
         while let Some(key) = self.flushing.dirty.pop() {
             let peer = &mut self.peers[key];
@@ -229,7 +229,7 @@ impl Hub {
             if is_single {
                 let socket = peer.socket;
                 self.queue_or_flush(shard, key, false);
-                // What went out at once has no completion that would give its room to those who wait.
+                // A message that went out at once has no completion that would give its room to messages that wait.
                 self.drain_pending(shard, socket);
             } else {
                 if peer.link.is_some() {
@@ -270,7 +270,7 @@ impl Hub {
             Phase::Closing(_) => return peer.flush(shard),
             Phase::Gone => return,
         }
-        // What queued up behind a send of large bodies goes the short way again, as soon as there is room.
+        // Messages that queued up behind a send of large bodies go by calls again, as soon as there is room.
         if peer.outbox.has_full_block() {
             peer.flush_now(shard);
         }

@@ -30,7 +30,7 @@ struct Sealed {
     at_boundary: bool,
 }
 
-/// What the kernel has at the moment.
+/// The send that the kernel has at the moment.
 #[derive(Debug, Clone, Copy)]
 struct Flight {
     messages: u32,
@@ -70,7 +70,7 @@ pub(crate) struct Outbox {
     retained_ends: u32,
 }
 
-/// What stays below these needs nothing but to wait.
+/// Bounds of a batch: messages below them only have to wait for its end.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
     /// At least 1.
@@ -104,7 +104,7 @@ impl Room {
     pub(crate) const NONE: Self = Self { ends: 0, bytes: 0 };
 }
 
-/// What became of everything that had been appended, when a connection ended.
+/// All messages of an outbox whose connection ended: handed over, or not sent.
 #[derive(Debug, Default)]
 pub(crate) struct Recovered {
     /// Messages that the kernel had taken whole, beyond those reported before.
@@ -151,7 +151,7 @@ impl Outbox {
         self.room(below).is_some_and(|room| self.join_within(body, &room))
     }
 
-    /// What may still join the block that is open; `None`: a whole one waits, or too much does.
+    /// How much may still join the open block; `None`: a whole block waits, or a bound is reached.
     #[inline(always)]
     pub(crate) fn room(&self, below: &Bounds) -> Option<Room> {
         let ends = (below.messages - 1).checked_sub(self.settled_messages)?;
@@ -413,7 +413,7 @@ impl Outbox {
         }
         self.seal_tail();
         self.sealed.drain(..).for_each(|sealed| walk.segment(sealed.segment));
-        // Those were reported when their sends completed.
+        // Those messages were reported when their sends completed.
         walk.recovered.handed -= u64::from(self.retained_ends);
         *self = Self::default();
         walk.recovered

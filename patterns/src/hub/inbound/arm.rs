@@ -47,7 +47,7 @@ impl Inbound {
         self.handle_spill(direct.spill, sink)
     }
 
-    /// What came behind a body.
+    /// Decodes the bytes that arrived behind a body.
     pub(crate) fn handle_spill(
         &mut self,
         mut spill: Vec<u8>,

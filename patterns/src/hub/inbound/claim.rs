@@ -1,4 +1,4 @@
-//! What a caller holds while bodies go straight from the kernel into its memory.
+//! The claim of a caller whose bodies go straight from the kernel into its memory.
 
 use crate::hub::PeerKey;
 
@@ -39,12 +39,12 @@ impl Places {
     }
 }
 
-/// What became of a message when a claimed body was whole.
+/// The state of a message once a claimed body is whole.
 pub(crate) enum Finished {
     /// The body was all of it, and it is the user's.
     Message,
     /// The body was all of it, and nobody asked for it.
     Refused,
-    /// It goes on, or waits to be taken.
+    /// The message goes on, or waits to be taken.
     Placed,
 }

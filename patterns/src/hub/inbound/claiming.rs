@@ -50,7 +50,7 @@ impl Inbound {
         }
     }
 
-    /// What there is of the body under way.
+    /// The bytes of the body under way that have arrived.
     pub(crate) fn held_beginning(&self) -> &[u8] {
         self.assembly.as_ref().map_or(&[], |assembly| assembly.body.bytes())
     }

@@ -242,7 +242,7 @@ impl Inbound {
         Ok(())
     }
 
-    /// Nobody has room for what is left of a piece behind `at`.
+    /// Keeps a piece whose bytes behind `at` cannot be decoded yet: too many messages wait for the user.
     fn keep(&mut self, piece: Piece, at: usize) {
         self.at = at;
         self.is_plain = matches!(piece, Piece::Chunk(_)) && self.is_between_plain_messages();

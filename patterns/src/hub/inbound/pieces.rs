@@ -1,4 +1,4 @@
-//! What a connection has received and nobody has decoded.
+//! Received bytes that are not decoded yet.
 
 use std::collections::VecDeque;
 

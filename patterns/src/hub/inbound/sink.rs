@@ -2,7 +2,7 @@
 
 use crate::{frame::Frame, message::Message, monitor::DisconnectReason};
 
-/// What a decoded frame is given to. Returning an error closes the connection.
+/// The receiver of decoded frames. An error that it returns closes the connection.
 pub(crate) trait Sink {
     /// A command frame's body.
     fn command(&mut self, body: &[u8]) -> Result<(), DisconnectReason>;

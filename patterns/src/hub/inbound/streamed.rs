@@ -14,7 +14,7 @@ pub(crate) struct Streamed {
     pub(super) frames: VecDeque<(Option<Frame>, bool)>,
     /// The last frame has come.
     pub(crate) is_whole: bool,
-    /// Nobody takes what is still to come.
+    /// The caller gave the message up: frames that still arrive are dropped.
     pub(super) is_abandoned: bool,
     /// How many frames and bytes have come so far.
     pub(super) count: u32,

@@ -36,7 +36,7 @@ impl Inbound {
         parts
     }
 
-    /// One more frame of it has come.
+    /// Another frame of the streamed message has arrived.
     pub(crate) fn stream_frame(
         &mut self,
         frame: Option<Frame>,
@@ -94,7 +94,7 @@ impl Inbound {
         }
     }
 
-    /// What is left of it is dropped, now and as it comes.
+    /// Drops the rest of the message: the frames that are here now, the others as they arrive.
     pub(crate) fn abandon_stream(&mut self) {
         while self.next_streamed().is_some() {}
         let Some(stream) = &mut self.stream else { return };
@@ -102,7 +102,7 @@ impl Inbound {
         self.skip_body();
     }
 
-    /// What is under way of a body, and what is to come of it, is dropped.
+    /// Drops the body under way: the bytes that are here now, the others as they arrive.
     pub(crate) fn skip_body(&mut self) {
         if let Some(assembly) = self.assembly.as_mut().filter(|it| !it.flags.command()) {
             assembly.is_skipped = true;

@@ -32,13 +32,13 @@ use crate::{
     wire::{PeerInfo, Violation},
 };
 
-/// What a bell's token is for. A token is `kind << 62 | serial << 32 | key`; one with an old serial is ignored.
+/// The owner of a bell's token. A token is `kind << 62 | serial << 32 | key`; a token with an old serial is ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Peer,
     Connector,
     Listener,
-    /// One part of a socket that is spread over shards.
+    /// A share of a socket that is spread over shards.
     Share,
 }
 
@@ -70,7 +70,7 @@ const POLLED_MAX: usize = 8;
 pub(crate) struct Mail {
     mailbox: Mailbox<u64>,
     postbox: Postbox<u64>,
-    /// Somebody was promised to be woken.
+    /// A thread sleeps that the next letter has to wake.
     is_armed: bool,
     scratch: Vec<u64>,
 }
@@ -141,7 +141,7 @@ pub(crate) struct Offer {
     bound: Arc<Bound>,
 }
 
-/// Whoever has accepted it in the meantime learns that nobody is there any more.
+/// A bound socket that has accepted the offer meanwhile learns that the connecting end is gone.
 impl Drop for Offer {
     fn drop(&mut self) {
         if self.queues.take().is_some() {
@@ -162,7 +162,7 @@ impl Hub {
     fn mail(&mut self, shard: &Shard) -> &mut Mail {
         self.pipes.mail.get_or_insert_with(|| {
             let (postbox, mailbox) = mailbox(shard.waker());
-            // Somebody may be in the middle of a wait that began before there was a mailbox.
+            // A thread may be in the middle of a wait that began before there was a mailbox.
             let is_armed = shard.is_parked() && mailbox.arm();
             Mail { mailbox, postbox, is_armed, scratch: Vec::new() }
         })
@@ -466,7 +466,7 @@ impl Hub {
         let Stage::Offered(offer) = stage else { return };
         offer.here.answer();
         let Some(there) = offer.acceptance.get().cloned() else {
-            // Nobody took it: the name is not bound any more.
+            // The offer was refused: the name is not bound any more.
             return self.retry(shard, key);
         };
         let Some(queues) = offer.queues.take() else { return };

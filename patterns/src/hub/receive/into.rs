@@ -23,7 +23,7 @@ use crate::{
 /// How much one attempt receives before others have a turn.
 const ATTEMPT_BYTES_MAX: usize = 1 << 20;
 
-/// What came of asking the kernel for a claimed body.
+/// The outcome of asking the kernel for a claimed body.
 pub(crate) enum Pull {
     Whole,
     /// There is no more room for it, or it was enough for an attempt.
@@ -53,7 +53,8 @@ impl Hub {
         self.waiting.touch(state);
     }
 
-    /// Nobody says where large bodies are to go: they go into memory of their own. Returns whether one waited for that.
+    /// No caller says any more where large bodies are to go: held bodies go on into memory of their own. Returns whether
+    /// there was one.
     pub(crate) fn release_held(&mut self, shard: &mut Shard, socket: SocketKey) -> bool {
         let state = &mut self.sockets[socket];
         if !state.reading.holds && state.reading.held.is_empty() {
@@ -260,7 +261,7 @@ impl Hub {
                 break;
             }
             let body_bytes = (room - filled).min(usize::try_from(rest).unwrap_or(usize::MAX));
-            // What follows the body is received with the last of it only.
+            // Bytes behind the body are received with its last part only.
             let no_spill = &mut Vec::new();
             let spill = if body_bytes as u64 == rest { spill } else { no_spill };
             match shard.try_receive(conn, &mut memory[filled..filled + body_bytes], spill) {

@@ -68,7 +68,7 @@ impl Delivery<'_> {
         self.stats.messages_malformed += u64::from(why == Dropped::Malformed);
     }
 
-    /// What becomes of a message that the room decides on.
+    /// Asks the room what becomes of a message.
     fn judge(&mut self, message: Arrived<'_>) -> Verdict {
         let verdict = self.socket.room.arrive(self.pipe, message, &self.socket.options);
         self.note_subscriptions();

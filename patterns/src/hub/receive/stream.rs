@@ -26,7 +26,7 @@ pub(crate) struct StreamId {
     connection: u64,
 }
 
-/// What begins.
+/// A message that a caller has begun to take.
 pub(crate) enum Begun {
     /// A message that is there whole.
     Whole(Message),
@@ -35,7 +35,7 @@ pub(crate) enum Begun {
 
 /// The next frame.
 pub(crate) enum Next {
-    /// It is there, and whether others follow.
+    /// A frame that is here, and whether others follow.
     Frame(Frame, bool),
     /// A large one that has begun: how long it is, and whether others follow.
     Header(u64, bool),
@@ -145,7 +145,7 @@ impl Hub {
         }
     }
 
-    /// Nobody takes what is left of the message.
+    /// The caller gives the rest of the message up.
     pub(crate) fn abandon_stream(&mut self, shard: &mut Shard, stream: StreamId) {
         let Ok(inbound) = self.streamed(stream) else { return };
         inbound.abandon_stream();
@@ -226,7 +226,7 @@ impl Hub {
     fn finish_streamed(&mut self, shard: &mut Shard, key: PeerKey) {
         self.decode_direct(shard, key, |inbound, delivery| {
             let decoded = inbound.finish_taken(delivery);
-            // What stands for it is not to be taken again.
+            // The placeholder of the frame is not to be taken again.
             inbound.next_streamed();
             ((), decoded)
         });

@@ -1,4 +1,4 @@
-//! What is sent, and how it gets into a peer's queue.
+//! The content of a send, and its way into a peer's queue.
 
 use zring_engine::{Shard, copies::Site};
 
@@ -12,7 +12,7 @@ use crate::{
 /// Borrowed bodies up to this size are copied straight into the send arena.
 pub(crate) const COPY_BYTES_MAX: usize = 32 << 10;
 
-/// What is sent, borrowed if it is copied anyway.
+/// The content of a send, borrowed if it is copied anyway.
 pub(crate) enum Content<'a> {
     Bytes(&'a [u8]),
     Message(&'a Message),
@@ -23,7 +23,7 @@ pub(crate) enum Content<'a> {
 /// The parts of a message with files that have to be in memory.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
-    /// What subscriptions are compared with, if the first frame is a file.
+    /// The topic that subscriptions are compared with, if the first frame is a file.
     pub(crate) topic: Option<Frame>,
     /// All of the message, if it goes to a peer within the process.
     pub(crate) message: Option<Message>,

@@ -81,7 +81,7 @@ impl Hub {
             let state = &self.sockets[socket];
             let owned_max =
                 if state.has_links { INLINE_BYTES_MAX } else { REFERENCE_BYTES_MIN - 1 };
-            // One copy serves all subscribers, and none is needed for a single peer who takes the body at once.
+            // A copy serves all subscribers; a single peer that takes the body at once needs none.
             let is_shared = state.facts.spread == Spread::Everywhere;
             let borrowed_max = if is_shared { COPY_BYTES_MAX } else { usize::MAX };
             let copies_max = if P::IS_BORROWED { borrowed_max } else { owned_max };
@@ -170,7 +170,7 @@ impl Hub {
         socket: SocketKey,
         content: &Content<'_>,
     ) -> Result<(), Refusal> {
-        // One comparison for the types that are about nothing but throughput.
+        // The types that send by turn pay a single comparison here.
         let state = &self.sockets[socket];
         if state.sends_plainly {
             return self.send_by_turn(shard, socket, content);
@@ -199,7 +199,7 @@ impl Hub {
         }
     }
 
-    /// Nobody has room: the message waits for the first peer that has, if any is expected.
+    /// No peer has room: the message waits for the first peer that has, if any is expected.
     #[cold]
     fn send_pending(&mut self, socket: SocketKey, content: &Content<'_>) -> Result<(), Refusal> {
         let state = &mut self.sockets[socket];
@@ -449,14 +449,14 @@ impl Hub {
     }
 
     /// Gives waiting messages to the peers that have room, in order. A message that the kernel takes at once makes room
-    /// again without a completion, so this goes on until nothing waits or nobody has room.
+    /// again without a completion, so this goes on until nothing waits or no peer has room.
     pub(crate) fn drain_pending(&mut self, shard: &mut Shard, socket: SocketKey) {
         while self.drain_round(shard, socket) {}
         // A lingering socket whose last message went out just now has no completion to wait for.
         self.finish_linger(shard, socket);
     }
 
-    /// One round over the peers with room. Returns whether another one may get further.
+    /// A round over the peers with room. Returns whether another round may get further.
     fn drain_round(&mut self, shard: &mut Shard, socket: SocketKey) -> bool {
         let batching = self.flushing.batches > 0;
         let Some(state) = self.sockets.get_mut(socket) else { return false };
@@ -499,7 +499,7 @@ pub(crate) fn load_topic(first: &Frame) -> Result<Frame, Error> {
     first.load(SUBSCRIPTION_BYTES_MAX).map_err(Error::FileRead)
 }
 
-/// One message of the peer's credit is used up; the next peer has its turn.
+/// Uses up a message of the peer's credit, and gives the next peer its turn.
 #[inline]
 fn spend_credit(state: &mut SocketState, peer: &mut Peer) {
     if peer.is_full(&state.options) {

@@ -1,8 +1,8 @@
-//! What the shares of a socket share whose connections are spread over several shards.
+//! The common state of the shares of a socket whose connections are spread over several shards.
 //!
 //! Each share is a socket of its shard's hub like any other. Connections are given to the share that has the fewest: the
-//! first share listens and hands on what it accepts. What PUSH has for nobody in particular waits in one place, from
-//! where any share with room takes it.
+//! first share listens and hands on the connections it accepts. Messages for no peer in particular wait in one place,
+//! from where any share with room takes them.
 
 use std::{
     collections::VecDeque,
@@ -35,7 +35,7 @@ pub(crate) struct Place {
     /// Connections that are its own, connected or accepted.
     load: AtomicUsize,
     arrivals: Mutex<Vec<Accepted>>,
-    /// It is closed and has nothing left to send.
+    /// The share is closed and has nothing left to send.
     is_clear: AtomicBool,
 }
 
@@ -260,7 +260,7 @@ impl SocketState {
         }
     }
 
-    /// What a connection is called in events and statistics. Shares do not call theirs the same.
+    /// The number of a connection in events and statistics. Shares number theirs differently.
     pub(crate) fn number_of(&self, conn: ConnId) -> u64 {
         let share = self.member.as_ref().map_or(0, |member| member.share as u64);
         conn.to_u64() | share << SHARE_SHIFT
