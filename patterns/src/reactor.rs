@@ -52,7 +52,7 @@ impl Reactor {
         }
     }
 
-    /// A core for several threads, on a shard of its own that the calling thread opens.
+    /// A reactor for several threads, on a shard of its own that the calling thread opens.
     pub(crate) fn open_shared(config: Config) -> Result<Self, Error> {
         let (inproc, drain_on_drop) = (config.inproc.clone(), config.drain_on_drop);
         let shard = Shard::open(config.into_shared_engine())?;
@@ -240,7 +240,7 @@ impl Reactor {
     }
 }
 
-/// Shared by threads, a core is turned by whoever leads.
+/// If threads share a reactor, the thread that leads turns it.
 impl Turn for Reactor {
     type Parking = Parking;
 

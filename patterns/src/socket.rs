@@ -52,7 +52,7 @@ pub(crate) mod sealed {
 
         fn reactor<'a>(&'a self, place: &'a Self::Place) -> Self::Guard<'a>;
 
-        /// The core, to send in its lane or to close that ([`Hub::close_lane`](crate::hub::Hub::close_lane)). `None`: several
+        /// The reactor, to send in its lane or to close the lane ([`Hub::close_lane`](crate::hub::Hub::close_lane)). `None`: several
         /// threads use the context, and there are no lanes.
         fn reactor_for_lane<'a>(&'a self, _place: &'a Self::Place) -> Option<Self::Guard<'a>> {
             None
@@ -70,7 +70,7 @@ pub(crate) mod sealed {
         /// Until when a call looks again and again before it sleeps, if it begins to wait now.
         fn spin_until_ns(&self, clock: Clock) -> u64;
 
-        /// Spins for so many pauses of the processor; others may use the core meanwhile, where there are others.
+        /// Spins for so many pauses of the processor; other threads, if there are any, may use the reactor meanwhile.
         fn rest(reactor: &mut Self::Guard<'_>, pauses: u32);
 
         /// Repeats an attempt until it succeeds, fails, or the time is up ([`Refusal::WouldBlock`]).

@@ -294,7 +294,7 @@ impl sealed::Home for Context {
 
     #[inline]
     fn settle(_core: &mut Reactor) -> Result<(), Error> {
-        // Letting go of the core does it.
+        // The guard does it when it is dropped.
         Ok(())
     }
 

@@ -151,7 +151,7 @@ impl sealed::Home for Context {
     }
 
     fn spin_until_ns(&self, _clock: Clock) -> u64 {
-        // Its core knows that.
+        // The reactor decides that.
         0
     }
 
