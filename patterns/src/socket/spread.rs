@@ -68,11 +68,22 @@ impl<C: Home> Socket<C> {
             Spread::Answering => {
                 let mut serving = lock(&shares.serving);
                 // Without a request the first share says what is wrong.
-                self.attempt_send_by(shares, serving.unwrap_or(0), payload)?;
-                *serving = None;
-                Ok(())
+                let sent = self.attempt_send_by(shares, serving.unwrap_or(0), payload);
+                match sent {
+                    Ok(()) => *serving = None,
+                    Err(_) => self.note_blocked_apart(shares),
+                }
+                sent
             }
             Spread::One => self.attempt_send_by(shares, 0, payload),
+        }
+    }
+
+    /// A call would have blocked, or came out of turn, though only one share was asked: the descriptors of all shares
+    /// show the next change.
+    fn note_blocked_apart(&self, shares: &Shares<C::Place>) {
+        for share in shares.all() {
+            self.context().reactor(&share.place).hub.note_blocked(share.key);
         }
     }
 
@@ -115,7 +126,13 @@ impl<C: Home> Socket<C> {
                 frame.take().into_iter().for_each(|frame| shares.keep_partial(frame));
                 Ok(())
             }
-            Spread::Answering => more_by(lock(&shares.serving).unwrap_or(0), frame),
+            Spread::Answering => {
+                let kept = more_by(lock(&shares.serving).unwrap_or(0), frame);
+                if kept.is_err() {
+                    self.note_blocked_apart(shares);
+                }
+                kept
+            }
             Spread::One => more_by(0, frame),
         }
     }
@@ -233,7 +250,11 @@ impl<C: Home> Socket<C> {
         }
         let mut serving = lock(&shares.serving);
         if let Some(number) = *serving {
-            return self.attempt_by(shares, number, &mut attempt);
+            let taken = self.attempt_by(shares, number, &mut attempt);
+            if taken.is_err() {
+                self.note_blocked_apart(shares);
+            }
+            return taken;
         }
         let (taken, number) = self.attempt_in_turn(shares, attempt)?;
         *serving = Some(number);
