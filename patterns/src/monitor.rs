@@ -169,7 +169,7 @@ pub enum EventKind {
         why: DisconnectReason,
         /// Messages received whole over this connection.
         messages_in: u64,
-        /// Messages handed whole to this connection; whether the peer read them all, nobody knows.
+        /// Messages handed whole to this connection; whether the peer read them all is not known.
         messages_out: u64,
         /// Messages queued for this connection that go to another one instead.
         messages_requeued: u64,
@@ -241,7 +241,7 @@ impl fmt::Display for EventKind {
     }
 }
 
-/// Events nobody has taken yet. When it is full the newest event is dropped and counted: a monitor that falls
+/// Events that were not taken yet. When the queue is full the newest event is dropped and counted: a monitor that falls
 /// behind sees an unbroken beginning and knows how much of the end it missed.
 #[derive(Clone, Debug)]
 pub(crate) struct EventQueue {
@@ -308,7 +308,7 @@ pub struct PeerStats {
     pub messages_queued: u64,
     /// How often a send found this peer's queue full.
     pub stalls_out: u64,
-    /// How often receiving was stopped because nobody took the messages.
+    /// How often receiving was stopped because too many messages were not taken.
     pub stalls_in: u64,
     /// Bytes of `bytes_in` that went straight from the kernel into memory of the caller's.
     pub bytes_into: u64,
@@ -350,7 +350,7 @@ pub struct SocketStats {
     pub messages_pending: u64,
     /// How often a send found a peer's queue full.
     pub stalls_out: u64,
-    /// How often receiving from a peer was stopped because nobody took the messages.
+    /// How often receiving from a peer was stopped because too many messages were not taken.
     pub stalls_in: u64,
     /// Bytes of `bytes_in` that went straight from the kernel into memory of the caller's.
     pub bytes_into: u64,

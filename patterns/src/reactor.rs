@@ -263,8 +263,8 @@ impl Turn for Reactor {
         self.shard.wants_turn() || self.hub.has_mail()
     }
 
-    /// Looks at the mail each time, which costs nothing, and at the operating system only now and then, unless nobody
-    /// sends mail.
+    /// Looks at the mail each time, which costs nothing, and at the operating system only now and then, unless there
+    /// are no links.
     #[inline]
     fn glance(&mut self) -> io::Result<usize> {
         if self.hub.has_mail() {

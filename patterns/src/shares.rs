@@ -45,7 +45,7 @@ pub(crate) struct Shares<P> {
 }
 
 /// The share whose turn it is, and how many messages it has had in this one. Several threads may get in each other's
-/// way: then somebody's turn is longer or shorter than it should be.
+/// way: then the turn of a share is longer or shorter than it should be.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Turn {
     pub(crate) share: usize,

@@ -265,7 +265,7 @@ impl SocketState {
         self.room.spoiled(None);
     }
 
-    /// Records an event about an endpoint, and wakes who waits for one.
+    /// Records an event about an endpoint, and wakes the waiters of the socket.
     pub(crate) fn emit(&mut self, waiting: &mut Waiting, endpoint: &Arc<str>, kind: EventKind) {
         if let Some(events) = &self.events {
             let (endpoint, time) = (endpoint.clone(), SystemTime::now());
@@ -274,7 +274,7 @@ impl SocketState {
         }
     }
 
-    /// Records an event about a connection, and wakes who waits for one.
+    /// Records an event about a connection, and wakes the waiters of the socket.
     pub(crate) fn emit_of(&mut self, waiting: &mut Waiting, peer: &PeerStats, kind: EventKind) {
         if let Some(events) = &self.events {
             let time = SystemTime::now();

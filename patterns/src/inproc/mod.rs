@@ -57,7 +57,7 @@ impl Introduction {
 /// A socket bound to a name.
 pub(crate) struct Bound {
     pub(crate) introduction: Introduction,
-    /// `None`: the name is not bound any more, and nobody will accept.
+    /// `None`: the name is not bound any more, and offers are refused.
     arrivals: Mutex<Option<Vec<Arrival>>>,
     postbox: Postbox<u64>,
     token: u64,
@@ -103,7 +103,7 @@ impl Bound {
 }
 
 impl Arrival {
-    /// The connecting socket learns that nobody accepts, and tries again.
+    /// The connecting socket learns that its offer is refused, and tries again.
     fn refuse(self) {
         drop(self.queues);
         self.notice.ring();

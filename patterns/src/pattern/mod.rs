@@ -164,7 +164,7 @@ impl Head {
 /// Where a message is to go.
 #[derive(Debug)]
 pub(crate) enum Plan {
-    /// To the peer whose turn it is, who is named by [`Sending::given`]. If none has room, the message waits at the
+    /// To the peer whose turn it is, named by [`Sending::given`]. If none has room, the message waits at the
     /// socket.
     InTurn {
         head: Head,
@@ -176,7 +176,7 @@ pub(crate) enum Plan {
     To { peer: PipeId, head: Head },
     /// To each peer that [`Sending::matches`] names; dropped for those whose queues are full.
     Each,
-    /// To nobody: the peer it is for is gone.
+    /// To no peer: the one it is for is gone.
     Lost,
 }
 
@@ -206,7 +206,7 @@ pub(crate) enum Verdict {
 pub(crate) enum Dropped {
     /// The pattern cannot use it.
     Malformed,
-    /// Nobody asked for it.
+    /// The socket did not ask for it.
     Unwanted,
 }
 
@@ -309,7 +309,7 @@ pub(crate) trait Receiving {
     fn take(&mut self, from: Option<PipeId>, kept: Vec<Frame>);
 }
 
-/// Who is connected.
+/// Peers that come and go.
 pub(crate) trait Peers {
     /// A peer is ready. `tell` sends it a command.
     fn attach(&mut self, peer: PipeId, tell: &mut dyn FnMut(Subscription<'_>));

@@ -189,7 +189,7 @@ impl<C: Home> Socket<C> {
                 Some(message) => message,
             };
             if reactor.hub.sockets[share.key].peers.ready > 0 {
-                // A share never refuses; if it was terminated meanwhile, nobody is left to publish to. Only a file may
+                // A share never refuses; if it was terminated meanwhile, no peer is left to publish to. Only a file may
                 // have become unreadable since it was checked.
                 let sent =
                     attempt_send::<C, _>(&mut reactor, share.key, &mut Some(message.clone()));

@@ -468,7 +468,7 @@ impl<C: Home> IncomingFrame<'_, '_, C> {
         Ok(bytes)
     }
 
-    /// Whether the body waits for somebody who says where it is to go. It does not where time was up before, or where
+    /// Whether the body waits for a caller that says where it is to go. It does not where time was up before, or where
     /// another call has begun to receive it.
     fn is_held(&self, stream: StreamId) -> Result<bool, Error> {
         self.incoming.attempt(|reactor| reactor.hub.is_streamed_held(stream))

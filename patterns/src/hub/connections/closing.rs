@@ -46,7 +46,7 @@ impl Hub {
 
     fn queued_for_peers(&self, socket: SocketKey) -> u64 {
         let state = &self.sockets[socket];
-        // The queues of a type that does not send hold subscriptions, which nobody misses.
+        // The queues of a type that does not send hold subscriptions, which are no loss.
         if state.facts.sends == Sends::Never {
             return 0;
         }
@@ -184,7 +184,7 @@ impl Hub {
         let broke_off =
             matches!(&peer.phase, Phase::Closing(Ending::Ready(DisconnectReason::File(_))));
         if broke_off && unsent > 0 {
-            // The first one is the message that the file is part of: nobody can be sent it.
+            // The first message is the one with the file: it cannot be sent to any peer.
             recovered.unsent.remove(0);
             state.room.spoiled(Some(key.pipe()));
         }

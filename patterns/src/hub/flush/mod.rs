@@ -29,7 +29,7 @@ const BURST_SLICE_MAX_NS: u64 = 1_000_000;
 /// Sends at once when idle, together under backlog, on a shard whose users open no batch scopes.
 ///
 /// The first message goes out at once. One that follows closely begins a burst: from there on messages queue until
-/// 32 KiB are there, somebody waits, or the slice is over. A slice without messages ends the burst. Sending to many
+/// 32 KiB are there, a call waits, or the slice is over. A slice without messages ends the burst. Sending to many
 /// peers makes the next slice longer, so that it goes on for half of the time at most.
 #[derive(Debug, Default)]
 pub(crate) struct Burst {

@@ -18,7 +18,7 @@ use crate::monitor::DisconnectReason;
 pub(crate) enum Arm {
     /// Not at all: too much waits to be taken.
     Stalled,
-    /// Not before somebody has said where the large body that is under way is to go.
+    /// Not before a caller has said where the large body under way is to go.
     Held,
     /// Into the pool.
     Ring,
@@ -105,8 +105,8 @@ impl Inbound {
         self.assembly.as_ref().is_some_and(|assembly| assembly.rest > DIRECT_BYTES_MIN)
     }
 
-    /// How to receive next. For a direct receive the unfinished body moves out. `holds`: a large one waits for
-    /// somebody who says where it is to go.
+    /// How to receive next. For a direct receive the unfinished body moves out. `holds`: a large body waits
+    /// for a caller that says where it is to go.
     pub(crate) fn arm(&mut self, holds: bool) -> Arm {
         if self.is_claimed() || self.may_be_held(holds) {
             return Arm::Held;

@@ -15,13 +15,13 @@ pub(crate) const LARGE_SPILL_BYTES: usize = 64;
 pub(crate) const DIRECT_FRAMES: u32 = 16;
 /// Frames in front of the body of a request or a reply: its number and an empty frame.
 pub(crate) const ENVELOPE_FRAMES: u32 = 2;
-/// A body that nobody wants is received in pieces of this size, one after the other into the same memory.
+/// A skipped body is received in pieces of this size, one after the other into the same memory.
 pub(crate) const SKIP_BYTES: usize = 64 << 10;
 /// Undecoded pieces a connection may hold before it stops receiving.
 pub(crate) const UNDECODED_PIECES_MAX: usize = 4;
 
-/// Whether what there is of a body is so little, and so much to come, that it only waits until somebody has said where the
-/// body is to go.
+/// Whether so few bytes of a body have arrived, and so many are to come, that the body had better wait until a caller has
+/// said where it is to go.
 pub(crate) fn is_beginning(have_bytes: usize, rest: u64) -> bool {
     have_bytes <= LARGE_SPILL_BYTES && rest > DIRECT_BYTES_MIN
 }

@@ -41,9 +41,9 @@ impl Places {
 
 /// The state of a message once a claimed body is whole.
 pub(crate) enum Finished {
-    /// The body was all of it, and it is the user's.
+    /// The body was all of the message, and the message is the user's.
     Message,
-    /// The body was all of it, and nobody asked for it.
+    /// The body was all of the message, and the socket did not ask for it.
     Refused,
     /// The message goes on, or waits to be taken.
     Placed,

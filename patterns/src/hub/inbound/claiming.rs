@@ -15,7 +15,7 @@ use crate::{
 };
 
 impl Inbound {
-    /// Whether the body under way is one that somebody may want elsewhere; then it is held from here on.
+    /// Whether the body under way is one that a caller may want in its own memory; then it is held from here on.
     pub(crate) fn may_be_held(&mut self, holds: bool) -> bool {
         let is_large = self.has_large_rest() && self.pieces.is_empty();
         let Some(assembly) = self.assembly.as_mut().filter(|_| is_large && holds) else {
@@ -25,7 +25,7 @@ impl Inbound {
         assembly.is_held
     }
 
-    /// How long the body is that waits for somebody who says where it is to go.
+    /// The length of the held body: the one that waits for a caller that says where it is to go.
     pub(crate) fn held_bytes(&self) -> Option<u64> {
         let held = self.assembly.as_ref().filter(|assembly| assembly.is_held)?;
         Some(held.bytes)
@@ -43,7 +43,7 @@ impl Inbound {
         self.has_large_rest() && self.assembly.as_ref().is_some_and(is_free)
     }
 
-    /// The body under way is received into memory of its own, whoever may want it elsewhere.
+    /// The body under way is received into memory of its own, even if a caller wants it elsewhere.
     pub(crate) fn own_body(&mut self) {
         if let Some(assembly) = &mut self.assembly {
             (assembly.is_owned, assembly.is_held) = (true, false);
@@ -85,8 +85,8 @@ impl Inbound {
         Some(message)
     }
 
-    /// Claims the body under way for whoever has this number: what there is of it goes into `frame`, and so will the
-    /// rest.
+    /// Claims the body under way for the caller with this number: the bytes that have arrived go into `frame`, and so
+    /// will the rest.
     pub(crate) fn claim(&mut self, number: u64, frame: &mut FrameBuf<'_>) {
         let Some(assembly) = &mut self.assembly else { return };
         let body = std::mem::replace(&mut assembly.body, SharedMut::with_expected(0)).freeze();

@@ -110,11 +110,11 @@ pub(crate) struct Inbound {
     messages_max: usize,
     bytes_max: u64,
     pub(crate) frames_max: u32,
-    /// Receiving was stopped because nobody took the messages, or said where a body is to go.
+    /// Receiving was stopped: too many messages wait for the user, or a body is held.
     pub(crate) is_stalled: bool,
     /// The claim on frames of the message that is under way; 0: none.
     pub(crate) claim: u64,
-    /// That message, when it is whole. Nobody else gets it.
+    /// The claimed message, when it is whole. Only the caller with the claim gets it.
     pub(crate) claimed: Option<Message>,
     /// A message that is taken as it arrives.
     pub(crate) stream: Option<Box<Streamed>>,

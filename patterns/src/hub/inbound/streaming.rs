@@ -18,7 +18,7 @@ impl Inbound {
         self.stream.as_ref().is_some_and(|stream| !stream.is_whole)
     }
 
-    /// Whether nobody takes what is still to come of the message that is under way.
+    /// Whether the message under way was given up: frames that still arrive are dropped.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.stream.as_ref().is_some_and(|stream| stream.is_abandoned)
     }

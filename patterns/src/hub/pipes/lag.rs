@@ -10,8 +10,8 @@ const PAUSES_MAX: u32 = 64;
 /// How long a receiver that is faster than its sender stays away before it looks again.
 ///
 /// On the heels of the sender each look takes away cache lines that the sender is about to write, and each message
-/// then costs both of them several journeys of a line. Whoever waits a moment finds more messages, whose lines come
-/// one behind the other, and leaves those of the next ones alone. A message that is alone is never waited for.
+/// then costs both of them several journeys of a line. A receiver that waits a moment finds more messages, whose lines
+/// come one behind the other, and leaves the lines of the next ones alone. A message that is alone is never waited for.
 #[derive(Debug, Default)]
 pub(crate) struct Lag {
     pauses: u32,

@@ -76,8 +76,8 @@ pub(crate) struct Mail {
 }
 
 impl Mail {
-    /// At the end of a turn: whoever waits all the same, because another thread took this turn, is to be woken by the
-    /// next letter.
+    /// At the end of a turn: if a thread sleeps all the same, because another thread took this turn, the next letter is
+    /// to wake it.
     fn settle(&mut self, shard: &Shard) {
         if shard.is_parked() {
             self.is_armed = self.mailbox.arm();
@@ -293,8 +293,8 @@ impl Hub {
         }
     }
 
-    /// A pipe has something to take, room, or an end. While nobody sleeps, the bell of one that brings messages is left
-    /// unanswered: the other end then does not ring for each of them, and this one looks by itself.
+    /// A link has something to take, room, or an end. While no thread sleeps, the bell of a link that brings messages is
+    /// left unanswered: the other end then does not ring for each message, and this end polls the link.
     fn peer_rung(&mut self, shard: &mut Shard, key: PeerKey, token: u64) {
         let Some(peer) = self.peers.get_mut(key) else { return };
         let Some(link) = peer.link.as_mut().filter(|link| link.token() == token) else { return };
@@ -324,7 +324,7 @@ impl Hub {
             self.waiting.touch(state);
         }
         let (socket, waits) = (peer.socket, !state.pending.is_empty());
-        // Commands are for us, not for the user: PUB has nobody who would take them.
+        // Commands are for the hub. A type that does not receive has no user who would take them.
         if has_parcel && !takes_messages {
             self.refill(shard, key);
             self.touch(socket);
@@ -427,7 +427,7 @@ impl Hub {
         self.pipes.mail.as_ref().is_some_and(|mail| notice.posts_to(&mail.mailbox))
     }
 
-    /// Offers a pipe to whoever is bound to the name, or waits for somebody to be.
+    /// Offers a link to the socket that is bound to the name, or waits until one is.
     pub(crate) fn connect_inproc(&mut self, shard: &mut Shard, key: ConnectorKey, name: &Arc<str>) {
         self.pipes.expects_links = true;
         let token = token(Kind::Connector, self.next_serial(), key.0);
@@ -543,7 +543,7 @@ impl PeerInfo {
     }
 }
 
-/// The name is free again, and whoever was connected to it learns that.
+/// The names of the hub's listeners are free again, and sockets connected to them learn that.
 impl Drop for Hub {
     fn drop(&mut self) {
         for listener in self.listeners.values() {

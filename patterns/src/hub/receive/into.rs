@@ -43,7 +43,7 @@ impl SocketState {
 }
 
 impl Hub {
-    /// A peer's large body waits for somebody who says where it is to go.
+    /// A peer's large body waits for a caller that says where it is to go.
     pub(crate) fn hold(&mut self, key: PeerKey) {
         let peer = &self.peers[key];
         let state = &mut self.sockets[peer.socket];
@@ -108,8 +108,8 @@ impl Hub {
     }
 
     /// Receives one message, or what is left of one, into the caller's memory. Returns how many frames that was, and
-    /// whether there are more. `claim` is `None` at the caller's first attempt; after his last one without success
-    /// [`Hub::unclaim`] follows.
+    /// whether there are more. `claim` is `None` at the caller's first attempt; after the last one without
+    /// success [`Hub::unclaim`] follows.
     pub(crate) fn try_recv_into(
         &mut self,
         shard: &mut Shard,
@@ -386,7 +386,7 @@ impl Hub {
     }
 
     /// The caller gives up: what has come of a message stays with its peer, and the rest follows it there. So the bytes
-    /// of a body are copied twice at most, however often somebody begins to wait for them.
+    /// of a body are copied twice at most, however often a caller begins to wait for them.
     pub(crate) fn unclaim(
         &mut self,
         shard: &mut Shard,

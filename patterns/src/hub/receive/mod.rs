@@ -241,7 +241,7 @@ impl Hub {
         }
     }
 
-    /// A peer who has a whole message.
+    /// A peer with a whole message.
     pub(crate) fn find_readable(
         &mut self,
         shard: &mut Shard,
@@ -253,7 +253,7 @@ impl Hub {
         })
     }
 
-    /// Takes a message of a peer who has one.
+    /// Takes a message of a peer that has one.
     pub(crate) fn take_message(&mut self, socket: SocketKey, key: PeerKey) -> Message {
         self.sockets[socket].receiving.advance();
         let message = self.peers[key].inbound.pop().expect("readable");
@@ -290,7 +290,7 @@ impl Hub {
         is_there || self.release_held(shard, socket) && self.next_readable(shard, socket).is_some()
     }
 
-    /// The peer whose turn it is and who has a whole message; decodes what is needed to know.
+    /// The peer whose turn it is and that has a whole message; decodes as much as is needed to know.
     #[inline]
     fn next_readable(&mut self, shard: &mut Shard, socket: SocketKey) -> Option<PeerKey> {
         loop {

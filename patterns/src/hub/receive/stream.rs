@@ -87,7 +87,7 @@ impl Hub {
         Ok(Begun::Stream(StreamId { peer: key, connection }))
     }
 
-    /// A peer whose message has begun. What nobody may take yet goes on into memory of its own.
+    /// A peer whose message has begun. Held bodies of other messages go on into memory of their own.
     fn find_streamable(
         &mut self,
         shard: &mut Shard,
@@ -209,7 +209,7 @@ impl Hub {
         Err(Refusal::WouldBlock)
     }
 
-    /// Whether the frame that has begun waits for somebody who says where it is to go; otherwise it is on its way into
+    /// Whether the frame that has begun waits for a caller that says where it is to go; otherwise it is on its way into
     /// memory of its own, or there already.
     pub(crate) fn is_streamed_held(&mut self, stream: StreamId) -> Result<bool, Refusal> {
         let inbound = self.streamed(stream)?;

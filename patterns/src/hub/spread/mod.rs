@@ -228,7 +228,7 @@ impl SocketState {
             })
     }
 
-    /// Whether a share may get, or has, somebody to send to once its endpoints are closed.
+    /// Whether any share has, or may get, a peer to send to.
     pub(crate) fn expects_peers(&self) -> bool {
         let has_load = |place: &Place| place.load.load(Ordering::Relaxed) > 0;
         self.all_connectors() > 0
@@ -306,7 +306,8 @@ impl Hub {
         true
     }
 
-    /// Another share has left word: connections, messages for whoever has room, or that there are none any more.
+    /// Another share has posted a letter: connections for this share, messages for any share with room, or the end of
+    /// such messages.
     pub(crate) fn share_rung(&mut self, shard: &mut Shard, socket: SocketKey, token: u64) {
         let Some(state) = self.sockets.get(socket) else { return };
         let Some(Membership { common, share }) = state.member.clone() else { return };
@@ -334,7 +335,7 @@ impl Hub {
         }
     }
 
-    /// Nothing is left to send, or nobody to send it to: shares that linger may go.
+    /// Nothing is left to send, or no peer to send it to: shares that linger may go.
     pub(crate) fn tell_lingering(&self, socket: SocketKey) {
         let Some(state) = self.sockets.get(socket) else { return };
         if let Some(Membership { common, share }) = &state.member
