@@ -37,7 +37,7 @@ macro_rules! keys {
 keys! {
     /// A socket of a hub.
     pub SocketKey;
-    /// A peer of a hub, whichever socket it belongs to.
+    /// A peer of a hub, of any of the hub's sockets.
     pub(crate) PeerKey;
     /// A listener of a hub.
     pub(crate) ListenerKey;
@@ -45,7 +45,7 @@ keys! {
     pub(crate) ConnectorKey;
 }
 
-/// A slab whose entries are found by a key of their own type. Keys of removed entries are used again.
+/// A slab whose entries are found by a key of their own type. Keys of removed entries are reused.
 pub(crate) struct Table<K, T> {
     entries: Slab<T>,
     key: PhantomData<K>,

@@ -13,10 +13,10 @@ use crate::{
     wire::{Handshake, Heartbeat, PeerInfo},
 };
 
-/// How far a peer has come.
+/// The phase of a peer.
 ///
 /// ```text
-/// Handshaking ──▶ Ready ──▶ Closing ──▶ Gone ──▶ (removed once what it sent was taken)
+/// Handshaking ──▶ Ready ──▶ Closing ──▶ Gone ──▶ (removed once its messages were taken)
 ///      └────────────────────────┘
 /// ```
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub(crate) enum Phase {
     Ready,
     /// The connection is being closed; sends may still complete.
     Closing(Ending),
-    /// No connection any more; received messages wait to be taken.
+    /// The connection is gone; received messages wait to be taken.
     Gone,
 }
 
@@ -41,26 +41,26 @@ pub(crate) enum Ending {
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    /// The socket it belongs to.
+    /// The socket that the peer belongs to.
     pub(crate) socket: SocketKey,
-    /// Its slot among the peers of that socket.
+    /// The peer's slot among the peers of that socket.
     pub(crate) slot: PipeId,
-    /// The connection to it, unless it is within the process.
+    /// The connection to the peer, unless the peer is within the process.
     pub(crate) conn: Option<ConnId>,
-    /// The link to it, if it is within the process.
+    /// The link to the peer, if the peer is within the process.
     pub(crate) link: Option<Box<Link>>,
-    /// The connector that made it, if this side connected.
+    /// The connector that made the connection, if this side connected.
     pub(crate) connector: Option<ConnectorKey>,
     pub(crate) phase: Phase,
     pub(crate) inbound: Inbound,
     pub(crate) outbox: Outbox,
-    /// A send that ended before all was taken.
+    /// A send that ended before the kernel had taken all of it, and how many bytes the kernel took.
     pub(crate) cut: Option<(Gather, usize)>,
-    /// Queued in the hub's list of peers to flush.
+    /// The peer is in the hub's list of peers to flush.
     pub(crate) is_dirty: bool,
     pub(crate) heartbeat: Heartbeat,
     pub(crate) heartbeats: bool,
-    /// How far it had come when its answer to a PING was last waited for.
+    /// The peer's progress ([`Shard::progress`]) as last read for a PING that it has to answer.
     pub(crate) taken: u64,
     pub(crate) timer: Option<TimerId>,
     /// 0 for a ZMTP 3.0 peer.
@@ -68,9 +68,9 @@ pub(crate) struct Peer {
     pub(crate) stats: PeerStats,
     /// Handshake bytes that go out before anything else.
     pub(crate) hello: Vec<u8>,
-    /// Messages for it are being dropped because its queue is full.
+    /// Messages for the peer are being dropped because its queue is full.
     pub(crate) is_stalled: bool,
-    /// Room for one more message is reserved: its first frames wait at the socket.
+    /// Room for one more message is reserved; the first frames of that message wait at the socket.
     pub(crate) is_reserved: bool,
 }
 
@@ -119,7 +119,7 @@ impl Peer {
         matches!(self.phase, Phase::Gone)
     }
 
-    /// The handshake told who the peer is.
+    /// The handshake is done: notes what it told about the peer.
     pub(crate) fn establish(&mut self, info: PeerInfo) {
         self.phase = Phase::Ready;
         self.minor = info.minor;
@@ -135,13 +135,13 @@ impl Peer {
         }
     }
 
-    /// Whether something arrived that is not decoded yet.
+    /// Whether bytes or parcels arrived that are not decoded yet.
     #[inline]
     pub(crate) fn has_undecoded(&self) -> bool {
         self.inbound.has_undecoded() || self.link.as_ref().is_some_and(|link| link.has_parcel())
     }
 
-    /// Whether one more message would go beyond what may be queued for the peer.
+    /// Whether one more message would exceed the limits of the peer's queue.
     #[inline]
     pub(crate) fn is_full(&mut self, options: &Options) -> bool {
         let reserved = u32::from(self.is_reserved);
@@ -171,8 +171,8 @@ impl Peer {
         }
     }
 
-    /// As [`Peer::flush`], beginning at once. What the kernel takes whole is done with right here, so nothing
-    /// needs to be turned for it.
+    /// As [`Peer::flush`], with a send call at once. If the kernel takes everything, the send is complete right here,
+    /// and no turn of the shard is needed for it.
     #[inline]
     pub(crate) fn flush_now(&mut self, shard: &mut Shard) {
         if !self.may_send_now() {
@@ -189,17 +189,17 @@ impl Peer {
         }
     }
 
-    /// Whether a body may go out right away: nothing is in front of it.
+    /// Whether a body may be sent at once, because nothing is queued in front of it.
     pub(crate) fn may_send_unqueued(&self) -> bool {
         self.conn.is_some() && self.may_send_now() && self.outbox.is_idle()
     }
 
-    /// Sends a body right from where it lies, with what stands in front of it. Returns how much of both the kernel took.
+    /// Sends a body from where it lies, behind `head`. Returns how many bytes of both the kernel took.
     pub(crate) fn send_unqueued(&self, shard: &mut Shard, head: &[u8], body: &[u8]) -> usize {
         self.conn.map_or(0, |conn| shard.try_send_behind(conn, head, body))
     }
 
-    /// The one message that is queued was begun: so many bytes of it are sent.
+    /// Sends the rest of the only queued message, of which the kernel has taken `sent` bytes.
     pub(crate) fn send_rest(&mut self, shard: &mut Shard, sent: usize) {
         if let Some(gather) = self.outbox.take_batch(&mut shard.arena) {
             self.start_send(shard, gather, sent);
@@ -210,7 +210,7 @@ impl Peer {
         !self.outbox.is_in_flight() && self.is_ready() && self.hello.is_empty()
     }
 
-    /// As [`Peer::flush_now`], and leaves the block that is being filled.
+    /// As [`Peer::flush_now`], but leaves the block that is being filled.
     pub(crate) fn flush_full_blocks_now(&mut self, shard: &mut Shard) {
         if !self.may_send_now() {
             return self.flush(shard);
@@ -218,8 +218,8 @@ impl Peer {
         self.flush_lists_now(shard, Outbox::take_full_blocks);
     }
 
-    /// Of more than one list can hold, what follows goes the same way: without an operation under way no completion would
-    /// send it.
+    /// Sends lists until nothing is left or the kernel does not take a list whole. The lists after the first must be
+    /// sent here: with no operation in flight, no completion would send them.
     fn flush_lists_now(
         &mut self,
         shard: &mut Shard,
@@ -234,7 +234,8 @@ impl Peer {
         }
     }
 
-    /// What a closing connection does not take counts as cut off right there.
+    /// Starts a send of which the kernel has taken `sent` bytes. If the connection is closing, the send counts as cut
+    /// off there.
     fn start_send(&mut self, shard: &mut Shard, gather: Gather, sent: usize) {
         let refused = match self.conn {
             Some(conn) => shard.send_rest(conn, gather, sent).err(),

@@ -1,4 +1,4 @@
-//! A socket's own state: its options, its room, its peers and what waits for one of them.
+//! A socket's own state: its options, its room, its peers, and the messages that wait for a peer.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -28,47 +28,47 @@ use crate::{
     socket_type::SocketType,
 };
 
-/// The events of a socket, of all its shares if it has several.
+/// The events of a socket; all shares of a spread socket have one queue in common.
 pub(crate) type Events = Arc<Mutex<EventQueue>>;
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct SocketState {
-    /// A message of one frame goes to the peer whose turn it is, and nothing has to be asked: the type sends by turn,
-    /// and no message in frames has been begun.
+    /// A message of one frame may go to the peer whose turn it is, without asking the room: the type sends by turn, and
+    /// no message in frames has been begun.
     pub(crate) sends_plainly: bool,
-    /// A message that is there may be taken, and nothing has to be asked: the type takes freely or by topic, no message
-    /// is being read frame by frame, and no body waits for a caller's memory.
+    /// A message that is there may be taken without asking the room: the type takes freely or by topic, no message is
+    /// being read frame by frame, and no body waits for a caller's memory.
     pub(crate) takes_plainly: bool,
     pub(crate) takes: Takes,
     pub(crate) facts: &'static Facts,
     pub(crate) room: Any,
     pub(crate) options: Options,
-    /// Ready peers with room, if the type rotates.
+    /// Ready peers with room for a message, if the type rotates.
     pub(crate) sending: LoadBalance,
-    /// Peers with something to take.
+    /// Peers with messages to take.
     pub(crate) receiving: FairQueue,
-    /// Messages for whichever peer has room first.
+    /// Messages that wait for the first peer with room.
     pub(crate) pending: Pending,
     pub(crate) peers: Roster,
     /// The message that is being sent frame by frame.
     pub(crate) partial: Partial,
     pub(crate) reading: Reading,
     pub(crate) endpoints: Endpoints,
-    /// The socket's place, if it is one share of several.
+    /// The socket's place among the shares, if it is a share of a spread socket.
     pub(crate) member: Option<Membership>,
     pub(crate) events: Option<Events>,
-    /// Counters of ended connections. Those of live ones are added for a snapshot.
+    /// Counters of ended connections. A snapshot adds the counters of live connections.
     pub(crate) stats: SocketStats,
     pub(crate) closing: Closing,
     /// The socket has, or had, a peer within the process. Such a peer takes messages as they are.
     pub(crate) has_links: bool,
-    /// How far the socket stays behind such a peer.
+    /// How long the socket pauses between two looks at such a peer.
     pub(crate) lag: Lag,
     pub(crate) watchers: Watchers,
 }
 
-/// The peers of one socket. A slot is used again when its peer was removed.
+/// The peers of one socket. The slot of a removed peer is reused.
 #[derive(Debug, Default)]
 pub(crate) struct Roster {
     slots: Slab<PeerKey>,
@@ -106,7 +106,7 @@ impl Roster {
     }
 }
 
-/// The frames of a message that is being sent frame by frame, and what was reserved for it with the first one.
+/// The frames of a message that is being sent frame by frame, and the room that was reserved with the first frame.
 #[derive(Debug, Default)]
 pub(crate) struct Partial {
     pub(crate) frames: Vec<Frame>,
@@ -118,7 +118,7 @@ pub(crate) struct Partial {
 pub(crate) enum Reserved {
     #[default]
     Nothing,
-    /// At this peer, as long as it has this connection.
+    /// At this peer, as long as the peer has this connection.
     Peer { key: PeerKey, connection: u64 },
     /// Among the messages that wait for a peer.
     Pending,
@@ -130,14 +130,14 @@ impl Partial {
     }
 }
 
-/// How messages are being received in other ways than whole.
+/// The state of receives that do not take messages whole.
 #[derive(Debug, Default)]
 pub(crate) struct Reading {
-    /// Frames that were not taken yet of a message that is being received frame by frame.
+    /// The frames not taken yet of a message that is being received frame by frame.
     pub(crate) rest: VecDeque<Frame>,
-    /// Large bodies wait for a caller who says where they are to go.
+    /// Large bodies are held until a caller says where they are to go.
     pub(crate) holds: bool,
-    /// Peers that have such a body, the next to be served in front.
+    /// Peers with a held body; the peer in front is served next.
     pub(crate) held: VecDeque<PeerKey>,
 }
 
@@ -149,13 +149,13 @@ pub(crate) struct Endpoints {
     pub(crate) last: Option<Arc<str>>,
 }
 
-/// How far a closed socket has come.
+/// How far the closing of a socket has come.
 #[derive(Debug, Default)]
 pub(crate) struct Closing {
-    /// The user has closed the socket. It goes when everything is sent or its time is up.
+    /// The user has closed the socket. It ends when everything is sent or the linger time is up.
     pub(crate) is_lingering: bool,
     pub(crate) timer: Option<TimerId>,
-    /// The socket lingers no more: its connections are being closed.
+    /// The linger is over: the socket's connections are being closed.
     pub(crate) has_ended: bool,
     /// The linger time is up: nothing is requeued any more.
     pub(crate) gave_up: bool,
@@ -163,17 +163,17 @@ pub(crate) struct Closing {
     pub(crate) unsent: u64,
 }
 
-/// Who is told when something about the socket changes.
+/// The waiters of a socket and the descriptor that shows its changes.
 #[derive(Debug, Default)]
 pub(crate) struct Watchers {
-    /// Callers and tasks that wait, with their numbers.
+    /// Waiting callers and tasks: the number and the waker of each.
     pub(crate) waiters: Vec<(u64, Waker)>,
     /// The descriptor that shows changes to a foreign event loop, and whether it is readable.
     pub(crate) shown: Option<(EventFd, bool)>,
 }
 
 impl SocketState {
-    /// `None`: sockets of this type cannot be opened.
+    /// Returns `None` if sockets of this type cannot be opened.
     pub(crate) fn new(socket_type: SocketType, options: Options) -> Option<Self> {
         let (room, facts) = Any::new(socket_type)?;
         Some(Self {
@@ -200,8 +200,8 @@ impl SocketState {
         })
     }
 
-    /// The peer whose turn it is to be sent a message. The one question about room: nothing waits for a peer already,
-    /// and this one has room.
+    /// The peer whose turn it is to be sent a message; `None` if no peer has room, or if messages already wait for a
+    /// peer. All sends by turn decide about room here.
     #[inline(always)]
     pub(crate) fn turn(&self) -> Option<PeerKey> {
         if self.pending.is_empty() { self.sending.current_tag().map(PeerKey) } else { None }
@@ -212,8 +212,8 @@ impl SocketState {
         self.pending.len() < self.pending_max()
     }
 
-    /// How many messages may wait without a peer: as many as the pipes of connections that are on
-    /// their way would hold. A bound socket without peers has none.
+    /// How many messages may wait for a peer: as many as the pipes of the connectors would hold, as long as no peer is
+    /// ready. A bound socket without connectors has none.
     fn pending_max(&self) -> usize {
         let connectors = self.all_connectors();
         if self.all_ready_peers() > 0 || connectors == 0 {
@@ -225,7 +225,8 @@ impl SocketState {
         }
     }
 
-    /// Whether a message could be sent now, as far as the type and its state say; [`Error::WouldBlock`] without room.
+    /// Whether the type and its state allow a message to be sent now; [`Error::WouldBlock`] if there is no room for
+    /// one.
     pub(crate) fn check_send(&self) -> Result<(), Error> {
         self.room.can_send(&self.options).map_err(|misuse| self.misuse(misuse))?;
         let has_room = !self.facts.rotates
@@ -239,31 +240,31 @@ impl SocketState {
         misuse.of(self.facts.socket_type)
     }
 
-    /// Whether messages from peers are for the user.
+    /// Whether the type delivers messages from peers to the user.
     pub(crate) fn takes_messages(&self) -> bool {
         self.takes != Takes::Never
     }
 
-    /// The part of reading that decides which way is taken has changed.
+    /// Updates `takes_plainly` after a change of `reading`.
     pub(crate) fn note_reading(&mut self) {
         let is_free = matches!(self.takes, Takes::Freely | Takes::Matching);
         self.takes_plainly = is_free && !self.reading.holds && self.reading.rest.is_empty();
     }
 
-    /// Whether large bodies are to wait for a caller who says where they go.
+    /// Sets whether large bodies are held until a caller says where they are to go.
     pub(crate) fn set_holds(&mut self, holds: bool) {
         self.reading.holds = holds;
         self.note_reading();
     }
 
-    /// A message that waited cannot be read from its file, and is lost.
+    /// Counts a waiting message that is lost because its file cannot be read, and tells the room.
     pub(crate) fn drop_unreadable(&mut self) {
         self.stats.messages_dropped += 1;
         self.stats.file_faults += 1;
         self.room.spoiled(None);
     }
 
-    /// Records an event about an endpoint, and wakes who waits for one.
+    /// Records an event about an endpoint, and wakes the socket's waiters.
     pub(crate) fn emit(&mut self, waiting: &mut Waiting, endpoint: &Arc<str>, kind: EventKind) {
         if let Some(events) = &self.events {
             let (endpoint, time) = (endpoint.clone(), SystemTime::now());
@@ -272,7 +273,7 @@ impl SocketState {
         }
     }
 
-    /// Records an event about a connection, and wakes who waits for one.
+    /// Records an event about a connection, and wakes the socket's waiters.
     pub(crate) fn emit_of(&mut self, waiting: &mut Waiting, peer: &PeerStats, kind: EventKind) {
         if let Some(events) = &self.events {
             let time = SystemTime::now();
@@ -285,7 +286,7 @@ impl SocketState {
 
     pub(crate) fn events_lost(&self) -> u64 {
         match &self.events {
-            // Of several shares the first reports for all.
+            // The first share of a spread socket reports for all shares.
             Some(events) if self.member.as_ref().is_none_or(|member| member.share == 0) => {
                 lock(events).lost()
             }
@@ -293,7 +294,7 @@ impl SocketState {
         }
     }
 
-    /// The rest of a message that is being received frame by frame.
+    /// Takes the rest of a message that is being received frame by frame.
     pub(crate) fn take_rest(&mut self) -> Option<Message> {
         let rest = std::mem::take(&mut self.reading.rest);
         if rest.is_empty() {
