@@ -1,8 +1,8 @@
-//! Receiving into memory of the caller's.
+//! Receiving into the caller's memory.
 //!
-//! A body of more than 32 KiB is held at its header while a socket is received from in this way: nothing receives it
-//! until an attempt claims it. The attempt then asks the kernel itself, into the caller's memory, for as much as is
-//! there, and awaits more; so the kernel has that memory only while the attempt runs.
+//! While a socket is received from in this way, a body of more than 32 KiB is held at its header: nothing receives it
+//! until an attempt claims it. The attempt then receives as much as is there straight into the caller's memory, and
+//! waits for more to become readable. So the kernel has that memory only while the attempt runs.
 
 use zring_engine::{ConnId, Shard};
 
@@ -23,19 +23,19 @@ use crate::{
 /// How much one attempt receives before others have a turn.
 const ATTEMPT_BYTES_MAX: usize = 1 << 20;
 
-/// What came of asking the kernel for a claimed body.
+/// The outcome of a receive for a claimed body.
 pub(crate) enum Pull {
     Whole,
-    /// There is no more room for it, or it was enough for an attempt.
+    /// The memory is full, or the attempt has received enough.
     Full,
-    /// There is more to come.
+    /// More of the body is still to arrive.
     Waits,
     Lost,
 }
 
 impl SocketState {
-    /// How many frames in front of a message under way are not the user's; `None`: the message is not for the user, or
-    /// not yet known to be.
+    /// How many frames in front of a message under way are not the user's; [`Ahead::Unknown`]: the message is not for
+    /// the user, or not yet known to be.
     pub(crate) fn ahead(&self, peer: &Peer) -> Ahead {
         let begun = Begun { frames: peer.inbound.parts(), body: peer.inbound.held_beginning() };
         self.room.ahead(peer.slot, begun, &self.options)
@@ -43,7 +43,7 @@ impl SocketState {
 }
 
 impl Hub {
-    /// A peer's large body waits for somebody who says where it is to go.
+    /// Holds a peer's large body until a caller says where it is to go.
     pub(crate) fn hold(&mut self, key: PeerKey) {
         let peer = &self.peers[key];
         let state = &mut self.sockets[peer.socket];
@@ -53,7 +53,7 @@ impl Hub {
         self.waiting.touch(state);
     }
 
-    /// Nobody says where large bodies are to go: they go into memory of their own. Returns whether one waited for that.
+    /// Stops holding large bodies: they are received into memory of their own. Returns whether a body was held.
     pub(crate) fn release_held(&mut self, shard: &mut Shard, socket: SocketKey) -> bool {
         let state = &mut self.sockets[socket];
         if !state.reading.holds && state.reading.held.is_empty() {
@@ -70,7 +70,7 @@ impl Hub {
     /// Has a held body received into memory of its own.
     pub(crate) fn release_one(&mut self, shard: &mut Shard, socket: SocketKey, key: PeerKey) {
         let peer = self.peers.get_mut(key).filter(|peer| peer.socket == socket);
-        // A claimed body is being seen to.
+        // A claimed body is received by its caller already.
         let Some(peer) = peer.filter(|peer| peer.inbound.held_bytes().is_some()) else { return };
         peer.inbound.own_body();
         self.arm_anew(shard, key);
@@ -89,7 +89,7 @@ impl Hub {
         Some(frame)
     }
 
-    /// Drops the rest of the message that was received last. Returns how many frames that was.
+    /// Drops the rest of the message that was received last. Returns how many frames were dropped.
     pub(crate) fn drop_rest(&mut self, socket: SocketKey) -> usize {
         let state = &mut self.sockets[socket];
         let frames = std::mem::take(&mut state.reading.rest).len();
@@ -101,14 +101,14 @@ impl Hub {
     /// once, so that taking a message of any number of frames takes time in proportion.
     pub(crate) fn keep_rest(&mut self, socket: SocketKey, rest: impl IntoIterator<Item = Frame>) {
         let state = &mut self.sockets[socket];
-        // Another thread may have left something, too.
+        // Another thread may have left frames here, too.
         state.reading.rest.extend(rest);
         state.note_reading();
     }
 
-    /// Receives one message, or what is left of one, into the caller's memory. Returns how many frames that was, and
-    /// whether there are more. `claim` is `None` at the caller's first attempt; after his last one without success
-    /// [`Hub::unclaim`] follows.
+    /// Receives one message, or the rest of one, into the caller's memory. Returns how many frames were received, and
+    /// whether there are more. `claim` is `None` at the caller's first attempt. After a last attempt without success
+    /// the caller calls [`Hub::unclaim`].
     pub(crate) fn try_recv_into(
         &mut self,
         shard: &mut Shard,
@@ -121,7 +121,7 @@ impl Hub {
         }
         let state = &mut self.sockets[socket];
         state.check_receive()?;
-        // A foreign event loop is to learn of a message, which then has to be there.
+        // A foreign event loop is told only of whole messages, so no body may be held while a loop watches the socket.
         state.set_holds(state.watchers.shown.is_none());
         loop {
             if claim.as_ref().is_some_and(|claim| !self.is_valid(claim)) {
@@ -154,13 +154,14 @@ impl Hub {
             frames[at].advance(bytes);
             match pulled {
                 Pull::Full => {
-                    // There is more, but others have a turn before.
+                    // There is more, but other work has its turn first.
                     if let Some(conn) = self.peers[key].conn {
                         self.await_claimed(shard, conn);
                     }
                     return Err(Refusal::WouldBlock);
                 }
-                // Another peer may be faster; one that waits here for the rest of a body must not keep others out.
+                // Another peer may be faster: waiting for the rest of one peer's body must not keep the other peers
+                // out.
                 Pull::Waits if !self.sockets[socket].reading.held.is_empty() => {
                     self.unclaim(shard, claim, frames);
                 }
@@ -181,7 +182,8 @@ impl Hub {
         peer.is_some_and(|peer| peer.inbound.claim_number() == claim.number)
     }
 
-    /// Claims the first held body that has a place in `frames`; the others are received into memory of their own.
+    /// Claims the first held body that has a place in `frames`; bodies without a place are received into memory of
+    /// their own.
     fn claim_held(
         &mut self,
         shard: &mut Shard,
@@ -213,7 +215,7 @@ impl Hub {
         false
     }
 
-    /// A later frame of the claimed message may have a place, too.
+    /// Claims a later held body of the claimed message, if that body has a place in `frames`, too.
     fn claim_next(
         &mut self,
         shard: &mut Shard,
@@ -241,7 +243,7 @@ impl Hub {
         claim.body = Some((at, frame.len()));
     }
 
-    /// Receives what is there of a claimed body. Returns how much of `memory` that filled.
+    /// Receives the bytes of a claimed body that are there. Returns how much of `memory` they fill.
     pub(crate) fn pull(
         &mut self,
         shard: &mut Shard,
@@ -260,7 +262,7 @@ impl Hub {
                 break;
             }
             let body_bytes = (room - filled).min(usize::try_from(rest).unwrap_or(usize::MAX));
-            // What follows the body is received with the last of it only.
+            // The bytes that follow the body are received only with its last bytes.
             let no_spill = &mut Vec::new();
             let spill = if body_bytes as u64 == rest { spill } else { no_spill };
             match shard.try_receive(conn, &mut memory[filled..filled + body_bytes], spill) {
@@ -293,7 +295,7 @@ impl Hub {
         self.flushing.wants_flush = true;
     }
 
-    /// A claimed body is whole: the message may be, too.
+    /// A claimed body is whole: finishes the body, and the message if the body is all of it.
     fn finish_pull(
         &mut self,
         shard: &mut Shard,
@@ -330,7 +332,7 @@ impl Hub {
         let Claim { peer: key, placed, .. } = *claim.as_ref()?;
         let message = self.peers[key].inbound.take_claimed()?;
         let message = self.accept(socket, key, message);
-        // So that a peer that is gone is forgotten.
+        // Has the fair queue look at the peer again, so that a peer that is gone is removed.
         let slot = self.peers[key].slot;
         self.sockets[socket].receiving.activate(slot);
         let received = self.scatter(socket, message, frames, placed);
@@ -338,7 +340,8 @@ impl Hub {
         Some(received)
     }
 
-    /// Copies a message to where the caller wants it, as far as it does not lie there already, and keeps the rest.
+    /// Copies a message into the caller's memory, except the frames that lie there already, and keeps the frames that
+    /// have no place there.
     pub(crate) fn scatter(
         &mut self,
         socket: SocketKey,
@@ -360,7 +363,7 @@ impl Hub {
         (taken, count > taken)
     }
 
-    /// Copies the next frames of the message that was received last to where the caller wants them.
+    /// Copies the next frames of the message that was received last into the caller's memory.
     pub(crate) fn scatter_rest(
         &mut self,
         socket: SocketKey,
@@ -379,13 +382,13 @@ impl Hub {
         (taken, self.has_more(socket))
     }
 
-    /// Whether a message is there whole.
+    /// Whether a whole message is there.
     pub(crate) fn has_whole(&mut self, shard: &mut Shard, socket: SocketKey) -> bool {
         self.sockets[socket].check_receive().is_ok() && self.find_readable(shard, socket).is_some()
     }
 
-    /// The caller gives up: what has come of a message stays with its peer, and the rest follows it there. So the bytes
-    /// of a body are copied twice at most, however often somebody begins to wait for them.
+    /// The caller gives up: the bytes of a message that have arrived stay with its peer, and the rest follows them
+    /// there. So the bytes of a body are copied twice at most, however often callers begin to wait for them.
     pub(crate) fn unclaim(
         &mut self,
         shard: &mut Shard,
@@ -410,13 +413,14 @@ impl Hub {
     }
 }
 
-/// Which frame a held body is of, if it has a place there, and how many are in front of the user's first.
+/// The index in `frames` of the frame that a held body belongs to, if the body has a place there, and how many frames
+/// are in front of the user's first frame.
 fn place(state: &SocketState, peer: &Peer, frames: &[FrameBuf<'_>]) -> Option<(usize, usize)> {
     let inbound = &peer.inbound;
     let is_last = !inbound.held_has_more();
     let is_topic = state.takes == Takes::Matching && inbound.parts().is_empty();
     let hidden = match state.ahead(peer) {
-        // The topic of a longer message is compared when the message is whole, and has to be there then.
+        // The topic of a longer message is compared when the message is whole, so the topic has to lie in the message.
         _ if is_topic && !is_last => return None,
         Ahead::Known(hidden) => hidden,
         // A message of one frame is judged when it is whole.

@@ -22,7 +22,7 @@ use crate::{
     wire::{Command, Heartbeat, encode_pong},
 };
 
-/// Decoded frames of one peer meet the room of its socket here.
+/// Gives the decoded frames of one peer to the room of its socket.
 pub(crate) struct Delivery<'a> {
     slot: PipeId,
     socket: &'a mut SocketState,
@@ -38,7 +38,7 @@ pub(crate) struct Delivery<'a> {
 }
 
 impl Peer {
-    /// Splits a peer into its inbound half and what takes delivery.
+    /// Splits a peer into its inbound half and the sink of its frames.
     pub(crate) fn receiving<'a>(
         &'a mut self,
         socket: &'a mut SocketState,
@@ -67,7 +67,7 @@ impl Delivery<'_> {
         self.stats.messages_malformed += u64::from(why == Dropped::Malformed);
     }
 
-    /// What becomes of a message, by the facts or by the room.
+    /// Decides what becomes of a message, by the facts or by the room.
     #[inline]
     fn judge(&mut self, message: Arrived<'_>) -> Verdict {
         match self.socket.takes {
@@ -124,7 +124,7 @@ impl Sink for Delivery<'_> {
             }
             Command::Subscribe(prefix) => self.subscription(Subscription::Subscribe(prefix)),
             Command::Cancel(prefix) => self.subscription(Subscription::Cancel(prefix)),
-            // PONG has done its work by arriving; a later ZMTP may add commands.
+            // A PONG has done its work by arriving. Unknown commands are ignored: a later ZMTP may add some.
             _ => Ok(()),
         }
     }
@@ -177,7 +177,7 @@ impl SocketState {
 }
 
 impl Hub {
-    /// Takes the next message if nothing has to be done for it but that.
+    /// Takes the next message if nothing else has to be done for it.
     #[inline(always)]
     pub(crate) fn take_at_hand(&mut self, shard: &mut Shard, socket: SocketKey) -> Option<Message> {
         let state = self.sockets.get_mut(socket).filter(|state| state.takes_plainly)?;
@@ -209,7 +209,7 @@ impl Hub {
         self.try_recv_slowly(shard, socket)
     }
 
-    /// How long to stay away from the only peer that has something to take, before it is looked at again.
+    /// How long to pause before the next look, if only one peer has messages to take.
     #[inline]
     fn lag(&self, socket: SocketKey) -> u32 {
         let state = &self.sockets[socket];
@@ -234,7 +234,7 @@ impl Hub {
         }
     }
 
-    /// A peer who has a whole message.
+    /// Finds a peer that has a whole message; polls the links if there is none.
     pub(crate) fn find_readable(
         &mut self,
         shard: &mut Shard,
@@ -246,14 +246,14 @@ impl Hub {
         })
     }
 
-    /// Takes a message of a peer who has one.
+    /// Takes a message of a peer that has one.
     pub(crate) fn take_message(&mut self, socket: SocketKey, key: PeerKey) -> Message {
         self.sockets[socket].receiving.advance();
         let message = self.peers[key].inbound.pop().expect("readable");
         self.accept(socket, key, message)
     }
 
-    /// The user gets a message: what that means to the socket.
+    /// The user gets a message: updates the socket's state.
     pub(crate) fn accept(
         &mut self,
         socket: SocketKey,
@@ -264,7 +264,7 @@ impl Hub {
         if state.facts.has_state {
             let peer = &self.peers[key];
             state.room.take(peer.is_ready().then_some(peer.slot), message.take_envelope());
-            // Another call is possible now than before.
+            // Other calls may be possible now.
             self.waiting.touch(state);
         }
         message
@@ -279,11 +279,11 @@ impl Hub {
             return false;
         }
         let is_there = self.next_readable(shard, socket).is_some();
-        // A caller that waits for a message waits for a whole one.
+        // A caller that waits here waits for a whole message, so held bodies are received.
         is_there || self.release_held(shard, socket) && self.next_readable(shard, socket).is_some()
     }
 
-    /// The peer whose turn it is and who has a whole message; decodes what is needed to know.
+    /// The first peer in turn that has a whole message; decodes as much as is needed to know.
     #[inline]
     fn next_readable(&mut self, shard: &mut Shard, socket: SocketKey) -> Option<PeerKey> {
         loop {
@@ -295,7 +295,8 @@ impl Hub {
         }
     }
 
-    /// Decodes more of what the peer sent, takes up receiving again, or takes it off the fair queue.
+    /// Decodes more of the peer's bytes, starts a stalled receive again, and takes a peer without messages off the fair
+    /// queue.
     pub(crate) fn refill(&mut self, shard: &mut Shard, key: PeerKey) {
         let peer = &mut self.peers[key];
         let socket = peer.socket;
