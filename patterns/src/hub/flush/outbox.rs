@@ -17,10 +17,10 @@ use crate::{
 /// Owned bodies from this size on are sent by reference; shorter ones are cheaper to copy.
 pub(crate) const REFERENCE_BYTES_MIN: usize = 4096;
 
-/// In a burst, so many bytes are sent by one call: beyond that its cost is that of the bytes.
+/// In a burst, this many bytes are sent by one call: beyond that the cost of the call is the cost of the bytes.
 pub(crate) const LOAD_BYTES: usize = 32 << 10;
 
-/// A sealed segment and what ends in it.
+/// A sealed segment and the messages that end in it.
 #[derive(Debug)]
 struct Sealed {
     segment: Segment,
@@ -30,12 +30,12 @@ struct Sealed {
     at_boundary: bool,
 }
 
-/// What the kernel has at the moment.
+/// The send that the kernel has at the moment.
 #[derive(Debug, Clone, Copy)]
 struct Flight {
     messages: u32,
     at_boundary: bool,
-    /// Handshake bytes only, which are no frames.
+    /// The send is handshake bytes only, which are no frames.
     is_handshake: bool,
 }
 
@@ -46,8 +46,8 @@ struct Flight {
 ///              referenced bodies ─────────────────┘                       │
 ///                                               retained ◀── batch ended inside a message
 /// ```
-/// Nothing is forgotten before the message it belongs to was wholly taken by the kernel, so when the
-/// connection dies every other message can be told from what was handed over and goes elsewhere.
+/// Every segment is kept until the kernel has taken all of the message that it belongs to. So when the connection dies,
+/// every message that was not handed over is known and can go elsewhere.
 ///
 /// # Invariants
 /// - A header never straddles segments. A body is either whole in the same arena block as its header, or it
@@ -60,17 +60,17 @@ pub(crate) struct Outbox {
     tail_ends: u32,
     tail_at_boundary: bool,
     sealed: VecDeque<Sealed>,
-    /// Messages that end, and bytes that lie, before the tail: sealed or in flight. What the tail holds is
-    /// added when it is sealed, so that appending counts nothing twice.
+    /// Messages that end, and bytes that lie, before the tail: sealed or in flight. Those of the tail are added when it
+    /// is sealed, so that appending counts nothing twice.
     settled_messages: u32,
     settled_bytes: usize,
     flight: Option<Flight>,
     retained: Vec<Gather>,
-    /// Messages that end in what is retained.
+    /// Messages that end in the retained sends.
     retained_ends: u32,
 }
 
-/// What stays below these needs nothing but to wait.
+/// Bounds of the outbox. A message that stays below all of them only has to wait.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
     /// At least 1.
@@ -80,7 +80,7 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    /// Of a batch scope or, on a shard that several threads use, of a burst.
+    /// The bounds of a batch scope or, on a shard that several threads use, of a burst.
     #[inline(always)]
     pub(crate) fn of(options: &Options, is_burst: bool) -> Self {
         Self {
@@ -91,12 +91,12 @@ impl Bounds {
     }
 }
 
-/// Until where messages may join the block that is open, while nothing else happens to the outbox.
+/// How much may still join the open block, while nothing else happens to the outbox.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Room {
-    /// Fewer messages than this may end there before.
+    /// Before a message joins, fewer messages than this must end in the block.
     ends: u32,
-    /// Fewer bytes than this may lie there after.
+    /// After a message has joined, fewer bytes than this must lie in the block.
     bytes: usize,
 }
 
@@ -104,7 +104,7 @@ impl Room {
     pub(crate) const NONE: Self = Self { ends: 0, bytes: 0 };
 }
 
-/// What became of everything that had been appended, when a connection ended.
+/// What became of all appended messages when a connection ended.
 #[derive(Debug, Default)]
 pub(crate) struct Recovered {
     /// Messages that the kernel had taken whole, beyond those reported before.
@@ -137,21 +137,21 @@ impl Outbox {
         !self.sealed.is_empty()
     }
 
-    /// Whether a single call's worth of bytes waits, or more.
+    /// Whether enough bytes for a call of their own wait.
     #[inline]
     pub(crate) fn has_load(&self) -> bool {
         self.tail.len() >= LOAD_BYTES || !self.sealed.is_empty()
     }
 
-    /// Copies in a message of one short frame, if it goes into the block that is open and leaves everything below these
-    /// bounds: messages and bytes as [`Outbox::messages`] and [`Outbox::bytes`] count them, bytes of the block, and no
-    /// whole block. Returns whether it did.
+    /// Copies in a message of one short frame, if it fits into the open block, no whole block waits, and everything
+    /// stays below these bounds: messages and bytes as [`Outbox::messages`] and [`Outbox::bytes`] count them, and bytes
+    /// of the block. Returns whether the message was copied in.
     #[inline(always)]
     pub(crate) fn join(&mut self, body: &[u8], below: &Bounds) -> bool {
         self.room(below).is_some_and(|room| self.join_within(body, &room))
     }
 
-    /// What may still join the block that is open; `None`: a whole one waits, or too much does.
+    /// How much may still join the open block; `None`: a whole block waits, or too much does.
     #[inline(always)]
     pub(crate) fn room(&self, below: &Bounds) -> Option<Room> {
         let ends = (below.messages - 1).checked_sub(self.settled_messages)?;
@@ -160,7 +160,7 @@ impl Outbox {
         self.sealed.is_empty().then_some(Room { ends, bytes })
     }
 
-    /// As [`Outbox::join`], within the room there was when nothing else had happened yet.
+    /// As [`Outbox::join`], within a room that was found before; only joins may have happened since then.
     #[inline(always)]
     pub(crate) fn join_within(&mut self, body: &[u8], room: &Room) -> bool {
         let Ok(body_bytes) = u8::try_from(body.len()) else { return false };
@@ -175,11 +175,11 @@ impl Outbox {
         true
     }
 
-    /// As [`Outbox::join_within`], for a body of `len` bytes, fewer than are sent by reference, that `fill` writes over
-    /// zeros where it lies.
+    /// As [`Outbox::join_within`], for a body of `len` bytes that `fill` writes in place, over zeros. The body must be
+    /// shorter than bodies that are sent by reference.
     ///
     /// # Errors
-    /// `fill`, where nothing was done.
+    /// Returns `fill` if the message does not fit; nothing was done then.
     #[inline(always)]
     pub(crate) fn join_within_with<F: FnOnce(&mut [u8])>(
         &mut self,
@@ -202,7 +202,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// Whether a message of one frame of so many bytes fits.
+    /// Whether a message of one frame of this many bytes fits.
     #[inline(always)]
     fn fits(&self, frame_bytes: usize, room: &Room) -> bool {
         self.tail_ends < room.ends && self.tail.len() + frame_bytes < room.bytes
@@ -247,7 +247,7 @@ impl Outbox {
     fn next_block(&mut self, arena: &mut ArenaPool, bytes: usize) {
         self.seal_tail();
         self.tail = arena.take();
-        // Only a frame larger than a block, which callers reference instead, would grow it.
+        // Only a frame larger than a block would grow it; callers send such a frame by reference.
         self.tail.reserve(bytes);
     }
 
@@ -281,7 +281,8 @@ impl Outbox {
         self.seal(segment, u32::from(!more), !more);
     }
 
-    /// The header in front of a referenced body: behind the tail if there is one, else in place.
+    /// Appends the header in front of a referenced body: to the tail if there is one with room, else as a segment of
+    /// its own.
     fn append_head(&mut self, more: bool, body_bytes: usize) {
         let mut header = [0; FRAME_HEADER_BYTES_MAX];
         let header_bytes = encode_header(&mut header, more, false, body_bytes as u64);
@@ -319,7 +320,7 @@ impl Outbox {
         self.flight = Some(Flight { messages: 0, at_boundary: true, is_handshake: true });
     }
 
-    /// Whether nothing waits, or is on its way.
+    /// Whether nothing is queued or in flight.
     #[inline]
     pub(crate) fn is_idle(&self) -> bool {
         self.flight.is_none()
@@ -328,16 +329,16 @@ impl Outbox {
             && self.retained.is_empty()
     }
 
-    /// The queued bytes, when they are one open block and nothing before it is unfinished: what a single call can
-    /// send from its place.
+    /// The queued bytes, if they are one open block and nothing before it is unfinished: a single call can send them in
+    /// place.
     #[inline]
     pub(crate) fn only_block(&self) -> Option<&[u8]> {
         let is_only = self.sealed.is_empty() && self.flight.is_none() && self.retained.is_empty();
         (is_only && !self.tail.is_empty()).then_some(&self.tail)
     }
 
-    /// All of [`Outbox::only_block`] was taken by the kernel: the block goes back, so that an idle pipe holds none.
-    /// Returns how many messages that ended. Messages are appended whole, so it ended with one.
+    /// The kernel took all of [`Outbox::only_block`]: the block goes back, so that an idle pipe holds none. Returns how
+    /// many messages ended in the block. Messages are appended whole, so the end of the block is the end of a message.
     #[inline]
     pub(crate) fn complete_only_block(&mut self, arena: &mut ArenaPool) -> u32 {
         debug_assert!(self.tail_at_boundary && self.settled_bytes == 0);
@@ -345,7 +346,7 @@ impl Outbox {
         std::mem::take(&mut self.tail_ends)
     }
 
-    /// Takes what one send may carry. Nothing else may be in flight.
+    /// Takes as much as one send may carry. Nothing else may be in flight.
     pub(crate) fn take_batch(&mut self, arena: &mut ArenaPool) -> Option<Gather> {
         if self.sealed.is_empty() {
             self.seal_tail();
@@ -353,7 +354,7 @@ impl Outbox {
         self.take_sealed(arena, true)
     }
 
-    /// As [`Outbox::take_batch`], and leaves the block that is being filled.
+    /// As [`Outbox::take_batch`], but leaves the block that is being filled.
     pub(crate) fn take_full_blocks(&mut self, arena: &mut ArenaPool) -> Option<Gather> {
         self.take_sealed(arena, false)
     }
@@ -378,7 +379,7 @@ impl Outbox {
         Some(gather)
     }
 
-    /// The send completed: all of `gather` was taken by the kernel. Returns how many messages that ended.
+    /// The send completed: the kernel took all of `gather`. Returns how many messages ended in it.
     pub(crate) fn complete(&mut self, arena: &mut ArenaPool, gather: Gather) -> u32 {
         let flight = self.flight.take().expect("a completion follows a send");
         if !flight.is_handshake {
@@ -413,20 +414,20 @@ impl Outbox {
         }
         self.seal_tail();
         self.sealed.drain(..).for_each(|sealed| walk.segment(sealed.segment));
-        // Those were reported when their sends completed.
+        // The messages that end in retained sends were reported when those sends completed.
         walk.recovered.handed -= u64::from(self.retained_ends);
         *self = Self::default();
         walk.recovered
     }
 }
 
-/// Reads back what was encoded, to find the messages that were not wholly taken.
+/// Decodes the segments again, to find the messages that the kernel did not take whole.
 #[derive(Default)]
 struct Walk {
     taken_bytes: usize,
     at_bytes: usize,
     frames: Vec<Frame>,
-    /// A header whose body is the next segment: whether more frames follow.
+    /// Set behind a header whose body is the next segment: whether more frames follow.
     open: Option<bool>,
     recovered: Recovered,
 }
@@ -545,7 +546,7 @@ mod tests {
         let (first, last) = (Message::from("first"), Message::from("last"));
         let first_bytes = 2 + 5;
         let message_bytes = (9 + 300) + (2 + 1) + (9 + 5000) + 2 + (2 + 1);
-        // Cut in the head of a file, inside of one, between two parts, and behind everything.
+        // Cut in the header of a file, inside a file, between two frames, and behind everything.
         for taken in [0, 6, 7, 8, 16, 17, 200, 316, 320, 330, 5000, 5325, 5328, 5333, 5339, 5340] {
             let (mut arena, mut outbox) = (arena(), Outbox::default());
             for message in [&first, &message, &last] {
@@ -685,7 +686,7 @@ mod tests {
         assert_eq!((outbox.messages(), outbox.bytes()), (1, 66));
         assert_eq!(outbox.only_block().map(<[u8]>::len), Some(66));
 
-        // A message whose first frame fills the block, and whose second one opens another, is taken back whole.
+        // A message is taken back whole if its first frame fills the block and its second frame opens another block.
         let body = vec![1; outbox.tail.capacity() - outbox.tail.len() - 9];
         outbox.append(&mut arena, true, &body);
         outbox.append(&mut arena, false, &[2; 64]);

@@ -1,4 +1,4 @@
-//! How a socket sends: the hub carries out what the room of its type plans.
+//! How a socket sends: the hub carries out the plan of the room.
 
 pub(crate) mod content;
 mod partial;
@@ -27,9 +27,9 @@ use crate::{
 const DELIMITER: [u8; 2] = short_header(true, 0);
 
 impl Hub {
-    /// Sends a short message of a type that sends by turn, in the fewest steps: the message joins others that wait for
-    /// the end of a batch scope or a burst in the same block, or goes into a link, and leaves room for another one.
-    /// Returns whether that was so; else nothing was done.
+    /// Sends a short message of a type that sends by turn, in the fewest steps: the message joins others that wait in
+    /// the same block for the end of a batch scope or a burst, or goes into a link. The block or the link must have
+    /// room for another message behind it. Returns whether the message was sent; otherwise nothing was done.
     ///
     /// The outcome is that of [`Hub::send_by_turn`] and [`Hub::queued`].
     #[inline(always)]
@@ -44,7 +44,7 @@ impl Hub {
             Some(link) => {
                 let scope = (self.flushing.batches > 0).then_some(peer.is_dirty);
                 let is_sent = link.send_plain(body, scope);
-                // Handed over is as good as sent.
+                // A message that is handed over counts as sent.
                 peer.stats.messages_out += u64::from(is_sent);
                 is_sent
             }
@@ -77,11 +77,11 @@ impl Hub {
         payload: &mut Option<P>,
     ) -> Result<(), Refusal> {
         if let Some(body) = payload.as_ref().and_then(Sendable::single_body) {
-            // An owned body worth referencing is not copied, and neither is one that ends a longer message.
+            // An owned body worth referencing is not copied, and neither is the last frame of a longer message.
             let state = &self.sockets[socket];
             let owned_max =
                 if state.has_links { INLINE_BYTES_MAX } else { REFERENCE_BYTES_MIN - 1 };
-            // One copy serves all subscribers, and none is needed for a single peer who takes the body at once.
+            // One copy serves all subscribers. A single peer that takes the body at once needs no copy.
             let is_shared = state.facts.spread == Spread::Everywhere;
             let borrowed_max = if is_shared { COPY_BYTES_MAX } else { usize::MAX };
             let copies_max = if P::IS_BORROWED { borrowed_max } else { owned_max };
@@ -99,7 +99,7 @@ impl Hub {
         socket: SocketKey,
         payload: &mut Option<P>,
     ) -> Result<(), Refusal> {
-        // Whether the message can go is asked first, so that a refused payload is left as it came.
+        // Check first whether the message can go, so that a refused payload is left untouched.
         let state = &self.sockets[socket];
         state.check_send()?;
         let partial = &state.partial.frames;
@@ -122,7 +122,7 @@ impl Hub {
         self.route(shard, socket, &content)
     }
 
-    /// Reads what has to be in memory of a message with files, before anything is done with it.
+    /// Reads the content of a message with files that has to be in memory, before anything is done with the message.
     #[cold]
     fn load_files<P: Sendable>(&mut self, socket: SocketKey, payload: &P) -> Result<Loaded, Error> {
         let state = &self.sockets[socket];
@@ -170,14 +170,14 @@ impl Hub {
         socket: SocketKey,
         content: &Content<'_>,
     ) -> Result<(), Refusal> {
-        // One comparison for the types that are about nothing but throughput.
+        // One comparison decides for types that send by turn, which are about nothing but throughput.
         if self.sockets[socket].sends_plainly {
             return self.send_by_turn(shard, socket, content);
         }
         self.carry_out(shard, socket, content)
     }
 
-    /// Sends a message of a type that sends by turn as it stands.
+    /// Sends a message as it stands, for a type that sends by turn.
     #[inline]
     fn send_by_turn(
         &mut self,
@@ -194,7 +194,7 @@ impl Hub {
         }
     }
 
-    /// Nobody has room: the message waits for the first peer that has, if any is expected.
+    /// No peer has room: the message waits for the first peer with room, if a peer is expected.
     #[cold]
     fn send_pending(&mut self, socket: SocketKey, content: &Content<'_>) -> Result<(), Refusal> {
         let state = &mut self.sockets[socket];
@@ -232,7 +232,7 @@ impl Hub {
         }
         let state = &mut self.sockets[socket];
         if state.facts.has_state {
-            // Another call is possible now than before.
+            // Other calls may be possible now.
             self.waiting.touch(state);
         }
         Ok(())
@@ -263,8 +263,8 @@ impl Hub {
         }
     }
 
-    /// A newer message takes the place of the one before: its reply, which would pass for the newer one's, and what
-    /// of it waits for a peer are dropped.
+    /// A newer message takes the place of the one before. Drops the reply to the older message, which would pass for a
+    /// reply to the newer one, and the older message if it still waits for a peer.
     fn supersede(&mut self, socket: SocketKey) {
         let state = &mut self.sockets[socket];
         for key in state.peers.keys() {
@@ -276,7 +276,7 @@ impl Hub {
         state.stats.messages_dropped += state.pending.clear() as u64;
     }
 
-    /// Gives a message to a peer that has room, and the next peer its turn.
+    /// Gives a message to a peer that has room, and passes the turn to the next peer.
     #[inline]
     fn hand_to(
         &mut self,
@@ -308,7 +308,7 @@ impl Hub {
         }
     }
 
-    /// Sends a message to a peer whose room for it was found before.
+    /// Sends a message to a peer that was found to have room for it.
     fn enqueue(&mut self, shard: &mut Shard, key: PeerKey, content: &Content<'_>, head: &Head) {
         let is_sent = self.send_unqueued(shard, key, content, Some(head));
         let peer = &mut self.peers[key];
@@ -331,7 +331,7 @@ impl Hub {
         state.room.matches(content.topic(), &mut matched);
         let single = content.single_body();
         let SocketState { peers: roster, options, .. } = state;
-        // A subscriber for whom the message waits with others needs nothing else.
+        // For a subscriber whose open block the message joins, nothing else is to be done.
         matched.retain(|&slot| {
             let Some(key) = roster.get(slot) else { return false };
             let peer = &mut self.peers[key];
@@ -344,7 +344,7 @@ impl Hub {
                 return false;
             }
             if peer.is_full(options) {
-                // A slow subscriber loses messages, never the publisher's time.
+                // A slow subscriber loses messages and never delays the publisher.
                 peer.stats.stalls_out += u64::from(!std::mem::replace(&mut peer.is_stalled, true));
                 peer.stats.messages_dropped += 1;
             } else {
@@ -365,10 +365,10 @@ impl Hub {
         self.scratch.matched = matched;
     }
 
-    /// Sends a large body from where it lies, the caller's memory even, if nothing is queued in front of it and nothing
-    /// has to wait for others. In the good case that is all there is to do. If the kernel has no room for all of it,
-    /// the rest follows from the queue, as a copy if it was the caller's. Returns whether that was so; else nothing
-    /// was done.
+    /// Sends a large body from where it lies, even from the caller's memory, if nothing is queued in front of it and it
+    /// does not have to wait for other messages. If the kernel takes all of it, nothing is left to do. Otherwise the
+    /// rest is sent from the queue, as a copy if the memory is the caller's. Returns whether the body was sent in this
+    /// way; otherwise nothing was done.
     #[inline]
     fn send_unqueued(
         &mut self,
@@ -426,8 +426,7 @@ impl Hub {
         true
     }
 
-    /// The options have changed: a peer may have room that had none, or the other way round, and other calls may be
-    /// possible.
+    /// The options have changed: a peer may have gained or lost room, and other calls may be possible.
     pub(crate) fn apply_options(&mut self, shard: &mut Shard, socket: SocketKey) {
         let state = &mut self.sockets[socket];
         for key in state.peers.to_keys() {
@@ -443,14 +442,14 @@ impl Hub {
     }
 
     /// Gives waiting messages to the peers that have room, in order. A message that the kernel takes at once makes room
-    /// again without a completion, so this goes on until nothing waits or nobody has room.
+    /// again without a completion, so this goes on until no message waits or no peer has room.
     pub(crate) fn drain_pending(&mut self, shard: &mut Shard, socket: SocketKey) {
         while self.drain_round(shard, socket) {}
         // A lingering socket whose last message went out just now has no completion to wait for.
         self.finish_linger(shard, socket);
     }
 
-    /// One round over the peers with room. Returns whether another one may get further.
+    /// One round over the peers with room. Returns whether another round may send more.
     fn drain_round(&mut self, shard: &mut Shard, socket: SocketKey) -> bool {
         let batching = self.flushing.batches > 0;
         let Some(state) = self.sockets.get_mut(socket) else { return false };
@@ -488,12 +487,12 @@ impl Hub {
     }
 }
 
-/// As much of a file's body as a subscription can be long.
+/// The beginning of a file's body, as long as a subscription can be.
 pub(crate) fn load_topic(first: &Frame) -> Result<Frame, Error> {
     first.load(SUBSCRIPTION_BYTES_MAX).map_err(Error::FileRead)
 }
 
-/// One message of the peer's credit is used up; the next peer has its turn.
+/// Uses up one message of the peer's credit, and passes the turn to the next peer.
 #[inline]
 fn spend_credit(state: &mut SocketState, peer: &mut Peer) {
     if peer.is_full(&state.options) {
@@ -504,7 +503,7 @@ fn spend_credit(state: &mut SocketState, peer: &mut Peer) {
     }
 }
 
-/// Sends have completed: the peer may have room again. Returns whether it takes part again because of that.
+/// Sends have completed: a peer that has room again takes turns again. Returns whether it did not before.
 #[inline]
 pub(crate) fn regain_credit(state: &mut SocketState, peer: &mut Peer) -> bool {
     if peer.is_full(&state.options) {
