@@ -152,7 +152,7 @@ pub(crate) struct Endpoints {
 /// How far the closing of a socket has come.
 #[derive(Debug, Default)]
 pub(crate) struct Closing {
-    /// The user has closed the socket. It ends when everything is sent or the linger time is up.
+    /// The user has closed the socket. The socket ends when everything is sent or the linger time is up.
     pub(crate) is_lingering: bool,
     pub(crate) timer: Option<TimerId>,
     /// The linger is over: the socket's connections are being closed.

@@ -10,7 +10,7 @@ use crate::hub::PeerKey;
 /// - For each placed frame, the peer's message has an empty frame in its position.
 #[derive(Debug)]
 pub(crate) struct Claim {
-    /// The peer, and its connection, which distinguishes the peer from a later one with the same key.
+    /// The peer, and its connection, which distinguishes it from a later peer with the same key.
     pub(crate) peer: PeerKey,
     pub(crate) connection: u64,
     pub(crate) number: u64,

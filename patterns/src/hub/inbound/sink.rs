@@ -1,4 +1,4 @@
-//! Where decoded frames go.
+//! The sink of decoded frames.
 
 use crate::{frame::Frame, message::Message, monitor::DisconnectReason};
 

@@ -20,7 +20,7 @@ use crate::{
     pattern::{Ahead, Begun, Takes},
 };
 
-/// How much one attempt receives before others have a turn.
+/// How much one attempt receives before other work has its turn.
 const ATTEMPT_BYTES_MAX: usize = 1 << 20;
 
 /// The outcome of a receive for a claimed body.
