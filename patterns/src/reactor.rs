@@ -1,4 +1,4 @@
-//! The engine and the hub of one shard: what every kind of context turns.
+//! The reactor, a shard and its hub: every kind of context turns one.
 
 use std::{io, task::Waker, time::Duration};
 
@@ -16,26 +16,26 @@ use crate::{
     interest::{POLLIN, POLLOUT},
 };
 
-/// Everything that the sockets of one shard share.
+/// Everything that the sockets of one shard have in common.
 #[derive(Debug)]
 pub struct Reactor {
     pub(crate) shard: Shard,
     pub(crate) hub: Hub,
     drain_ns: u64,
-    /// How a waiting call of the only thread waits before it sleeps.
+    /// What a waiting call does before it sleeps, on a shard of one thread.
     idle: Idle,
-    /// How such calls went.
+    /// How the last waits of such calls went.
     adaptive: Adaptive,
-    /// Looks that have left the operating system alone.
+    /// Counts the looks of spinning callers that found no mail.
     glances: u32,
-    /// Every call ends from here on.
+    /// From here on every call fails with [`Error::Terminated`].
     pub(crate) is_terminated: bool,
 }
 
-/// A spinning call asks the operating system once in so many looks, if there are links to look at besides.
+/// A spinning caller asks the operating system once in this many looks, if there are links to look at instead.
 const GLANCES: u32 = 16;
 
-/// How often a call looks before it sleeps, where what it waits for may come from another thread.
+/// How often a call looks before it sleeps, if messages may come from another thread.
 const PATIENCE: u32 = 256;
 
 impl Reactor {
@@ -61,7 +61,8 @@ impl Reactor {
         Ok(reactor)
     }
 
-    /// Whether a message can be received and sent at once, out of what is asked for: bits of `POLLIN` and `POLLOUT`.
+    /// The bits of `events` that hold now: `POLLIN` if a message can be received at once, `POLLOUT` if a message can be
+    /// sent.
     pub(crate) fn readiness(&mut self, socket: SocketKey, events: u8) -> u8 {
         let mut ready = 0;
         if events & POLLIN != 0 && self.hub.is_readable(&mut self.shard, socket) {
@@ -73,7 +74,7 @@ impl Reactor {
         ready
     }
 
-    /// Whether waiting calls of its only thread look before they sleep.
+    /// Sets what waiting calls do before they sleep, on a shard of one thread.
     pub(crate) fn set_idle(&mut self, idle: Idle) {
         self.idle = idle;
     }
@@ -84,7 +85,7 @@ impl Reactor {
         Ok(self.shard.turn(&mut self.hub, wait)?)
     }
 
-    /// Submits what is queued and looks once for what the kernel has.
+    /// Submits queued messages and looks once for completions, without waiting.
     pub(crate) fn look(&mut self) -> Result<(), Error> {
         self.hub.flush_dirty(&mut self.shard);
         self.turn(TurnWait::No)?;
@@ -113,8 +114,8 @@ impl Reactor {
         Ok(())
     }
 
-    /// Tries until it succeeds, fails, or the time is up; turns the shard in between. An attempt says
-    /// [`Refusal::WouldBlock`] to be repeated. Queued batches are submitted before anything waits.
+    /// Repeats `attempt` until it succeeds, fails, or the time is up; turns the shard in between. An attempt that
+    /// returns [`Refusal::WouldBlock`] is repeated. Queued batches are submitted before the call waits.
     pub(crate) fn wait_for<T>(
         &mut self,
         timeout: Option<Duration>,
@@ -154,10 +155,10 @@ impl Reactor {
         }
     }
 
-    /// Whether a call that waits is still to look; its first time of asking is the beginning of its wait.
+    /// Whether a waiting call still looks before it sleeps. The first use of this function begins the call's wait.
     #[inline]
     fn looks(&mut self, looking: &mut Option<Looking>) -> bool {
-        // A spinning wait is the driver's.
+        // A call that spins leaves looking to the driver.
         if matches!(self.idle, Idle::Park | Idle::Spin) {
             return false;
         }
@@ -182,17 +183,17 @@ impl Reactor {
     }
 }
 
-/// How a waiting call looks before it sleeps.
+/// The looks of a waiting call before it sleeps.
 #[derive(Debug, Clone, Copy)]
 struct Looking {
-    /// The call looks until then; 0: not any more.
+    /// The call looks until this time; 0: no longer.
     until_ns: u64,
-    /// Where it depends on how the last waits went.
+    /// Set if the time depends on how the last waits went.
     spell: Option<Spell>,
 }
 
 impl Reactor {
-    /// Forgets closed sockets that have nothing left; returns how many messages the others still have.
+    /// Removes closed sockets that have nothing left; returns how many unsent messages the other sockets have.
     fn reap(&mut self) -> u64 {
         let mut waiting = 0;
         for socket in self.hub.sockets.keys() {
@@ -203,7 +204,7 @@ impl Reactor {
         waiting
     }
 
-    /// Sends queued messages before a thread sleeps. Returns whether there were any: that may have made room.
+    /// Sends queued messages before a thread sleeps. Returns whether there were any, since that may have made room.
     pub(crate) fn flush(&mut self) -> bool {
         let is_due = self.hub.has_dirty();
         self.hub.flush_dirty(&mut self.shard);
@@ -217,7 +218,7 @@ impl Reactor {
         self.hub.sockets.is_empty()
     }
 
-    /// The reactor was drained by its owner: dropping it does not drain again.
+    /// The owner has drained the reactor: dropping it does not drain again.
     pub(crate) fn end_drain(&mut self) {
         self.drain_ns = 0;
     }
@@ -227,7 +228,7 @@ impl Reactor {
         self.hub.close_socket(&mut self.shard, socket);
     }
 
-    /// Whether calls are still answered.
+    /// Whether calls are still answered; [`Error::Terminated`] if not.
     #[inline]
     pub(crate) fn check(&self) -> Result<(), Error> {
         if self.is_terminated { Err(Error::Terminated) } else { Ok(()) }
@@ -240,7 +241,7 @@ impl Reactor {
     }
 }
 
-/// If threads share a reactor, the thread that leads turns it.
+/// A reactor that threads share is turned by the thread that leads.
 impl Turn for Reactor {
     type Parking = Parking;
 
@@ -263,8 +264,8 @@ impl Turn for Reactor {
         self.shard.wants_turn() || self.hub.has_mail()
     }
 
-    /// Looks at the mail each time, which costs nothing, and at the operating system only now and then, unless there
-    /// are no links.
+    /// Looks at the mail each time, which costs nothing. Asks the operating system only now and then, unless no other
+    /// thread can send mail.
     #[inline]
     fn glance(&mut self) -> io::Result<usize> {
         if self.hub.has_mail() {

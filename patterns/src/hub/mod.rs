@@ -1,5 +1,5 @@
-//! The shard's handler: it owns each connection's wire state and the far end of its pipe, and joins
-//! `wire`, `route` and the engine, none of which knows the others.
+//! The hub: the shard's handler. It owns the wire state of each connection and the far end of its pipe, and joins
+//! `wire`, `route` and the engine, which do not know each other.
 
 mod connections;
 pub(crate) mod flush;
@@ -50,10 +50,10 @@ use crate::{
     socket_type::SocketType,
 };
 
-/// How long a listener that could not accept (out of descriptors, as a rule) waits.
+/// Pause of a listener after an accept failed, usually for lack of descriptors.
 const ACCEPT_PAUSE_NS: u64 = 100_000_000;
 
-/// The owner of a connection of the shard.
+/// The owner of a connection or a listener of the shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Owner {
     Nobody,
@@ -92,7 +92,7 @@ impl fmt::Debug for ListenerKind {
     }
 }
 
-/// Where a connector stands.
+/// The state of a connector.
 ///
 /// ```text
 /// Idle ──▶ Waiting ──timer──▶ Resolving ──▶ Connecting ──▶ Up(peer)
@@ -105,14 +105,14 @@ enum Stage {
     /// Between two stages.
     Idle,
     Waiting(TimerId),
-    /// The answer carries this number; an older one is ignored.
+    /// The resolver's answer carries this number; an answer with an older number is ignored.
     Resolving(u32),
     Connecting {
         conn: ConnId,
         others: Vec<SocketAddr>,
     },
     Up(PeerKey),
-    /// No socket is bound to the name; the token is posted when one is.
+    /// No socket is bound to the name; the token is posted when a socket binds it.
     Unbound(u64),
     Offered(Box<Offer>),
 }
@@ -124,11 +124,11 @@ struct Connector {
     target: ConnectTarget,
     backoff: Backoff,
     stage: Stage,
-    /// Asked to go: never connects again.
+    /// The connector was told to stop: it never connects again.
     stopped: bool,
 }
 
-/// The purpose of a timer of the shard, packed into its token.
+/// The purpose of a timer of the shard, packed into the timer's token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Timer {
     /// Handshake deadline before a peer is ready, heartbeat after.
@@ -136,7 +136,7 @@ enum Timer {
     Reconnect(ConnectorKey),
     Linger(SocketKey),
     Accept(ListenerKey),
-    /// The end of a burst's next slice, on a shared shard.
+    /// The end of a burst's next slice, on a shard that several threads use.
     Burst,
 }
 
@@ -164,7 +164,7 @@ impl Timer {
     }
 }
 
-/// See the module. A timer or an owner entry goes before its key is used again.
+/// See the module. A timer or an owner entry is removed before the key in it is reused.
 #[derive(Debug)]
 pub(crate) struct Hub {
     pub(crate) sockets: Table<SocketKey, SocketState>,
@@ -180,17 +180,17 @@ pub(crate) struct Hub {
     scratch: Scratch,
     /// Number of the last claim.
     claims: u64,
-    /// Number of the last question to the resolver.
+    /// Number of the last request to the resolver.
     resolve_number: u32,
     random: u64,
 }
 
-/// Lists whose memory is used again.
+/// Lists kept for the reuse of their memory.
 #[derive(Debug, Default)]
 struct Scratch {
     /// Subscribers of the message being published.
     matched: Vec<PipeId>,
-    /// Peers that got messages which had waited.
+    /// Peers that were given waiting messages.
     touched: Vec<PeerKey>,
 }
 
@@ -238,13 +238,13 @@ impl Hub {
         }
     }
 
-    /// Sets what spreads reconnects, so that a run can be repeated.
+    /// Seeds the random numbers that spread reconnects, so that a run can be repeated.
     #[cfg(feature = "sim")]
     pub(crate) fn seed(&mut self, seed: u64) {
         self.random = seed | 1;
     }
 
-    /// xorshift64*: spreads reconnects, nothing more.
+    /// xorshift64*, used only to spread reconnects.
     fn random(&mut self) -> u32 {
         self.random ^= self.random >> 12;
         self.random ^= self.random << 25;
@@ -252,7 +252,7 @@ impl Hub {
         (self.random.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32) as u32
     }
 
-    /// Takes up receiving in the way that suits what is under way, or leaves it while too much waits.
+    /// Starts the receive that suits the message under way, unless too much waits to be taken or a body is to be held.
     fn arm(&mut self, shard: &mut Shard, key: PeerKey) {
         let peer = &mut self.peers[key];
         let is_open = matches!(peer.phase, Phase::Handshaking(_) | Phase::Ready);
@@ -284,11 +284,11 @@ impl Hub {
         }
     }
 
-    /// Bytes of a peer whose handshake is not done.
+    /// Handles the bytes of a peer whose handshake is not done.
     fn handle_handshake_chunk(&mut self, shard: &mut Shard, key: PeerKey, chunk: Chunk) {
         let mut at = 0;
         while at < chunk.len() && matches!(self.peers[key].phase, Phase::Handshaking(_)) {
-            // The handshake is at most a few short reads in a connection's life: copying keeps it simple.
+            // A handshake takes at most a few short reads per connection: copying them keeps the code simple.
             let bytes = shard.pool().bytes(&chunk)[at..].to_vec();
             at += self.handle_handshake(shard, key, &bytes);
         }
@@ -308,7 +308,8 @@ impl Hub {
         self.after_decode(shard, key, handled, answered);
     }
 
-    /// Bytes came into given memory, by whichever way: decodes what that has completed, and receives on.
+    /// Bytes arrived in given memory, by a direct receive or for a claim: decodes the frames that they complete, and
+    /// receives on.
     fn decode_direct<T>(
         &mut self,
         shard: &mut Shard,
@@ -329,7 +330,7 @@ impl Hub {
         outcome
     }
 
-    /// Receives in another way from now on: at once, or when the receive under way has ended.
+    /// Chooses the way of receiving anew: at once, or when the receive under way has ended.
     fn arm_anew(&mut self, shard: &mut Shard, key: PeerKey) {
         match self.peers[key].conn.filter(|&conn| shard.is_receiving(conn)) {
             Some(conn) => shard.receive_stop(conn),
@@ -338,8 +339,8 @@ impl Hub {
         self.flushing.wants_flush = true;
     }
 
-    /// Follows a round of decoding: the socket learns of new messages, an answer goes out, a fault
-    /// ends the connection, and receiving changes mode if need be.
+    /// Finishes a round of decoding: tells the socket of new messages, ends the connection after a fault, stops a
+    /// receive whose mode has to change, and sends the answer to a PING.
     #[inline]
     fn after_decode(
         &mut self,
@@ -524,7 +525,7 @@ impl Handler for Hub {
 }
 
 impl Hub {
-    /// Opens a socket; its key is valid until [`Hub::reap_socket`] gave it up.
+    /// Opens a socket. Its key is valid until [`Hub::reap_socket`] removes the socket.
     pub(crate) fn open_socket(
         &mut self,
         socket_type: SocketType,

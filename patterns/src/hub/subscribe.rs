@@ -1,4 +1,4 @@
-//! Subscriptions: a subscriber's calls, and what a publisher knows of its subscribers.
+//! Subscriptions: the calls of a subscriber, and a publisher's count of its subscribers.
 
 use zring_engine::Shard;
 
@@ -18,7 +18,7 @@ pub(crate) fn encode(out: &mut Vec<u8>, command: Subscription<'_>, minor: u8) {
 }
 
 impl Hub {
-    /// Changes the socket's subscriptions, and tells every publisher if it has to know.
+    /// Changes the socket's subscriptions, and tells every publisher if the room says so.
     pub(crate) fn subscribe(
         &mut self,
         shard: &mut Shard,

@@ -1,4 +1,4 @@
-//! The waiters of a socket, on shards that several threads or tasks use.
+//! Waiters for a change of a socket, on shards that several threads or tasks use.
 
 use std::{io, task::Waker};
 
@@ -9,7 +9,7 @@ use zring_engine::{
 
 use super::{Hub, SocketKey, socket::SocketState};
 
-/// How many waiters there are, and the wakers that are due.
+/// The number of waiters, and the wakers that are due.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
     number: u64,
@@ -18,7 +18,7 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    /// Something about a socket has changed: its waiters are to look again.
+    /// A socket has changed: its waiters are to look again.
     #[inline]
     pub(crate) fn touch(&mut self, state: &mut SocketState) {
         if !state.watchers.waiters.is_empty() || state.watchers.shown.is_some() {
@@ -42,7 +42,7 @@ impl Waiting {
 }
 
 impl Hub {
-    /// Something about a socket has changed.
+    /// A socket has changed: its waiters are to look again.
     #[inline]
     pub(crate) fn touch(&mut self, socket: SocketKey) {
         if let Some(state) = self.sockets.get_mut(socket) {
@@ -50,8 +50,8 @@ impl Hub {
         }
     }
 
-    /// Has a waker called when the socket changes; the number takes that back. A socket that is gone calls it at
-    /// once.
+    /// Adds a waiter: the waker is called when the socket changes, or at once if the socket is gone. The returned
+    /// number serves to remove the waiter.
     pub(crate) fn enlist(&mut self, socket: SocketKey, waker: Waker) -> u64 {
         self.waiting.number += 1;
         match self.sockets.get_mut(socket) {
@@ -64,7 +64,7 @@ impl Hub {
         self.waiting.number
     }
 
-    /// Takes back what [`Hub::enlist`] did, if it has not come to it yet.
+    /// Removes a waiter of [`Hub::enlist`] that has not been woken yet.
     pub(crate) fn delist(&mut self, socket: SocketKey, number: u64) {
         let Some(state) = self.sockets.get_mut(socket) else { return };
         if let Some(at) = state.watchers.waiters.iter().position(|&(other, _)| other == number) {
@@ -73,7 +73,8 @@ impl Hub {
         }
     }
 
-    /// A descriptor that is readable from now on, until a call would block, and after each change.
+    /// A descriptor that shows changes of the socket. It is readable from now on until a call would block, and again
+    /// after each change.
     pub(crate) fn event_fd(&mut self, socket: SocketKey) -> io::Result<OwnedSocket> {
         let state = &mut self.sockets[socket];
         let (event_fd, _) = match &mut state.watchers.shown {
@@ -87,17 +88,17 @@ impl Hub {
         borrow(event_fd).try_clone_to_owned()
     }
 
-    /// A call would have blocked: the descriptor shows the next change.
+    /// A call would have blocked: the descriptor becomes unreadable until the next change.
     #[inline]
     pub(crate) fn note_blocked(&mut self, socket: SocketKey) {
         if let Some((event_fd, is_readable @ true)) = &mut self.sockets[socket].watchers.shown {
             *is_readable = false;
-            // The descriptor was readable, so its counter is not zero.
+            // The descriptor was readable, so there is a count to drain.
             let _ = event_fd.drain();
         }
     }
 
-    /// Whether anybody waits.
+    /// Whether any socket has waiters.
     pub(crate) fn has_waiters(&self) -> bool {
         self.waiting.count > 0
     }
@@ -111,7 +112,7 @@ impl Hub {
         std::mem::take(&mut self.waiting.woken)
     }
 
-    /// Wakes the waiters of all sockets.
+    /// Has all waiters of all sockets look again.
     pub(crate) fn touch_all(&mut self) {
         for state in self.sockets.values_mut() {
             self.waiting.touch(state);

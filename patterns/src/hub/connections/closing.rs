@@ -1,4 +1,4 @@
-//! How connections and sockets end, and what becomes of what they leave behind.
+//! How connections and sockets end, and what becomes of the messages that they leave.
 
 use zring_engine::Shard;
 
@@ -15,8 +15,8 @@ use crate::{
 };
 
 impl Hub {
-    /// The user is done with the socket: listeners go at once, connections when what is queued for them
-    /// is sent. Returns whether that is the case already.
+    /// The user closes the socket: its listeners are closed at once, its connections when the messages queued for them
+    /// are sent or the linger time is up.
     pub(crate) fn close_socket(&mut self, shard: &mut Shard, socket: SocketKey) {
         let state = &mut self.sockets[socket];
         state.closing.is_lingering = true;
@@ -46,15 +46,15 @@ impl Hub {
 
     fn queued_for_peers(&self, socket: SocketKey) -> u64 {
         let state = &self.sockets[socket];
-        // The queues of a type that does not send hold subscriptions, which are no loss.
+        // A type that does not send queues only subscriptions, and their loss does no harm.
         if state.facts.sends == Sends::Never {
             return 0;
         }
         state.peers.keys().map(|key| u64::from(self.peers[key].outbox.messages())).sum()
     }
 
-    /// A lingering socket goes on to close its connections when nothing is left to send, and is gone when
-    /// they are.
+    /// Closes the connections of a lingering socket if nothing is left to send. The socket is removed when they are
+    /// gone.
     pub(crate) fn finish_linger(&mut self, shard: &mut Shard, socket: SocketKey) {
         let Some(state) = self.sockets.get(socket) else { return };
         if !state.closing.is_lingering {
@@ -71,7 +71,7 @@ impl Hub {
             }
             self.give_up_pending(socket);
         }
-        // Messages that another share loses may still go out by this share.
+        // Messages that another share loses may still go out through this share.
         if self.sockets[socket].are_shares_clear() {
             self.end_socket(shard, socket);
         }
@@ -112,10 +112,11 @@ impl Hub {
         }
     }
 
-    /// Whether a closed socket has nothing left; then it is removed. Returns messages given up.
+    /// Removes a closed socket that has nothing left. Returns how many messages were given up, or `None` if the socket
+    /// still has something left.
     pub(crate) fn reap_socket(&mut self, socket: SocketKey) -> Option<u64> {
         let state = &self.sockets[socket];
-        // A socket without connections may still have messages that wait for a peer.
+        // A socket without connections may still wait for a peer that takes its messages.
         let has_some = !state.endpoints.connectors.is_empty() || !state.peers.is_empty();
         if !state.closing.has_ended || has_some {
             return None;
@@ -125,7 +126,7 @@ impl Hub {
 }
 
 impl Hub {
-    /// Ends a connection because this side wants so.
+    /// Ends a connection by decision of this side.
     pub(crate) fn end_locally(&mut self, shard: &mut Shard, key: PeerKey) {
         match self.peers[key].phase {
             Phase::Handshaking(_) => self.fail_handshake(shard, key, HandshakeFault::LocalClose),
@@ -133,7 +134,7 @@ impl Hub {
         }
     }
 
-    /// Ends an established connection: it takes no part in routing from here on.
+    /// Ends an established connection: the peer takes no part in routing from here on.
     pub(crate) fn disconnect(&mut self, shard: &mut Shard, key: PeerKey, why: DisconnectReason) {
         let peer = &mut self.peers[key];
         if !peer.is_ready() {
@@ -168,8 +169,8 @@ impl Hub {
         }
     }
 
-    /// The connection has seen its last completion: what it had not handed over goes elsewhere, and
-    /// the user learns of its end.
+    /// The connection has had its last completion: its unsent messages are requeued or dropped, and an event reports
+    /// its end to the user.
     pub(crate) fn closed(&mut self, shard: &mut Shard, key: PeerKey) {
         let peer = &mut self.peers[key];
         let (socket, connector) = (peer.socket, peer.connector);
@@ -184,7 +185,7 @@ impl Hub {
         let broke_off =
             matches!(&peer.phase, Phase::Closing(Ending::Ready(DisconnectReason::File(_))));
         if broke_off && unsent > 0 {
-            // The first message is the one with the file: it cannot be sent to any peer.
+            // The first unsent message contains the faulty file, so it cannot be sent to any peer.
             recovered.unsent.remove(0);
             state.room.spoiled(Some(key.pipe()));
         }
@@ -222,7 +223,7 @@ impl Hub {
         self.touch(socket);
     }
 
-    /// Forgets a peer that is gone and from whom nothing is left to take.
+    /// Removes a peer that is gone and has no messages left to take.
     pub(crate) fn remove_if_done(&mut self, shard: &mut Shard, key: PeerKey) {
         let peer = &mut self.peers[key];
         let state = &mut self.sockets[peer.socket];
@@ -247,8 +248,8 @@ impl Hub {
 }
 
 impl SocketState {
-    /// Puts the messages that a lost connection left in front of everything that waits, in order; unless nobody waits
-    /// for them any more. Returns whether it did.
+    /// Puts the unsent messages of a lost connection in front of all waiting messages, in order, unless the room drops
+    /// them or the linger time is up. Returns whether they were requeued.
     fn requeue(&mut self, peer: PipeId, unsent: Vec<Message>) -> bool {
         let goes_on = self.room.lost(peer) == Fate::Requeue && !self.closing.gave_up;
         if goes_on {

@@ -17,7 +17,7 @@ use crate::{
 };
 
 impl Hub {
-    /// Connects a socket, now and again after every loss until told otherwise.
+    /// Connects a socket, and connects it again after every loss until told to stop.
     pub(crate) fn connect(
         &mut self,
         shard: &mut Shard,
@@ -26,7 +26,7 @@ impl Hub {
     ) -> Result<(), Error> {
         let parsed: Endpoint = endpoint.parse()?;
         let target = parsed.connect_target()?;
-        // A transport that this system does not have is an error now, not an endless series of attempts.
+        // An address that this system never supports is refused at once, rather than tried for ever.
         match &target {
             ConnectTarget::Unix(_) => unix::check()?,
             ConnectTarget::UnixAbstract(name) => unix::abstract_addr(name).map(drop)?,
@@ -43,7 +43,7 @@ impl Hub {
         let state = &mut self.sockets[socket];
         state.endpoints.connectors.push(key);
         state.note_connector(true, is_stream);
-        // Messages may wait for the new connection.
+        // Messages may wait for the connector from now on.
         self.touch(socket);
         self.try_connect(shard, key);
         Ok(())
@@ -81,7 +81,7 @@ impl Hub {
                 shard.close(conn);
             }
             Stage::Up(peer) => {
-                // The connector goes when the connection has seen its end.
+                // The connector is removed when the connection has ended.
                 let peer = *peer;
                 return self.end_locally(shard, peer);
             }
@@ -96,7 +96,7 @@ impl Hub {
         state.endpoints.connectors.retain(|&other| other != key);
         state.note_connector(false, connector.target.inproc_name().is_none());
         state.emit(&mut self.waiting, &connector.endpoint, EventKind::Closed);
-        // Messages cannot wait for it any more.
+        // Messages cannot wait for the connector any more.
         self.waiting.touch(state);
     }
 
@@ -221,7 +221,7 @@ impl Hub {
         self.retry(shard, key);
     }
 
-    /// Waits, then connects again; unless the connector is to go.
+    /// Waits, then connects again; removes a connector that was told to stop.
     pub(crate) fn retry(&mut self, shard: &mut Shard, key: ConnectorKey) {
         if self.connectors[key].stopped {
             return self.remove_connector(key);

@@ -12,9 +12,9 @@ use crate::{
 };
 
 impl Peer {
-    /// Whether the peer has not answered because it is still being sent what is in front of the PING. A PING waits
-    /// behind a large message, here and in the kernel, for longer than the peer may be silent where the network is
-    /// slow; what the peer has acknowledged meanwhile is as good as an answer.
+    /// Whether the peer has not answered because bytes in front of the PING are still on their way to the peer. On a
+    /// slow network a PING waits behind a large message, here and in the kernel, for longer than the peer may be
+    /// silent. Bytes that the peer acknowledges meanwhile are as good as an answer.
     fn is_progressing(&mut self, shard: &mut Shard) -> bool {
         let Some(conn) = self.conn else { return false };
         let progress = shard.progress(conn);
@@ -36,11 +36,11 @@ impl Hub {
         }
     }
 
-    /// A PING was answered: the answer goes out, and the TTL it asked for is watched from now on.
+    /// A PING was answered: sends the answer, and from now on watches the TTL that the PING asked for.
     pub(crate) fn answer(&mut self, shard: &mut Shard, key: PeerKey) {
         let peer = &mut self.peers[key];
         if !peer.is_ready() {
-            // The PING was decoded when its connection had ended: a timer would outlive the peer.
+            // The connection had ended when the PING was decoded: a timer would outlive the peer.
             return;
         }
         peer.flush(shard);

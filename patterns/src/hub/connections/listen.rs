@@ -20,7 +20,7 @@ use crate::{
     options::Options,
 };
 
-/// A listener, the endpoint it really has, and its file if it has one.
+/// A listener, the endpoint that it is really bound to, and its socket file if there is one.
 type BoundStream = (ListenerId, Endpoint, Option<unix::BoundPath>);
 
 fn bind(shard: &mut Shard, endpoint: &Endpoint, options: &Options) -> io::Result<BoundStream> {
@@ -32,7 +32,7 @@ fn bind(shard: &mut Shard, endpoint: &Endpoint, options: &Options) -> io::Result
     match endpoint.bind_target(options.ipv6) {
         BindTarget::Addr(addr) => tcp(shard, addr),
         BindTarget::Name { host, port } => {
-            // A bind is rare and local: names of interfaces and of this host resolve without a network.
+            // A bind is rare, and names of interfaces and of this host resolve locally, without a network.
             tcp(shard, lookup_local(&host, port, options.ipv6).map_err(io::Error::other)?)
         }
         BindTarget::Unix(path) => {
@@ -53,7 +53,7 @@ fn bind(shard: &mut Shard, endpoint: &Endpoint, options: &Options) -> io::Result
 }
 
 impl Hub {
-    /// Binds a socket; the connections that follow belong to it.
+    /// Binds a socket; the accepted connections belong to it.
     pub(crate) fn bind(
         &mut self,
         shard: &mut Shard,
@@ -157,7 +157,7 @@ impl Hub {
         }
     }
 
-    /// An accepted connection is to be this socket's.
+    /// Starts an accepted connection as one of this socket's.
     pub(crate) fn begin_accepted(
         &mut self,
         shard: &mut Shard,
@@ -169,7 +169,7 @@ impl Hub {
         let state = &self.sockets[socket];
         if let Some(fd) = shard.fd(conn) {
             let family = if is_tcp { Family::V4 } else { Family::Unix };
-            // A peer that is gone already shows when it is read from.
+            // If the peer is gone already, the first receive shows that.
             let _ = net::accepted_options(fd, family, &socket_options(&state.options));
         }
         self.start_peer(shard, socket, conn, Opened::Accepted, endpoint);

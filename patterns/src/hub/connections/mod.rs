@@ -61,7 +61,7 @@ fn socket_options(options: &Options) -> SocketOptions {
 }
 
 impl Hub {
-    /// Gives a peer its places: in the table of the hub, among its socket's peers, and with its connector.
+    /// Adds a peer to the table of the hub, to its socket's peers, and to its connector.
     pub(crate) fn add_peer(&mut self, mut peer: Peer) -> PeerKey {
         let key = self.peers.vacant_key();
         peer.slot = self.sockets[peer.socket].peers.add(key);
@@ -107,7 +107,7 @@ impl Hub {
         shard.receive_ring(conn);
     }
 
-    /// Feeds the handshake; returns how many bytes it consumed.
+    /// Feeds bytes to the handshake; returns how many of them it consumed.
     pub(crate) fn handle_handshake(
         &mut self,
         shard: &mut Shard,
@@ -181,7 +181,7 @@ impl Hub {
         self.touch(socket);
     }
 
-    /// The connection failed, whatever it was doing.
+    /// The connection failed, in its handshake or later.
     pub(crate) fn fail(&mut self, shard: &mut Shard, key: PeerKey, error: &io::Error) {
         let fault = IoFault::from(error);
         match self.peers[key].phase {
@@ -201,8 +201,8 @@ impl Hub {
         let state = &mut self.sockets[peer.socket];
         state.stats.handshakes_failed += 1;
         state.stats.violations += u64::from(matches!(why, HandshakeFault::Violation(_)));
-        // An ERROR command may still be on its way out; then its completion closes the connection, or
-        // the handshake's deadline does.
+        // While an ERROR command is still on its way out, the connection stays open; the completion of that send closes
+        // it.
         let is_refusing = matches!(&why, HandshakeFault::Violation(violation)
             if !matches!(violation, Violation::PeerError { .. }))
             && (!peer.hello.is_empty() || peer.outbox.is_in_flight());

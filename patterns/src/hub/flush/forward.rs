@@ -1,4 +1,4 @@
-//! Forwarding: what was received goes out from the receive buffer that it lies in.
+//! Forwarding: a received body is sent from the receive buffer that it lies in.
 
 use std::{
     io::{self, Write},
@@ -13,11 +13,11 @@ use zring_engine::{
 use super::outbox::{Outbox, REFERENCE_BYTES_MIN};
 use crate::{frame::Frame, message::Message};
 
-/// Receives frames of its own making: each is so many bytes of one chunk.
+/// Makes frames of one received chunk, of the lengths in `sizes`.
 struct Receiver {
     sizes: Vec<usize>,
     frames: Vec<Frame>,
-    /// Where the chunk lay.
+    /// The address of each chunk.
     addresses: Vec<usize>,
 }
 
@@ -48,7 +48,7 @@ impl Handler for Receiver {
     fn on_resolved(&mut self, _: &mut Shard, _: u64, _: Result<Vec<SocketAddr>, ResolveError>) {}
 }
 
-/// A shard that has received such frames in one chunk, and where the chunk lies in the pool.
+/// A shard that has received frames of these sizes in one chunk, the frames, and the address of the chunk in the pool.
 fn received(driver: DriverChoice, sizes: &[usize]) -> (Shard, Vec<Frame>, usize) {
     let mut shard = Shard::open(Config { driver, ..Config::default() }).expect("a shard");
     let any_port = "127.0.0.1:0".parse().expect("an address");
@@ -64,7 +64,7 @@ fn received(driver: DriverChoice, sizes: &[usize]) -> (Shard, Vec<Frame>, usize)
     (shard, receiver.frames, receiver.addresses[0])
 }
 
-/// The leased memory that an outbox sends by reference: addresses and lengths.
+/// The segments of a send that refer to leased memory: addresses and lengths.
 fn leased(gather: &Gather) -> Vec<(usize, usize)> {
     let segments = gather.segments().filter(|segment| matches!(segment, Segment::Lease(_)));
     segments.map(|segment| (segment.bytes().as_ptr().addr(), segment.bytes().len())).collect()

@@ -1,13 +1,13 @@
-//! Where the next short message of a socket goes without another look.
+//! The lane: the open block that the next short message of a socket joins without another check.
 //!
-//! In a batch scope of an inline context one message after the other joins the block that is open for the only
-//! peer. What makes that right is looked at once, when the lane is opened: whatever else gets at the hub closes it
-//! ([`ReactorCell`](crate::inline)), so that nothing can have changed while it is open.
+//! In a batch scope of an inline context, one message after the other joins the open block of the only peer. The
+//! conditions for that are checked once, when the lane is opened. Any other access to the hub closes the lane
+//! ([`ReactorCell`](crate::inline)), so nothing can have changed while it is open.
 
 use super::outbox::{Bounds, Room};
 use crate::hub::{Hub, PeerKey, SocketKey};
 
-/// No socket: the table would be too large.
+/// The key of no socket: the table would be too large.
 const NONE: SocketKey = SocketKey(u32::MAX);
 
 /// See the module.
@@ -28,20 +28,21 @@ impl Lane {
     pub(crate) const CLOSED: Self =
         Self { socket: NONE, peer: PeerKey(u32::MAX), room: Room::NONE };
 
-    /// A message of this socket joined the block of this peer, its only one, where there is so much room.
+    /// A message of this socket joined the block of this peer, the socket's only one; the block still has `room`.
     pub(crate) fn open(socket: SocketKey, peer: PeerKey, room: Room) -> Self {
         Self { socket, peer, room }
     }
 }
 
 impl Hub {
-    /// Something else is about to be done than to send in the lane.
+    /// Closes the lane, before the hub is used for anything but a send in the lane.
     #[inline(always)]
     pub(crate) fn close_lane(&mut self) {
         self.flushing.lane.socket = NONE;
     }
 
-    /// Opens the lane behind a message that went another way, if it waits in a block for the end of a batch scope.
+    /// Opens the lane after a message that was sent in another way, if the message waits in a block for the end of a
+    /// batch scope.
     pub(crate) fn open_lane(&mut self, socket: SocketKey) {
         let state = &self.sockets[socket];
         let is_plain = state.sends_plainly && state.sending.active_len() == 1;
@@ -68,10 +69,10 @@ impl Hub {
         is_sent
     }
 
-    /// As [`Hub::send_in_lane`], for a body of `len` bytes that `fill` writes over zeros where it is sent from.
+    /// As [`Hub::send_in_lane`], for a body of `len` bytes that `fill` writes in place, over zeros.
     ///
     /// # Errors
-    /// `fill`, where nothing was done.
+    /// Returns `fill` if the lane is not this socket's or has no room; nothing was done then.
     #[inline(always)]
     pub(crate) fn send_in_lane_with<F: FnOnce(&mut [u8])>(
         &mut self,

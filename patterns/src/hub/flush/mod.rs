@@ -1,4 +1,4 @@
-//! When what is queued goes out, and what follows when it has.
+//! When queued messages are sent, and what follows a completed send.
 
 use std::io;
 
@@ -18,29 +18,29 @@ use super::{Hub, PeerKey, Timer, peer::Phase, send::regain_credit};
 /// While a send is in flight, a burst turns the shard once per this many messages.
 const TURN_MESSAGES: u32 = 64;
 
-/// A message that follows the one before it within this time on the same shard is part of a burst, and so is one that
-/// follows within a quarter of the time that sending took, which is long where there are many peers.
+/// A message is part of a burst if it follows the one before it on the same shard within this time, or within a quarter
+/// of the time that sending took, which is long with many peers.
 const BURST_GAP_NS: u64 = 5_000;
-/// How long a message of a burst waits for others at most, where sending does not take long itself.
+/// How long a message of a burst waits for others at most, if sending itself does not take long.
 const BURST_SLICE_NS: u64 = 50_000;
-/// How long it waits where sending to many peers does.
+/// The same limit if sending to many peers takes long.
 const BURST_SLICE_MAX_NS: u64 = 1_000_000;
 
-/// Sends at once when idle, together under backlog, on a shard whose users open no batch scopes.
+/// Sends at once when idle and in batches under backlog, on a shard whose users open no batch scopes.
 ///
-/// The first message goes out at once. One that follows closely begins a burst: from there on messages queue until
-/// 32 KiB are there, a call waits, or the slice is over. A slice without messages ends the burst. Sending to many
-/// peers makes the next slice longer, so that it goes on for half of the time at most.
+/// The first message goes out at once. A message that follows closely begins a burst: from there on messages queue
+/// until 32 KiB are there, a caller waits, or the slice is over. A slice without messages ends the burst. If sending to
+/// many peers takes long, the next slice is as long, so that sending takes half of the time at most.
 #[derive(Debug, Default)]
 pub(crate) struct Burst {
-    /// When the last message that went out at once began to.
+    /// When the send of the last message that went out at once began.
     began_ns: u64,
-    /// A message before this time follows closely.
+    /// A message before this time follows that one closely.
     close_ns: u64,
     timer: Option<TimerId>,
 }
 
-/// The queued peers of a hub, and when they are flushed.
+/// Queued messages, and when they are sent.
 #[derive(Debug, Default)]
 pub(crate) struct Flushing {
     /// Peers with queued bytes, while a batch scope or a burst is open.
@@ -49,7 +49,7 @@ pub(crate) struct Flushing {
     pub(crate) batches: u32,
     /// A send is in flight and more is queued: the next turn may find it completed.
     pub(crate) wants_turn: bool,
-    /// Something was submitted that the kernel does not have yet.
+    /// Operations were submitted that the kernel does not have yet.
     pub(crate) wants_flush: bool,
     /// How sends of several threads are gathered; `None` on a shard of one thread, whose user opens batch scopes.
     pub(crate) burst: Option<Burst>,
@@ -70,7 +70,7 @@ impl Burst {
 }
 
 impl Hub {
-    /// Something was queued for the peer: it goes out at once, or with the batch.
+    /// A message was queued for the peer: sends it at once, or with the batch.
     #[inline]
     pub(crate) fn queued(&mut self, shard: &mut Shard, key: PeerKey) {
         if self.peers[key].link.is_some() {
@@ -85,7 +85,8 @@ impl Hub {
         self.note_sent(shard, batching);
     }
 
-    /// Notes that a message went out at once, or is on its way.
+    /// A message that did not wait for others has been sent, or is on its way: notes until when another message follows
+    /// it closely.
     #[inline]
     pub(crate) fn note_sent(&mut self, shard: &Shard, batching: bool) {
         if let Some(burst) = self.flushing.burst.as_mut().filter(|_| !batching) {
@@ -95,8 +96,8 @@ impl Hub {
         }
     }
 
-    /// A message was put into a link. A receiver that polls the link sees it at once; the bell is for one that sleeps.
-    /// Inside a batch scope it rings for the first message and then once in a while.
+    /// A message was put into a link. A receiver that polls the link sees it at once; the bell is for a receiver that
+    /// sleeps. Inside a batch scope the bell rings for the first message and then once in a while.
     #[inline(always)]
     pub(crate) fn ring_or_wait(&mut self, shard: &mut Shard, key: PeerKey) {
         let peer = &mut self.peers[key];
@@ -152,14 +153,14 @@ impl Hub {
                 self.waiting.touch(state);
             }
             if state.closing.is_lingering {
-                // A message that went out just now has no completion that would tell.
+                // A message that went out just now has no completion that would end the linger.
                 self.finish_linger(shard, socket);
             }
         }
     }
 
-    /// Whether what is queued inside a batch scope or a burst is worth a call of its own. A scope waits for a whole block:
-    /// the kernel may take it while the next one fills.
+    /// Whether the bytes queued inside a batch scope or a burst are worth a call of their own. A scope waits for a
+    /// whole block: the kernel may take the block while the next one fills.
     #[inline]
     fn has_enough(&self, outbox: &Outbox) -> bool {
         match self.flushing.burst {
@@ -168,12 +169,13 @@ impl Hub {
         }
     }
 
-    /// Whether so many bytes are worth a call of their own, however many others may follow.
+    /// Whether this many bytes are worth a call of their own in a burst, however many others may follow.
     pub(crate) fn is_load(&self, bytes: usize) -> bool {
         self.flushing.burst.is_some() && bytes >= LOAD_BYTES
     }
 
-    /// Whether what is queued now waits for more: inside a batch scope, or in a burst of a shared shard.
+    /// Whether a message that is queued now waits for others: inside a batch scope, or in a burst on a shard that
+    /// several threads use.
     #[inline]
     pub(crate) fn is_batching(&mut self, shard: &mut Shard) -> bool {
         match &mut self.flushing.burst {
@@ -182,12 +184,12 @@ impl Hub {
         }
     }
 
-    /// The shard is used by several threads: sends find out by themselves when to go together.
+    /// The shard is used by several threads: sends are gathered in bursts.
     pub(crate) fn share(&mut self) {
         self.flushing.burst = Some(Burst::default());
     }
 
-    /// A slice of a burst is over: what queued up goes out, and another slice follows if there was something.
+    /// A slice of a burst is over: sends the queued messages, and begins another slice if there were any.
     pub(crate) fn slice_burst(&mut self, shard: &mut Shard) {
         if self.flushing.dirty.is_empty() {
             self.flushing.burst.as_mut().into_iter().for_each(|burst| burst.timer = None);
@@ -202,7 +204,7 @@ impl Hub {
         }
     }
 
-    /// Whether queued messages wait for others to go with.
+    /// Whether queued messages wait for others.
     pub(crate) fn has_dirty(&self) -> bool {
         !self.flushing.dirty.is_empty()
     }
@@ -219,7 +221,7 @@ impl Hub {
         }
     }
 
-    /// Submits what batch scopes have queued so far.
+    /// Submits the messages that batch scopes and bursts have queued so far.
     pub(crate) fn flush_dirty(&mut self, shard: &mut Shard) {
         // A single connection is served soonest by a call of its own, several by one submission for all.
         let is_single = self.flushing.dirty.len() == 1;
@@ -229,7 +231,7 @@ impl Hub {
             if is_single {
                 let socket = peer.socket;
                 self.queue_or_flush(shard, key, false);
-                // A message that went out at once has no completion that would give its room to messages that wait.
+                // Messages that went out at once have no completion that would give their room to waiting messages.
                 self.drain_pending(shard, socket);
             } else {
                 if peer.link.is_some() {
@@ -270,7 +272,8 @@ impl Hub {
             Phase::Closing(_) => return peer.flush(shard),
             Phase::Gone => return,
         }
-        // Messages that queued up behind a send of large bodies go by calls again, as soon as there is room.
+        // Messages that queued up behind a send of large bodies go out by a call of their own again, as soon as there
+        // is room.
         if peer.outbox.has_full_block() {
             peer.flush_now(shard);
         }

@@ -1,4 +1,4 @@
-//! How a connection receives next: into the pool, or straight to where a large body is to be.
+//! How a connection receives next: into the pool, or straight into the memory of a large body.
 
 use zring_engine::{Direct, SharedMut};
 
@@ -27,8 +27,8 @@ pub(crate) enum Arm {
 }
 
 impl Inbound {
-    /// A body of so many bytes goes on behind the end of a piece. If it is large, the next ones are not to be copied
-    /// together, even if the rest of this one still comes by way of the pool.
+    /// A body of this length goes on behind the end of a piece. If the body is large, the bodies after it are received
+    /// directly and need not be copied together, even if the rest of this body still comes through the pool.
     pub(crate) fn note_unfinished(&mut self, body_bytes: u64) {
         if body_bytes > DIRECT_BYTES_MIN {
             self.is_large_run = self.direct_frames >= DIRECT_FRAMES - ENVELOPE_FRAMES;
@@ -36,7 +36,7 @@ impl Inbound {
         }
     }
 
-    /// A direct receive brought bytes: the body grows, then what spilled behind it is decoded.
+    /// A direct receive brought bytes: adds them to the body, then decodes the bytes that spilled behind the body.
     pub(crate) fn handle_direct(
         &mut self,
         direct: Direct,
@@ -47,7 +47,7 @@ impl Inbound {
         self.handle_spill(direct.spill, sink)
     }
 
-    /// Decodes the bytes that arrived behind a body.
+    /// Decodes the bytes that came behind a body.
     pub(crate) fn handle_spill(
         &mut self,
         mut spill: Vec<u8>,
@@ -86,7 +86,7 @@ impl Inbound {
         }
     }
 
-    /// Sees that there is a spill area, of the size that what comes next calls for.
+    /// Makes sure that there is a spill area of the right size for the bytes that come next.
     pub(crate) fn make_spill(&mut self) {
         let is_short = self.is_large_run && self.direct_frames == DIRECT_FRAMES;
         let bytes = if is_short { LARGE_SPILL_BYTES } else { SPILL_BYTES };
@@ -105,8 +105,8 @@ impl Inbound {
         self.assembly.as_ref().is_some_and(|assembly| assembly.rest > DIRECT_BYTES_MIN)
     }
 
-    /// How to receive next. For a direct receive the unfinished body moves out. `holds`: a large body waits
-    /// for a caller that says where it is to go.
+    /// How to receive next. For a direct receive the unfinished body moves into the result. `holds`: a large body waits
+    /// until a caller says where it is to go.
     pub(crate) fn arm(&mut self, holds: bool) -> Arm {
         if self.is_claimed() || self.may_be_held(holds) {
             return Arm::Held;
@@ -120,7 +120,7 @@ impl Inbound {
         }
         self.make_spill();
         let spill = std::mem::take(&mut self.spill);
-        // A body whose chunks were left undecoded is not to be bypassed; there are none here.
+        // A direct receive must not bypass undecoded chunks; there are none here.
         debug_assert!(self.pieces.is_empty());
         let Some(assembly) = &mut self.assembly else {
             return Arm::Direct(Direct { body: None, rest: 0, spill });
@@ -138,7 +138,7 @@ impl Inbound {
         if assembly.asked == assembly.rest {
             return Arm::Direct(Direct { body, rest, spill });
         }
-        // Behind this piece stands the next one.
+        // The next piece of the body follows, so there is nothing to spill.
         self.spill = spill;
         Arm::Direct(Direct { body, rest, spill: Vec::new() })
     }

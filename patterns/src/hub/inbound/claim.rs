@@ -1,28 +1,28 @@
-//! The claim of a caller whose bodies go straight from the kernel into its memory.
+//! A caller's claim, while bodies go straight from the kernel into the caller's memory.
 
 use crate::hub::PeerKey;
 
-/// A caller's hold on the message that a peer has under way: frames of it lie in, or are on their way into, the caller's
-/// memory. Only attempts of that caller touch the memory.
+/// A caller's claim on the message that a peer has under way: frames of the message lie in the caller's memory, or are
+/// on their way there. Only attempts of that caller touch the memory.
 ///
 /// # Invariants
-/// - While `body` is set, the peer's unfinished body is claimed and nothing receives it but the caller.
-/// - Where a placed frame belongs, the peer's message has an empty one.
+/// - While `body` is set, the peer's unfinished body is claimed and only the caller receives it.
+/// - For each placed frame, the peer's message has an empty frame in its position.
 #[derive(Debug)]
 pub(crate) struct Claim {
-    /// The peer, and its connection, which tells it from a later one with the same key.
+    /// The peer, and its connection, which distinguishes it from a later peer with the same key.
     pub(crate) peer: PeerKey,
     pub(crate) connection: u64,
     pub(crate) number: u64,
     /// How many frames of the message are in front of the user's.
     pub(crate) hidden: usize,
-    /// The body under way: the frame it is the body of, and how much of it there is.
+    /// The body under way: the index of its frame, and its length.
     pub(crate) body: Option<(usize, usize)>,
     /// Frames whose bodies lie in the caller's memory.
     pub(crate) placed: Places,
 }
 
-/// Numbers of frames, up to [`Places::MAX`].
+/// A set of frame indices below [`Places::MAX`].
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Places(u128);
 
@@ -39,12 +39,12 @@ impl Places {
     }
 }
 
-/// The state of a message once a claimed body is whole.
+/// The state of a message after a claimed body was received whole.
 pub(crate) enum Finished {
-    /// The body was all of the message, and the message is the user's.
+    /// The body was the whole message, and the message is the user's.
     Message,
-    /// The body was all of the message, and the socket did not ask for it.
+    /// The body was the whole message, and the message is not the user's.
     Refused,
-    /// The message goes on, or waits to be taken.
+    /// The message goes on, or is whole and waits to be taken.
     Placed,
 }

@@ -15,7 +15,7 @@ use crate::{
 };
 
 impl Inbound {
-    /// Whether the body under way is one that a caller may want in its own memory; then it is held from here on.
+    /// Whether a caller may still say where the body under way is to go. If so, the body is held from here on.
     pub(crate) fn may_be_held(&mut self, holds: bool) -> bool {
         let is_large = self.has_large_rest() && self.pieces.is_empty();
         let Some(assembly) = self.assembly.as_mut().filter(|_| is_large && holds) else {
@@ -25,25 +25,25 @@ impl Inbound {
         assembly.is_held
     }
 
-    /// The length of the held body: the one that waits for a caller that says where it is to go.
+    /// Length of the held body; `None` if no body is held.
     pub(crate) fn held_bytes(&self) -> Option<u64> {
         let held = self.assembly.as_ref().filter(|assembly| assembly.is_held)?;
         Some(held.bytes)
     }
 
-    /// The frame whose body is under way: how long it is, and whether others follow.
+    /// The frame whose body is under way: the length of the body, and whether frames follow.
     pub(crate) fn under_way(&self) -> Option<(u64, bool)> {
         let assembly = self.assembly.as_ref().filter(|assembly| !assembly.flags.command())?;
         (!assembly.is_skipped).then_some((assembly.bytes, assembly.flags.more()))
     }
 
-    /// Whether the receive that has brought its beginning is ending, and the body is held after that.
+    /// Whether the body under way will be held as soon as the receive that brought its beginning has ended.
     pub(crate) fn is_about_to_be_held(&self) -> bool {
         let is_free = |assembly: &Assembly| assembly.asked == 0 && !assembly.is_owned;
         self.has_large_rest() && self.assembly.as_ref().is_some_and(is_free)
     }
 
-    /// The body under way is received into memory of its own, even if a caller wants it elsewhere.
+    /// Has the body under way received into memory of its own, even if callers want large bodies elsewhere.
     pub(crate) fn own_body(&mut self) {
         if let Some(assembly) = &mut self.assembly {
             (assembly.is_owned, assembly.is_held) = (true, false);
@@ -55,12 +55,12 @@ impl Inbound {
         self.assembly.as_ref().map_or(&[], |assembly| assembly.body.bytes())
     }
 
-    /// Whether a frame follows the one that is under way.
+    /// Whether a frame follows the frame under way.
     pub(crate) fn held_has_more(&self) -> bool {
         self.assembly.as_ref().is_some_and(|assembly| assembly.flags.more())
     }
 
-    /// The frames in front of the one that is under way.
+    /// The frames in front of the frame under way.
     pub(crate) fn parts(&self) -> &[Frame] {
         &self.parts
     }
@@ -73,20 +73,20 @@ impl Inbound {
         self.claim
     }
 
-    /// Whether something is whole that one caller alone may take.
+    /// Whether a whole message is set aside for one caller.
     pub(crate) fn is_set_aside(&self) -> bool {
         self.claimed.is_some() || self.stream.as_ref().is_some_and(|stream| stream.is_whole)
     }
 
-    /// Takes the claimed message if it is whole; that ends the claim.
+    /// Takes the claimed message if it is whole, which ends the claim.
     pub(crate) fn take_claimed(&mut self) -> Option<Message> {
         let message = self.claimed.take()?;
         self.claim = 0;
         Some(message)
     }
 
-    /// Claims the body under way for the caller with this number: the bytes that have arrived go into `frame`, and so
-    /// will the rest.
+    /// Claims the body under way for the claim of this number. The bytes that have arrived go into `frame`; the rest
+    /// follows there.
     pub(crate) fn claim(&mut self, number: u64, frame: &mut FrameBuf<'_>) {
         let Some(assembly) = &mut self.assembly else { return };
         let body = std::mem::replace(&mut assembly.body, SharedMut::with_expected(0)).freeze();
@@ -95,21 +95,21 @@ impl Inbound {
         self.claim = number;
     }
 
-    /// Where what follows the body goes, and how much of it is still to come.
+    /// How much of the claimed body is still to come, and the memory for the bytes behind the body.
     pub(crate) fn claimed_rest(&mut self) -> Option<(u64, &mut Vec<u8>)> {
         let rest = self.assembly.as_ref().filter(|assembly| assembly.is_claimed)?.rest;
         self.make_spill();
         Some((rest, &mut self.spill))
     }
 
-    /// So many bytes of the claimed body have come.
+    /// This many bytes of the claimed body have arrived.
     pub(crate) fn note_claimed(&mut self, bytes: u64) {
         if let Some(assembly) = &mut self.assembly {
             assembly.rest -= bytes;
         }
     }
 
-    /// The claimed body lies in `frame` whole; what came behind it is decoded as well.
+    /// The claimed body lies in `frame` whole: finishes its frame, and decodes the bytes that came behind it.
     pub(crate) fn finish_claimed(
         &mut self,
         frame: &FrameBuf<'_>,
@@ -136,7 +136,7 @@ impl Inbound {
         (finished, done.and_then(|()| self.handle_spill(spilled, sink)))
     }
 
-    /// The claimed body was taken whole, piece by piece; what came behind it is decoded.
+    /// The claimed body was taken whole, piece by piece: finishes its frame, and decodes the bytes that came behind it.
     pub(crate) fn finish_taken(&mut self, sink: &mut impl Sink) -> Result<(), DisconnectReason> {
         let Some(Assembly { flags, bytes, .. }) = self.assembly.take() else { return Ok(()) };
         self.claim = 0;
@@ -145,7 +145,7 @@ impl Inbound {
         self.handle_spill(spilled, sink)
     }
 
-    /// The claim is given up: what has come of the message so far goes into memory of its own.
+    /// The claim is given up: the bytes of the message that have arrived are copied into memory of their own.
     pub(crate) fn unclaim(&mut self, claim: &Claim, frames: &[FrameBuf<'_>]) {
         self.claim = 0;
         if let Some(mut message) = self.claimed.take() {
@@ -173,7 +173,7 @@ impl Inbound {
     }
 }
 
-/// Puts copies of what lies in the caller's memory where it belongs.
+/// Copies the placed frames from the caller's memory to their positions in the message.
 fn restore(parts: &mut [Frame], claim: &Claim, frames: &[FrameBuf<'_>]) {
     for (at, (part, frame)) in parts.iter_mut().zip(frames).enumerate() {
         if claim.placed.contains(at) {

@@ -36,15 +36,15 @@ use crate::{
 /// Messages decoded ahead of the user at a time; the rest stays undecoded in its chunk.
 const DECODED_MAX: usize = 128;
 
-/// The longest command a peer may send: a subscription, with its name in front.
+/// The longest command a peer may send: a subscription, with the command's name in front.
 const COMMAND_BYTES_MAX: u64 = SUBSCRIPTION_BYTES_MAX as u64 + 16;
-/// Messages shorter than this do not count towards the limit by bytes: their number bounds them.
+/// Messages shorter than this do not count towards the limit by bytes: the limit by number bounds them.
 const WEIGHED_BYTES_MIN: usize = 1024;
 
-/// Where encoded bytes lie, and how a body in them becomes a frame.
+/// Memory with encoded bytes, which makes frames of the bodies among them.
 trait Source {
     fn bytes(&self) -> &[u8];
-    /// Makes a frame that was cleared hold this body.
+    /// Puts this body into a cleared frame.
     fn put(&self, body: Range<usize>, frame: &mut Frame);
 
     #[inline(always)]
@@ -87,20 +87,21 @@ impl Source for Copied<'_> {
 /// See the module.
 ///
 /// # Invariants
-/// - `pieces` is empty unless `ready` was full when they arrived; they are decoded in order before
-///   anything newer.
+/// - `pieces` is empty unless `ready` was full when the pieces arrived. Pieces are decoded in order, before anything
+///   newer.
 /// - `at` counts decoded bytes of the first piece only.
 #[derive(Debug)]
 pub(crate) struct Inbound {
     decoder: Decoder,
     pub(crate) ready: VecDeque<Message>,
-    /// Of ready messages that are weighed at all.
+    /// Bytes of the ready messages that count towards the limit by bytes.
     pub(crate) ready_bytes: u64,
     pub(crate) parts: Vec<Frame>,
     pub(crate) assembly: Option<Assembly>,
     pub(crate) pieces: Pieces,
     pub(crate) at: usize,
-    /// The first piece is a chunk, decoded up to the end of a message, and nothing is special about the next one.
+    /// The first piece is a chunk that is decoded up to the end of a message, and nothing before the next frame affects
+    /// it.
     is_plain: bool,
     pub(crate) spill: Vec<u8>,
     /// Small frames left until the ring is used again.
@@ -110,11 +111,11 @@ pub(crate) struct Inbound {
     messages_max: usize,
     bytes_max: u64,
     pub(crate) frames_max: u32,
-    /// Receiving was stopped: too many messages wait for the user, or a body is held.
+    /// Receiving was stopped because the messages were not taken, or because no caller said where a body is to go.
     pub(crate) is_stalled: bool,
-    /// The claim on frames of the message that is under way; 0: none.
+    /// Number of the claim on frames of the message under way; 0: none.
     pub(crate) claim: u64,
-    /// The claimed message, when it is whole. Only the caller with the claim gets it.
+    /// The claimed message, once it is whole. No other caller gets it.
     pub(crate) claimed: Option<Message>,
     /// A message that is taken as it arrives.
     pub(crate) stream: Option<Box<Streamed>>,
@@ -155,13 +156,13 @@ impl Inbound {
         Some(message)
     }
 
-    /// Decodes the next message out of the piece in front for a caller who takes it right away, if that takes nothing
-    /// special; `None` may be anything else. Only where nothing is ready, and for a socket to which each single frame is a
-    /// message, if it `wants` it: what it does not is dropped.
+    /// Decodes the next message of the first piece for a caller who takes the message right away, if the message needs
+    /// nothing special; `None` in every other case. Call it only while `ready` is empty, and only for a socket to which
+    /// each single frame is a message. A message that `wants` refuses is dropped.
     ///
-    /// Messages decoded ahead of the user are written, queued and read again a hundred messages later; this one stays in
-    /// the cache, and its node is the one that was given back a moment ago. It leaves the end of the piece to
-    /// [`Inbound::refill`], so that a piece that is there has something in it.
+    /// Messages decoded ahead of the user are written, queued and read again a hundred messages later. A message
+    /// decoded here stays in the cache, and its node is the one that was freed a moment ago. The end of the piece is
+    /// left to [`Inbound::refill`], so that a piece that is kept always has bytes to decode.
     #[inline(always)]
     pub(crate) fn take_plain(
         &mut self,
@@ -185,7 +186,7 @@ impl Inbound {
         }
     }
 
-    /// Whether the next frame is decoded without a look at anything that came before it.
+    /// Whether the next frame can be decoded without regard to anything before it.
     fn is_between_plain_messages(&self) -> bool {
         !self.is_inside_message()
             && !self.is_streamed()
@@ -204,13 +205,13 @@ impl Inbound {
         self.ready.len()
     }
 
-    /// Whether something waits to be decoded.
+    /// Whether bytes wait to be decoded.
     #[inline]
     pub(crate) fn has_undecoded(&self) -> bool {
         !self.pieces.is_empty()
     }
 
-    /// Whether the stream stands inside a frame or between the frames of a message.
+    /// Whether decoding has stopped inside a frame or between the frames of a message.
     pub(crate) fn is_inside_message(&self) -> bool {
         self.assembly.is_some() || !self.parts.is_empty()
     }
@@ -220,7 +221,7 @@ impl Inbound {
         self.ready.len() >= self.messages_max || self.ready_bytes >= self.bytes_max
     }
 
-    /// A chunk arrived: decodes it, or keeps what the user has no room for.
+    /// A chunk arrived: decodes it, and keeps the rest if `ready` is full.
     #[inline]
     pub(crate) fn handle_chunk(
         &mut self,
@@ -242,14 +243,14 @@ impl Inbound {
         Ok(())
     }
 
-    /// Keeps a piece whose bytes behind `at` cannot be decoded yet: too many messages wait for the user.
+    /// Keeps a piece whose bytes behind `at` are not decoded because `ready` is full.
     fn keep(&mut self, piece: Piece, at: usize) {
         self.at = at;
         self.is_plain = matches!(piece, Piece::Chunk(_)) && self.is_between_plain_messages();
         self.pieces.put_back(piece);
     }
 
-    /// Bytes that came with the end of the handshake.
+    /// Decodes bytes that came with the end of the handshake.
     pub(crate) fn handle_bytes(
         &mut self,
         bytes: Vec<u8>,
@@ -264,7 +265,7 @@ impl Inbound {
         Ok(())
     }
 
-    /// Copies undecoded chunks out, so that their buffers can go back.
+    /// Copies undecoded chunks, so that their buffers can go back to the pool.
     pub(crate) fn release_chunks(&mut self, mut pool: Buffers<'_>) {
         self.is_plain = false;
         for piece in self.pieces.iter_mut() {
@@ -295,14 +296,14 @@ impl Inbound {
         self.stream.take_if(|stream| !stream.is_whole);
     }
 
-    /// Takes what a link brought, as far as there is room.
+    /// Takes parcels out of a link, as far as there is room.
     pub(crate) fn handle_parcels(
         &mut self,
         link: &mut Link,
         sink: &mut impl Sink,
     ) -> Result<(), DisconnectReason> {
         while !self.is_full() {
-            // A short body is copied from where it lies: to move it out first would cost more than all the rest.
+            // A short body is copied from where it lies: moving the parcel out first would cost more than all the rest.
             let Some(parcel) = link.peek() else { break };
             let Some(Short { mark, len, words }) = parcel.short() else {
                 self.handle_freight(link, sink)?;
@@ -357,7 +358,7 @@ impl Inbound {
         Ok(())
     }
 
-    /// Decodes what was kept, as far as there is room.
+    /// Decodes the kept pieces, as far as there is room.
     pub(crate) fn refill(
         &mut self,
         mut pool: Buffers<'_>,
@@ -472,7 +473,7 @@ impl Inbound {
         });
     }
 
-    /// Adds what belongs to the unfinished body; delivers the frame when that completes it.
+    /// Adds the bytes that belong to the unfinished body; delivers the frame when the body is complete.
     fn assemble(
         &mut self,
         bytes: &[u8],

@@ -1,4 +1,4 @@
-//! Received bytes that are not decoded yet.
+//! Bytes that a connection has received and that are not decoded yet.
 
 use std::collections::VecDeque;
 
@@ -14,7 +14,7 @@ pub(crate) enum Piece {
 /// Pieces in the order they came in.
 #[derive(Debug, Default)]
 pub(crate) struct Pieces {
-    /// Apart from the others, since each message may be decoded from it.
+    /// Kept apart from the others, since every message may be decoded from it.
     first: Option<Piece>,
     others: VecDeque<Piece>,
 }
@@ -41,7 +41,7 @@ impl Pieces {
         }
     }
 
-    /// In the place of the one that was taken last.
+    /// Puts a piece back in front, where the last one was taken.
     pub(crate) fn put_back(&mut self, piece: Piece) {
         if let Some(second) = self.first.replace(piece) {
             self.others.push_front(second);

@@ -4,19 +4,19 @@ use std::collections::VecDeque;
 
 use crate::frame::Frame;
 
-/// The frames of a peer's message that have come and were not taken.
+/// The frames of a peer's message that have arrived and were not taken.
 ///
-/// While the message is under way an empty frame stands in the peer's list of parts, for what looks there to see that
-/// a message has begun.
+/// While the message is under way, an empty frame stands in the `parts` of the peer's inbound half, which shows that a
+/// message has begun.
 #[derive(Debug, Default)]
 pub(crate) struct Streamed {
-    /// Each with whether others follow; `None` for one that was skipped.
+    /// Each frame, and whether others follow; `None` for a skipped frame.
     pub(super) frames: VecDeque<(Option<Frame>, bool)>,
-    /// The last frame has come.
+    /// The last frame has arrived.
     pub(crate) is_whole: bool,
-    /// The caller gave the message up: frames that still arrive are dropped.
+    /// The caller does not want the rest, which is dropped as it arrives.
     pub(super) is_abandoned: bool,
-    /// How many frames and bytes have come so far.
+    /// How many frames and bytes have arrived so far.
     pub(super) count: u32,
     pub(super) bytes: u64,
 }

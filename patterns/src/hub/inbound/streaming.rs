@@ -18,12 +18,12 @@ impl Inbound {
         self.stream.as_ref().is_some_and(|stream| !stream.is_whole)
     }
 
-    /// Whether the message under way was given up: frames that still arrive are dropped.
+    /// Whether the rest of the message under way is dropped as it arrives.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.stream.as_ref().is_some_and(|stream| stream.is_abandoned)
     }
 
-    /// Sets the message under way aside for one caller. The first frames are not the user's: they come back.
+    /// Sets the message under way aside for one caller. Returns the first `hidden` frames, which are not the user's.
     pub(crate) fn begin_stream(&mut self, hidden: usize) -> Vec<Frame> {
         let mut parts = std::mem::take(&mut self.parts);
         let frames: VecDeque<_> = parts.drain(hidden..).map(|part| (Some(part), true)).collect();
@@ -36,7 +36,7 @@ impl Inbound {
         parts
     }
 
-    /// Another frame of the streamed message has arrived.
+    /// One more frame of the message has arrived.
     pub(crate) fn stream_frame(
         &mut self,
         frame: Option<Frame>,
@@ -63,12 +63,12 @@ impl Inbound {
         Ok(())
     }
 
-    /// Whether what is undecoded is to be looked at for the next frame.
+    /// Whether undecoded bytes have to be decoded for the next frame.
     pub(crate) fn wants_refill(&self) -> bool {
         self.has_undecoded() && self.stream.as_ref().is_some_and(|it| it.frames.is_empty())
     }
 
-    /// The next frame of it, if it is there.
+    /// Takes the next frame of the message, if it has arrived.
     pub(crate) fn next_streamed(&mut self) -> Option<(Option<Frame>, bool)> {
         let stream = self.stream.as_mut()?;
         let (frame, more) = stream.frames.pop_front()?;
@@ -79,12 +79,13 @@ impl Inbound {
         Some((frame, more))
     }
 
-    /// Whether the frame that was seen last, when it had only begun, has come whole since: what is under way is another.
+    /// Whether the frame that the caller saw last, as one that had begun, has arrived whole since then. If so, the body
+    /// under way is of another frame.
     pub(crate) fn has_come(&self) -> bool {
         self.stream.as_ref().is_some_and(|stream| !stream.frames.is_empty())
     }
 
-    /// The frame that was seen last is not wanted, whether it is under way or has come.
+    /// Skips the frame that the caller saw last, whether it is under way or has arrived.
     pub(crate) fn skip_frame(&mut self) {
         match self.stream.as_mut().and_then(|stream| stream.frames.front_mut()) {
             Some((frame, _)) => {
@@ -94,7 +95,7 @@ impl Inbound {
         }
     }
 
-    /// Drops the rest of the message: the frames that are here now, the others as they arrive.
+    /// Drops the rest of the message: now the frames that have arrived, later the others as they arrive.
     pub(crate) fn abandon_stream(&mut self) {
         while self.next_streamed().is_some() {}
         let Some(stream) = &mut self.stream else { return };
@@ -102,7 +103,7 @@ impl Inbound {
         self.skip_body();
     }
 
-    /// Drops the body under way: the bytes that are here now, the others as they arrive.
+    /// Drops the body under way: the bytes that have arrived, and those still to come.
     pub(crate) fn skip_body(&mut self) {
         if let Some(assembly) = self.assembly.as_mut().filter(|it| !it.flags.command()) {
             assembly.is_skipped = true;
@@ -112,7 +113,7 @@ impl Inbound {
         }
     }
 
-    /// Claims the body under way for a caller who takes it piece by piece: what there is of it.
+    /// Claims the body under way for a caller who takes it piece by piece. Returns the bytes that have arrived.
     pub(crate) fn claim_pieces(&mut self, number: u64) -> SharedMut {
         let Some(assembly) = &mut self.assembly else { return SharedMut::with_expected(0) };
         (assembly.is_claimed, assembly.is_held) = (true, false);

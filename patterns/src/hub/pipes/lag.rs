@@ -1,4 +1,4 @@
-//! How far a receiver stays behind a sender of the same process.
+//! The pause of a receiver between two looks at a sender of the same process.
 
 /// Looks that bring fewer messages than this, but more than one, are too frequent.
 const MESSAGES_MIN: usize = 16;
@@ -7,18 +7,19 @@ const MESSAGES_MAX: usize = 64;
 /// The longest time between two looks, in pauses of the processor: about a microsecond.
 const PAUSES_MAX: u32 = 64;
 
-/// How long a receiver that is faster than its sender stays away before it looks again.
+/// How long a receiver that is faster than its sender pauses before it looks again.
 ///
-/// On the heels of the sender each look takes away cache lines that the sender is about to write, and each message
-/// then costs both of them several journeys of a line. A receiver that waits a moment finds more messages, whose lines
-/// come one behind the other, and leaves the lines of the next ones alone. A message that is alone is never waited for.
+/// If the receiver follows closely, each look takes away cache lines that the sender is about to write, and each
+/// message then costs both sides several transfers of a line. After a short pause the receiver finds more messages. It
+/// reads their lines one after another, and leaves the lines of the next messages alone. Looks that bring a single
+/// message shorten the pause until there is none.
 #[derive(Debug, Default)]
 pub(crate) struct Lag {
     pauses: u32,
 }
 
 impl Lag {
-    /// A look has brought so many messages.
+    /// A look has brought this many messages: adjusts the pause.
     #[inline]
     pub(crate) fn note(&mut self, messages: usize) {
         self.pauses = match messages {
@@ -29,7 +30,7 @@ impl Lag {
         };
     }
 
-    /// How long to stay away, in pauses of the processor.
+    /// How long to pause, in pauses of the processor.
     #[inline]
     pub(crate) fn pauses(&self) -> u32 {
         self.pauses

@@ -1,4 +1,4 @@
-//! Pipes between sockets of one process: how they come to be, are rung, and end.
+//! Links, the pipes between sockets of one process: how they are made, rung and ended.
 
 use std::sync::{
     Arc, OnceLock,
@@ -32,13 +32,13 @@ use crate::{
     wire::{PeerInfo, Violation},
 };
 
-/// The owner of a bell's token. A token is `kind << 62 | serial << 32 | key`; a token with an old serial is ignored.
+/// The purpose of a bell's token. A token is `kind << 62 | serial << 32 | key`; a token with an old serial is ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Peer,
     Connector,
     Listener,
-    /// A share of a socket that is spread over shards.
+    /// One share of a socket that is spread over shards.
     Share,
 }
 
@@ -63,21 +63,22 @@ fn kind(token: u64) -> Kind {
     }
 }
 
-/// So many pipes are looked at without being told; the others ring each time.
+/// At most this many links are polled; the other links ring each time.
 const POLLED_MAX: usize = 8;
 
-/// Where other threads leave word for a hub; made when its first pipe is.
+/// The mailbox through which other threads tell a hub to look. The mailbox is made when a link or a share first needs
+/// it.
 pub(crate) struct Mail {
     mailbox: Mailbox<u64>,
     postbox: Postbox<u64>,
-    /// A thread sleeps that the next letter has to wake.
+    /// The next mail has to wake the shard.
     is_armed: bool,
     scratch: Vec<u64>,
 }
 
 impl Mail {
-    /// At the end of a turn: if a thread sleeps all the same, because another thread took this turn, the next letter is
-    /// to wake it.
+    /// At the end of a turn: if a thread is still parked, because another thread took this turn, the next mail has to
+    /// wake the parked thread.
     fn settle(&mut self, shard: &Shard) {
         if shard.is_parked() {
             self.is_armed = self.mailbox.arm();
@@ -96,24 +97,24 @@ impl std::fmt::Debug for Mail {
     }
 }
 
-/// The links of a hub, and how it is told of them.
+/// The state that a hub keeps for its links.
 #[derive(Debug)]
 pub(crate) struct Pipes {
     pub(crate) inproc: Inproc,
     mail: Option<Mail>,
-    /// Peers whose link has ended, to be seen to in the next turn.
+    /// Peers whose link has ended, to be closed in the next turn.
     ended: Vec<PeerKey>,
-    /// Peers whose bell was rung and not answered.
+    /// Peers whose bell was rung and left unanswered: their links are polled.
     unanswered: Vec<PeerKey>,
     /// Serial number of the last token, so that an old token is not taken for a newer one.
     serial: u32,
-    /// How many links there were.
+    /// How many links were made so far.
     links: u64,
     /// Memory of outgoing queues that is not in use.
     resting: Resting,
-    /// There are links, or there may be at any time.
+    /// The hub has links, or may get some at any time.
     expects_links: bool,
-    /// How often something was taken out of links.
+    /// How often messages were taken out of links.
     pub(crate) refills: u64,
 }
 
@@ -133,7 +134,7 @@ impl Pipes {
     }
 }
 
-/// A connecting end that waits for the bound one to accept it.
+/// A connecting end that waits for the bound end to accept the link.
 pub(crate) struct Offer {
     queues: Option<Queues>,
     here: Arc<Notice>,
@@ -141,11 +142,12 @@ pub(crate) struct Offer {
     bound: Arc<Bound>,
 }
 
-/// A bound socket that has accepted the offer meanwhile learns that the connecting end is gone.
+/// Rings the bound end if it has accepted the link in the meantime, so that it sees that this end is gone.
 impl Drop for Offer {
     fn drop(&mut self) {
         if self.queues.take().is_some() {
-            // Either it shows here that the offer was accepted, or there that the pipe has ended.
+            // With the fence in `accept_arrivals`: either this end sees the acceptance, or the bound end sees that the
+            // link has ended.
             fence(Ordering::SeqCst);
             self.acceptance.get().into_iter().for_each(|there| there.ring());
         }
@@ -162,7 +164,7 @@ impl Hub {
     fn mail(&mut self, shard: &Shard) -> &mut Mail {
         self.pipes.mail.get_or_insert_with(|| {
             let (postbox, mailbox) = mailbox(shard.waker());
-            // A thread may be in the middle of a wait that began before there was a mailbox.
+            // A thread may be parked since before there was a mailbox.
             let is_armed = shard.is_parked() && mailbox.arm();
             Mail { mailbox, postbox, is_armed, scratch: Vec::new() }
         })
@@ -178,7 +180,7 @@ impl Hub {
         Introduction::new(state.facts.socket_type, &state.options)
     }
 
-    /// Whether something waits for [`Hub::handle_mail`].
+    /// Whether [`Hub::handle_mail`] has mail or ended links to handle.
     #[inline]
     pub(crate) fn has_mail(&self) -> bool {
         !self.pipes.ended.is_empty()
@@ -191,13 +193,13 @@ impl Hub {
         self.pipes.expects_links
     }
 
-    /// How the other parts reach a socket that is to be one of several.
+    /// The means by which the other shares reach a socket that is to be one share of several.
     pub(crate) fn share_place(&mut self, shard: &Shard, socket: SocketKey) -> Place {
         let token = token(Kind::Share, self.next_serial(), socket.0);
         Place::new(self.mail(shard).postbox.clone(), token)
     }
 
-    /// Before a sleep: from now on mail wakes the shard. `false`: there is some already.
+    /// Before a sleep: from now on mail wakes the shard. Returns `false` if there is something to do already.
     pub(crate) fn arm_mail(&mut self) -> bool {
         if !self.pipes.ended.is_empty() || !self.answer_all() {
             return false;
@@ -207,8 +209,8 @@ impl Hub {
         mail.is_armed
     }
 
-    /// Answers every bell that was left unanswered, so that it rings again. `false`: one of the pipes has something
-    /// already, and its socket was told.
+    /// Answers every bell that was left unanswered, so that it rings again. Returns `false` if one of the links has
+    /// something already; its socket was told.
     fn answer_all(&mut self) -> bool {
         let mut is_quiet = true;
         while let Some(key) = self.pipes.unanswered.pop() {
@@ -226,7 +228,7 @@ impl Hub {
         is_quiet
     }
 
-    /// Looks at the pipes whose bells were left unanswered.
+    /// Looks at the links whose bells were left unanswered.
     #[inline]
     pub(crate) fn poll_links(&mut self, shard: &mut Shard) {
         if !self.pipes.unanswered.is_empty() {
@@ -239,7 +241,7 @@ impl Hub {
         }
     }
 
-    /// Looks after everything that was rung, and after pipes that have ended.
+    /// Handles bells that were rung and links that have ended, and polls the links whose bells were left unanswered.
     #[inline]
     pub(crate) fn handle_mail(&mut self, shard: &mut Shard) -> usize {
         let handled = if self.has_mail() { self.handle_letters(shard) } else { 0 };
@@ -293,8 +295,8 @@ impl Hub {
         }
     }
 
-    /// A link has something to take, room, or an end. While no thread sleeps, the bell of a link that brings messages is
-    /// left unanswered: the other end then does not ring for each message, and this end polls the link.
+    /// A link has something to take, has room again, or has ended. While no thread sleeps, the bell of a link that
+    /// brings messages is left unanswered: the other end then does not ring for each message, and this end polls.
     fn peer_rung(&mut self, shard: &mut Shard, key: PeerKey, token: u64) {
         let Some(peer) = self.peers.get_mut(key) else { return };
         let Some(link) = peer.link.as_mut().filter(|link| link.token() == token) else { return };
@@ -324,7 +326,7 @@ impl Hub {
             self.waiting.touch(state);
         }
         let (socket, waits) = (peer.socket, !state.pending.is_empty());
-        // Commands are for the hub. A type that does not receive has no user who would take them.
+        // Commands are for the hub, not for the user. If the type does not receive, no call of the user takes them.
         if has_parcel && !takes_messages {
             self.refill(shard, key);
             self.touch(socket);
@@ -336,7 +338,7 @@ impl Hub {
         }
     }
 
-    /// Rings the other end of a peer's link; one in the same hub is looked after at once.
+    /// Rings the other end of a peer's link. An end in the same hub looks at once.
     #[inline]
     pub(crate) fn ring(&mut self, shard: &mut Shard, key: PeerKey) {
         let Some(link) = &self.peers[key].link else { return };
@@ -348,7 +350,7 @@ impl Hub {
         }
     }
 
-    /// Takes what a pipe brought, as far as there is room.
+    /// Takes messages and commands out of a link, as far as there is room.
     pub(crate) fn refill_link(&mut self, shard: &mut Shard, key: PeerKey) {
         let peer = &mut self.peers[key];
         let state = &mut self.sockets[peer.socket];
@@ -414,8 +416,8 @@ impl Hub {
                 room,
                 is_local,
             );
-            // From here on the other end knows whom to ring. What it posts waits until this peer is there, and one in
-            // the same hub is told by the peer itself.
+            // From here on the other end knows the bell to ring. Its tokens wait in the mailbox until this peer exists;
+            // an end in the same hub is rung by the peer itself.
             let _ = acceptance.set(here);
             fence(Ordering::SeqCst);
             notice.ring();
@@ -427,7 +429,7 @@ impl Hub {
         self.pipes.mail.as_ref().is_some_and(|mail| notice.posts_to(&mail.mailbox))
     }
 
-    /// Offers a link to the socket that is bound to the name, or waits until one is.
+    /// Offers a link to the socket that is bound to the name, or waits until a socket binds the name.
     pub(crate) fn connect_inproc(&mut self, shard: &mut Shard, key: ConnectorKey, name: &Arc<str>) {
         self.pipes.expects_links = true;
         let token = token(Kind::Connector, self.next_serial(), key.0);
@@ -466,7 +468,7 @@ impl Hub {
         let Stage::Offered(offer) = stage else { return };
         offer.here.answer();
         let Some(there) = offer.acceptance.get().cloned() else {
-            // The offer was refused: the name is not bound any more.
+            // The offer was not accepted: the name is not bound any more.
             return self.retry(shard, key);
         };
         let Some(queues) = offer.queues.take() else { return };
@@ -491,7 +493,7 @@ impl Hub {
         let state = &mut self.sockets[socket];
         state.has_links = true;
         self.pipes.links += 1;
-        // Connections count from the other end of the numbers.
+        // Links are numbered from the top down, connections from the other end.
         let connection = u64::MAX - self.pipes.links;
         let token = link.token();
         let mut peer =
@@ -504,13 +506,13 @@ impl Hub {
         self.peer_rung(shard, key, token);
     }
 
-    /// A peer without a connection ends with this turn.
+    /// Ends a peer's link; [`Hub::handle_mail`] closes the peer.
     pub(crate) fn end_link(&mut self, key: PeerKey) {
         self.peers[key].link = None;
         self.pipes.ended.push(key);
     }
 
-    /// A connecting end gives up.
+    /// A connecting end stops waiting for its name to be bound.
     pub(crate) fn withdraw(&mut self, key: ConnectorKey) {
         let connector = &self.connectors[key];
         if let (Stage::Unbound(token), Some(mail)) = (&connector.stage, &self.pipes.mail)
@@ -543,7 +545,7 @@ impl PeerInfo {
     }
 }
 
-/// The names of the hub's listeners are free again, and sockets connected to them learn that.
+/// Frees the hub's names, which rings the ends whose offers are not accepted yet, and stops waiting for other names.
 impl Drop for Hub {
     fn drop(&mut self) {
         for listener in self.listeners.values() {

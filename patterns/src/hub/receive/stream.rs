@@ -19,14 +19,14 @@ use crate::{
     pattern::Ahead,
 };
 
-/// Which message a caller takes as it arrives.
+/// Identifies the message that a caller takes as it arrives.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StreamId {
     pub(crate) peer: PeerKey,
     connection: u64,
 }
 
-/// A message that a caller has begun to take.
+/// The message that a caller begins to take.
 pub(crate) enum Begun {
     /// A message that is there whole.
     Whole(Message),
@@ -35,11 +35,11 @@ pub(crate) enum Begun {
 
 /// The next frame.
 pub(crate) enum Next {
-    /// A frame that is here, and whether others follow.
+    /// The frame, and whether others follow.
     Frame(Frame, bool),
-    /// A large one that has begun: how long it is, and whether others follow.
+    /// A large frame that has begun: its length, and whether others follow.
     Header(u64, bool),
-    /// There is none: the last one was skipped.
+    /// There is no further frame: the last one was skipped.
     End,
 }
 
@@ -57,7 +57,7 @@ impl SocketState {
 }
 
 impl Hub {
-    /// Begins to take a message as it arrives: one that is whole, or else one that has begun.
+    /// Begins to take a message as it arrives: a whole message, or else a message that has begun.
     pub(crate) fn begin_stream(
         &mut self,
         shard: &mut Shard,
@@ -79,7 +79,7 @@ impl Hub {
         let mut envelope = peer.inbound.begin_stream(hidden);
         let connection = peer.stats.connection;
         self.sockets[socket].reading.held.retain(|&held| held != key);
-        // The delimiter is not part of the way back.
+        // The delimiter is not part of the envelope that leads the reply back.
         envelope.pop();
         let mut begun = Message::new();
         begun.add_envelope(envelope.into_iter());
@@ -87,7 +87,7 @@ impl Hub {
         Ok(Begun::Stream(StreamId { peer: key, connection }))
     }
 
-    /// A peer whose message has begun. Held bodies of other messages go on into memory of their own.
+    /// Finds a peer whose message has begun. If there is none, the held bodies are received into memory of their own.
     fn find_streamable(
         &mut self,
         shard: &mut Shard,
@@ -129,7 +129,7 @@ impl Hub {
         Ok(Next::Header(bytes, more))
     }
 
-    /// The large frame that has begun is to be received whole.
+    /// Receives all of the large frame that has begun, into memory of its own.
     pub(crate) fn own_streamed(&mut self, shard: &mut Shard, stream: StreamId) {
         if let Ok(true) = self.is_streamed_held(stream) {
             self.peers[stream.peer].inbound.own_body();
@@ -137,7 +137,7 @@ impl Hub {
         }
     }
 
-    /// The large frame that has begun is not wanted.
+    /// Skips the large frame that has begun.
     pub(crate) fn skip_streamed(&mut self, shard: &mut Shard, stream: StreamId) {
         if let Ok(inbound) = self.streamed(stream) {
             inbound.skip_frame();
@@ -145,7 +145,7 @@ impl Hub {
         }
     }
 
-    /// The caller gives the rest of the message up.
+    /// Drops the rest of the message.
     pub(crate) fn abandon_stream(&mut self, shard: &mut Shard, stream: StreamId) {
         let Ok(inbound) = self.streamed(stream) else { return };
         inbound.abandon_stream();
@@ -174,14 +174,14 @@ impl Hub {
         Ok(Claim { peer, connection, number, hidden: 0, body, placed: Places::default() })
     }
 
-    /// Claims the large frame that has begun, to be taken in pieces: the first one.
+    /// Claims the large frame that has begun, to be taken in pieces. Returns the first piece.
     pub(crate) fn claim_pieces(&mut self, stream: StreamId) -> Result<SharedMut, Refusal> {
         self.claims += 1;
         let number = self.claims;
         Ok(self.streamed(stream)?.claim_pieces(number))
     }
 
-    /// Receives more of a claimed frame. Returns how many bytes, and whether that was all of it.
+    /// Receives more of a claimed frame. Returns how many bytes were received, and whether the frame is whole.
     pub(crate) fn pull_streamed(
         &mut self,
         shard: &mut Shard,
@@ -201,7 +201,7 @@ impl Hub {
         }
     }
 
-    /// There is more of a claimed frame, but others have a turn before.
+    /// There is more of a claimed frame, but other work has its turn first.
     pub(crate) fn go_on<T>(&mut self, shard: &mut Shard, stream: StreamId) -> Result<T, Refusal> {
         if let Some(conn) = self.peers[stream.peer].conn {
             self.await_claimed(shard, conn);
@@ -209,8 +209,8 @@ impl Hub {
         Err(Refusal::WouldBlock)
     }
 
-    /// Whether the frame that has begun waits for a caller that says where it is to go; otherwise it is on its way into
-    /// memory of its own, or there already.
+    /// Whether the frame that has begun is held until a caller says where it is to go. Otherwise the frame is on its
+    /// way into memory of its own, or is there already.
     pub(crate) fn is_streamed_held(&mut self, stream: StreamId) -> Result<bool, Refusal> {
         let inbound = self.streamed(stream)?;
         if inbound.has_come() {
@@ -222,17 +222,17 @@ impl Hub {
         if inbound.is_about_to_be_held() { Err(Refusal::WouldBlock) } else { Ok(false) }
     }
 
-    /// A claimed frame is whole, and was taken.
+    /// Finishes a claimed frame that is whole and was taken.
     fn finish_streamed(&mut self, shard: &mut Shard, key: PeerKey) {
         self.decode_direct(shard, key, |inbound, delivery| {
             let decoded = inbound.finish_taken(delivery);
-            // The placeholder of the frame is not to be taken again.
+            // Remove the entry that stands for the frame: the frame must not be taken again.
             inbound.next_streamed();
             ((), decoded)
         });
     }
 
-    /// A caller gives a claim on a frame up before it is whole: it goes on into memory of its own.
+    /// A caller gives up the claim on a frame that is not whole: the frame is received into memory of its own.
     pub(crate) fn unclaim_streamed(
         &mut self,
         shard: &mut Shard,
@@ -245,7 +245,7 @@ impl Hub {
         }
     }
 
-    /// The peer's side of it, unless the peer was lost.
+    /// The peer's inbound half, unless the peer was lost.
     fn streamed(&mut self, stream: StreamId) -> Result<&mut Inbound, Refusal> {
         let peer = self.peers.get_mut(stream.peer);
         let peer = peer.filter(|peer| peer.stats.connection == stream.connection);

@@ -1,4 +1,4 @@
-//! The content of a send, and its way into a peer's queue.
+//! The content of a send, and how it gets into a peer's queue.
 
 use zring_engine::{Shard, copies::Site};
 
@@ -12,18 +12,18 @@ use crate::{
 /// Borrowed bodies up to this size are copied straight into the send arena.
 pub(crate) const COPY_BYTES_MAX: usize = 32 << 10;
 
-/// The content of a send, borrowed if it is copied anyway.
+/// The content of a send; borrowed bytes if they are copied anyway.
 pub(crate) enum Content<'a> {
     Bytes(&'a [u8]),
     Message(&'a Message),
-    /// A message with files in it, and the parts of them that had to be read.
+    /// A message with files in it, and the content that had to be read from them.
     Files(&'a Message, &'a Loaded),
 }
 
-/// The parts of a message with files that have to be in memory.
+/// The content of a message with files that has to be in memory.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
-    /// The topic that subscriptions are compared with, if the first frame is a file.
+    /// The bytes that subscriptions are compared with, if the first frame is a file.
     pub(crate) topic: Option<Frame>,
     /// All of the message, if it goes to a peer within the process.
     pub(crate) message: Option<Message>,
@@ -40,7 +40,7 @@ impl Content<'_> {
         }
     }
 
-    /// The body, if it is one frame in memory.
+    /// The body, if the content is one frame in memory.
     pub(crate) fn single_body(&self) -> Option<&[u8]> {
         match self {
             Self::Bytes(bytes) => Some(bytes),
@@ -49,7 +49,7 @@ impl Content<'_> {
         }
     }
 
-    /// The message by itself, behind its head.
+    /// An owned message, behind its head.
     pub(crate) fn to_message(&self, head: Option<Head>) -> Message {
         let message = match self {
             Self::Bytes(bytes) => Message::single(Frame::copy_at(Site::Pending, bytes)),
@@ -116,7 +116,7 @@ impl Content<'_> {
             }
         };
         peer.stats.bytes_out += bytes as u64;
-        // Handed over is as good as sent: the other end takes the message even if this end goes.
+        // A message that is handed over counts as sent: the other end takes it even if this end is gone.
         peer.stats.messages_out += 1;
     }
 }

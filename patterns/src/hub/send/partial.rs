@@ -1,9 +1,9 @@
 //! A message that is sent frame by frame.
 //!
-//! Its frames wait at the socket until the last one comes, and then go out as one message. With the first frame the
-//! message is refused or not at all: room for one message is reserved, so that the last frame never has to wait. If the
-//! peer with that room is lost meanwhile, another one gets the message, or it waits for one, as messages do that a lost
-//! connection leaves.
+//! The frames wait at the socket until the last one comes, and then go out as one message. With the first frame room
+//! for one message is reserved. So only the first frame can be refused, and the last frame never has to wait. If the
+//! peer with that room is lost meanwhile, the message goes to another peer or waits for one, as the unsent messages of
+//! a lost connection do.
 
 use super::{Hub, PeerKey, Refusal, Reserved, SocketKey, SocketState, regain_credit, spend_credit};
 use zring_engine::Shard;
@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl Hub {
-    /// Keeps a frame of a message whose last one comes with [`Hub::try_send`]. The frame is taken only on success.
+    /// Keeps a frame of a message whose last frame comes with [`Hub::try_send`]. The frame is taken only on success.
     pub(crate) fn send_more(
         &mut self,
         socket: SocketKey,
@@ -44,7 +44,7 @@ impl Hub {
             (Reserve::Turn, Some(key)) => {
                 let peer = &mut self.peers[key];
                 peer.is_reserved = true;
-                // The reservation uses up a turn and a message of credit, as the message will.
+                // The reservation uses up the peer's turn and a message of its credit, in place of the message.
                 spend_credit(state, peer);
                 Reserved::Peer { key, connection: peer.stats.connection }
             }
@@ -80,7 +80,7 @@ impl Hub {
 }
 
 impl SocketState {
-    /// No message in frames is under way any more. Returns what was reserved for it.
+    /// Ends the message in frames that is under way. Returns the room that was reserved for it.
     pub(crate) fn end_partial(&mut self) -> Reserved {
         self.sends_plainly = self.facts.sends == Sends::ByTurn;
         std::mem::take(&mut self.partial.reserved)

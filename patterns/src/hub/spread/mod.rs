@@ -1,8 +1,8 @@
-//! The common state of the shares of a socket whose connections are spread over several shards.
+//! The state that the shares of a spread socket have in common. The connections of such a socket lie on several shards.
 //!
-//! Each share is a socket of its shard's hub like any other. Connections are given to the share that has the fewest: the
-//! first share listens and hands on the connections it accepts. Messages for no peer in particular wait in one place,
-//! from where any share with room takes them.
+//! Each share is a socket of its shard's hub like any other. A new connection goes to the share with the fewest
+//! connections: the first share listens, accepts, and hands the connection over. Messages of a type that sends by turn
+//! wait for a peer in one common queue, from which any share with room takes them.
 
 use std::{
     collections::VecDeque,
@@ -22,24 +22,24 @@ use crate::{lock::lock, message::Message};
 pub(crate) struct Common {
     shares: Box<[Place]>,
     pending: Mutex<VecDeque<Message>>,
-    /// Length of `pending`, for those who only want to know whether there is anything.
+    /// Length of `pending`, readable without the lock.
     pending_count: AtomicUsize,
     ready_peers: AtomicUsize,
     connectors: AtomicUsize,
 }
 
-/// How one share is reached by the others.
+/// One share, as the other shares reach it.
 pub(crate) struct Place {
     postbox: Postbox<u64>,
     token: u64,
-    /// Connections that are its own, connected or accepted.
+    /// The share's own connections, connected or accepted.
     load: AtomicUsize,
     arrivals: Mutex<Vec<Accepted>>,
     /// The share is closed and has nothing left to send.
     is_clear: AtomicBool,
 }
 
-/// A connection on its way from the share that accepted it.
+/// An accepted connection on its way to another share.
 pub(crate) struct Accepted {
     pub(crate) fd: OwnedSocket,
     pub(crate) is_tcp: bool,
@@ -53,7 +53,7 @@ pub(crate) struct Membership {
     pub(crate) share: usize,
 }
 
-/// Each share has a byte of a connection's number, between the index and the generation.
+/// The share has a byte of a connection's number, between the index and the generation.
 const SHARE_SHIFT: u32 = 24;
 
 impl Place {
@@ -79,7 +79,7 @@ impl Common {
         }
     }
 
-    /// The share that has the fewest connections, the first of them.
+    /// The share with the fewest connections; the first, if there are several.
     pub(crate) fn least_loaded(&self) -> usize {
         let loads = self.shares.iter().map(|share| share.load.load(Ordering::Relaxed));
         loads.enumerate().min_by_key(|&(_, load)| load).map_or(0, |(share, _)| share)
@@ -91,7 +91,7 @@ impl Common {
         place.postbox.post(place.token);
     }
 
-    /// Has every share but this one look at what they share.
+    /// Has every other share look at the common state.
     fn tell_others(&self, share: usize) {
         let others = self.shares.iter().enumerate().filter(|&(other, _)| other != share);
         others.for_each(|(_, place)| place.postbox.post(place.token));
@@ -111,7 +111,7 @@ impl fmt::Debug for Common {
     }
 }
 
-/// Messages that wait for a pipe, in the order they were sent: the socket's own, or those of all its shares.
+/// Messages that wait for a peer, in the order they were sent: the socket's own, or those of all shares.
 #[derive(Debug)]
 pub(crate) enum Pending {
     Own(VecDeque<Message>),
@@ -136,7 +136,7 @@ impl Pending {
         self.len() == 0
     }
 
-    /// Length as this socket reports it: of several shares the first does for all.
+    /// Length as this socket reports it. The first share reports it for all shares.
     pub(crate) fn reported(&self) -> u64 {
         match self {
             Self::Shared(member) if member.share > 0 => 0,
@@ -149,7 +149,7 @@ impl Pending {
             Self::Own(messages) => messages.push_back(message),
             Self::Shared(member) => {
                 member.common.change_pending(|messages| messages.push_back(message));
-                // Another share may have got room since it was asked.
+                // Another share may have got room in the meantime.
                 member.common.tell_others(member.share);
             }
         }
@@ -173,14 +173,14 @@ impl Pending {
         match self {
             Self::Own(messages) => messages.pop_front(),
             Self::Shared(Membership { common, share }) => common.change_pending(|messages| {
-                // Before anybody sees that nothing is left here.
+                // Must come before another share sees that the queue is empty.
                 common.shares[*share].is_clear.store(false, Ordering::Release);
                 messages.pop_front()
             }),
         }
     }
 
-    /// Drops everything; returns how many that were.
+    /// Drops all messages; returns how many they were.
     pub(crate) fn clear(&mut self) -> usize {
         match self {
             Self::Own(messages) => messages.drain(..).count(),
@@ -210,7 +210,7 @@ impl SocketState {
         }
     }
 
-    /// A closed share has nothing left to send, or has again.
+    /// Notes whether this closed share has nothing left to send, and tells the other shares when it has nothing left.
     pub(crate) fn note_clear(&self, is_clear: bool) {
         if let Some(Membership { common, share }) = &self.member
             && common.shares[*share].is_clear.swap(is_clear, Ordering::AcqRel) != is_clear
@@ -220,7 +220,7 @@ impl SocketState {
         }
     }
 
-    /// Whether nothing is left to send anywhere.
+    /// Whether no share has anything left to send.
     pub(crate) fn are_shares_clear(&self) -> bool {
         self.pending.is_empty()
             && self.member.as_ref().is_none_or(|member| {
@@ -228,7 +228,7 @@ impl SocketState {
             })
     }
 
-    /// Whether any share has, or may get, a peer to send to.
+    /// Whether a share has, or may get, a peer to send to once the socket's endpoints are closed.
     pub(crate) fn expects_peers(&self) -> bool {
         let has_load = |place: &Place| place.load.load(Ordering::Relaxed) > 0;
         self.all_connectors() > 0
@@ -243,7 +243,7 @@ impl SocketState {
         }
     }
 
-    /// A connector was made, or is gone. `is_stream`: it makes connections that the shard drives.
+    /// A connector was made, or is gone. `is_stream`: the connector makes connections that the shard drives.
     pub(crate) fn note_connector(&self, is_there: bool, is_stream: bool) {
         if let Some(member) = &self.member {
             add(&member.common.connectors, is_there);
@@ -253,14 +253,14 @@ impl SocketState {
         }
     }
 
-    /// A connection is this share's from here on, or is gone.
+    /// A connection belongs to this share from here on, or is gone.
     pub(crate) fn note_load(&self, is_there: bool) {
         if let Some(Membership { common, share }) = &self.member {
             add(&common.shares[*share].load, is_there);
         }
     }
 
-    /// The number of a connection in events and statistics. Shares number theirs differently.
+    /// The number of a connection in events and statistics, different for connections of different shares.
     pub(crate) fn number_of(&self, conn: ConnId) -> u64 {
         let share = self.member.as_ref().map_or(0, |member| member.share as u64);
         conn.to_u64() | share << SHARE_SHIFT
@@ -283,7 +283,8 @@ impl Hub {
         state.member = Some(member);
     }
 
-    /// Gives an accepted connection to the share that has the fewest, unless that is this one. Returns whether it went.
+    /// Gives an accepted connection to the share with the fewest connections, unless that is this share. Returns
+    /// whether the connection was given away.
     pub(crate) fn pass_on(
         &self,
         shard: &mut Shard,
@@ -296,7 +297,7 @@ impl Hub {
             return false;
         };
         let to = common.least_loaded();
-        // Counted at once: more of them may be accepted before it gets there.
+        // Counted at once: more connections may be accepted before this one gets there.
         add(&common.shares[to].load, true);
         if to == *share {
             return false;
@@ -306,8 +307,8 @@ impl Hub {
         true
     }
 
-    /// Another share has posted a letter: connections for this share, messages for any share with room, or the end of
-    /// such messages.
+    /// Another share has rung: there are connections for this share or messages for any share with room, or nothing is
+    /// left to send.
     pub(crate) fn share_rung(&mut self, shard: &mut Shard, socket: SocketKey, token: u64) {
         let Some(state) = self.sockets.get(socket) else { return };
         let Some(Membership { common, share }) = state.member.clone() else { return };
@@ -324,7 +325,7 @@ impl Hub {
         self.touch(socket);
     }
 
-    /// A share is closed: connections on their way to it end.
+    /// A share is closed: closes the connections that are on their way to the share.
     pub(crate) fn refuse_arrivals(&mut self, shard: &mut Shard, socket: SocketKey) {
         let Some(Membership { common, share }) = &self.sockets[socket].member else {
             return;
@@ -335,7 +336,8 @@ impl Hub {
         }
     }
 
-    /// Nothing is left to send, or no peer to send it to: shares that linger may go.
+    /// Nothing is left to send, or no peer to send it to: tells the other shares, which may be able to end their
+    /// linger.
     pub(crate) fn tell_lingering(&self, socket: SocketKey) {
         let Some(state) = self.sockets.get(socket) else { return };
         if let Some(Membership { common, share }) = &state.member
