@@ -34,8 +34,8 @@ pub(crate) enum Pull {
 }
 
 impl SocketState {
-    /// How many frames in front of a message under way are not the user's; `None`: the message is not for the user, or
-    /// not yet known to be.
+    /// How many frames in front of a message under way are not the user's; [`Ahead::Unknown`]: the message is not for
+    /// the user, or not yet known to be.
     pub(crate) fn ahead(&self, key: PeerKey, peer: &Peer) -> Ahead {
         let begun = Begun { frames: peer.inbound.parts(), body: peer.inbound.held_beginning() };
         self.room.ahead(key.pipe(), begun, &self.options)
