@@ -1,4 +1,4 @@
-//! How a call goes about the shares of a socket whose connections are spread over several shards.
+//! Calls on a socket whose connections are spread over several shards.
 
 use std::{sync::atomic::Ordering, task::Waker, time::Duration};
 
@@ -17,15 +17,15 @@ use crate::{
     shares::{Share, Shares},
 };
 
-/// Who is told when any of a socket's shares changes. Delisting is up to who made it.
+/// The entries of one waker in the lists of a socket's shares. The owner has to remove them.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
-    /// One for each share, in order.
+    /// The number of the entry at each share, in order.
     numbers: Vec<u64>,
 }
 
 impl Listing {
-    /// Has a waker called when one of the shares changes. What has changed before is not told.
+    /// Has a waker called when one of the shares changes. Earlier changes do not count.
     pub(crate) fn enlist<C: Home>(&mut self, socket: &Socket<C>, waker: &Waker) {
         self.delist(socket);
         socket.each(|reactor, key| {
@@ -45,7 +45,8 @@ impl Listing {
 }
 
 impl<C: Home> Socket<C> {
-    /// Sends as the facts of the type say: by the share whose turn it is, by all shares, or by the one that answers.
+    /// Sends as the facts of the type say: through the share whose turn it is, through all shares, or through the share
+    /// that answers.
     pub(crate) fn attempt_send_apart<P: Sendable>(
         &self,
         shares: &Shares<C::Place>,
@@ -67,7 +68,7 @@ impl<C: Home> Socket<C> {
             Spread::Everywhere => self.attempt_publish(shares, payload),
             Spread::Answering => {
                 let mut serving = lock(&shares.serving);
-                // Without a request the first share says what is wrong.
+                // Without a request the first share returns the error.
                 self.attempt_send_by(shares, serving.unwrap_or(0), payload)?;
                 *serving = None;
                 Ok(())
@@ -128,8 +129,8 @@ impl<C: Home> Socket<C> {
         frames
     }
 
-    /// Attempts to send by the share whose turn it is and that has room. If none has, the message may wait for the
-    /// first that does, if any is expected. Returns the number of the share.
+    /// Attempts to send through the first share, in turn, that has room. If none has, the message may wait for the
+    /// first share that gets room, if a peer is expected. Returns the number of the share.
     fn attempt_balanced(
         &self,
         shares: &Shares<C::Place>,
@@ -165,15 +166,15 @@ impl<C: Home> Socket<C> {
             let mut reactor = self.context().reactor(&share.place);
             let message = match &mut message {
                 None => {
-                    // Whether it can go is asked before the payload is taken.
+                    // Check first, so that a refused payload is left as it came.
                     reactor.check_refusal()?;
                     message.insert(shares.take_whole(payload))
                 }
                 Some(message) => message,
             };
             if reactor.hub.sockets[share.key].peers.ready > 0 {
-                // A share never refuses; if it was terminated meanwhile, nobody is left to publish to. Only a file may
-                // have become unreadable since it was checked.
+                // A share never refuses a message. If the context was terminated meanwhile, no subscriber is left. Only
+                // a file may have become unreadable since the check.
                 let sent =
                     attempt_send::<C, _>(&mut reactor, share.key, &mut Some(message.clone()));
                 if matches!(sent, Err(Refusal::Failed(error)) if matches!(*error, Error::FileRead(_)))
@@ -185,8 +186,8 @@ impl<C: Home> Socket<C> {
         Ok(())
     }
 
-    /// Whether what has to be read of files for a message that goes to all shares can be, so that a refused one is left
-    /// as it came.
+    /// Checks that the parts of files that have to be read for a message to all shares can be read, so that a refused
+    /// payload is left as it came.
     fn check_files<P: Sendable>(
         &self,
         shares: &Shares<C::Place>,
@@ -218,8 +219,8 @@ impl<C: Home> Socket<C> {
         self.attempt_take(shares, |reactor, key, _| attempt_recv(reactor, key, false))
     }
 
-    /// Attempts to receive, by the share that has a message to be answered or taken to its end, or else by those whose
-    /// turn it is. An attempt is given the share's number, too.
+    /// Attempts to receive from the share that has a request to be answered or a message to be taken to its end, or
+    /// else from the shares in turn. An attempt also gets the share's number.
     pub(crate) fn attempt_take<T>(
         &self,
         shares: &Shares<C::Place>,
@@ -276,8 +277,7 @@ impl<C: Home> Socket<C> {
         Err(Refusal::WouldBlock)
     }
 
-    /// Repeats an attempt until it succeeds, fails, or the time is up. The Runners of the shares see to what is waited
-    /// for.
+    /// Repeats an attempt until it succeeds, fails, or the time is up. Meanwhile the Runners of the shards do the work.
     pub(crate) fn wait_apart<T>(
         &self,
         timeout: Option<Duration>,
@@ -315,7 +315,7 @@ impl<C: Home> Socket<C> {
         }
     }
 
-    /// Whether a message can be received and sent at once, as of one share after the other: bits of `POLLIN` and
+    /// Whether a message can be received and sent at once, asking one share after the other: bits of `POLLIN` and
     /// `POLLOUT`.
     pub(crate) fn readiness(&self, events: u8) -> Result<u8, Error> {
         let serving = self.apart().and_then(|shares| *lock(&shares.serving));
@@ -330,7 +330,7 @@ impl<C: Home> Socket<C> {
         Ok(ready)
     }
 
-    /// Looks once for what the operating system has, at every share.
+    /// Turns the shard of each share once without waiting, if no other thread is about to.
     pub(crate) fn look(&self) -> Result<(), Error> {
         let mut looked = Ok(());
         for share in self.shares() {
