@@ -1,9 +1,9 @@
-//! What a socket type is: one room for each type, behind one table of operations.
+//! Socket types: one room for each type, behind one table of operations.
 //!
 //! A room is a small state machine. The hub gives it values (slots of peers, frames, options) and carries out the
 //! [`Plan`] or the [`Verdict`] that comes back. A room does no I/O, reads no clock, and knows neither connections nor
-//! queues: those, credit and flushing are the hub's. So each room is tested without a socket, and a new type is a file
-//! of its own, a line in the list of [`Any`] and nothing else.
+//! queues: the hub owns those, and sees to credit and flushing. So each room is tested without a socket, and a new type
+//! is a file of its own, a line in the list of [`Any`] and nothing else.
 //!
 //! ```text
 //! send     can_send ▶ (begin, of a message in frames) ▶ route ─Plan▶ given, matches
@@ -11,8 +11,8 @@
 //! peers    attach ▶ … ▶ detach ▶ lost ▶ forget
 //! ```
 //!
-//! The constant [`Facts`] of a room says what the hub need not ask for each message: a socket that sends by turn and
-//! takes freely goes the short ways, whatever its type.
+//! The constant [`Facts`] of a room answer questions that the hub would otherwise ask for each message: a socket that
+//! sends by turn and takes freely uses the fast paths, whatever its type.
 
 #[macro_use]
 mod shared;
@@ -35,49 +35,49 @@ use crate::{
 /// Longest subscription prefix that a peer may ask for. It bounds what matching and storing a prefix costs.
 pub(crate) const SUBSCRIPTION_BYTES_MAX: usize = 64 << 10;
 
-/// What holds for every socket of a type.
+/// Properties of every socket of a type.
 #[derive(Debug)]
 pub(crate) struct Facts {
     pub(crate) socket_type: SocketType,
     pub(crate) sends: Sends,
     pub(crate) takes: Takes,
     pub(crate) spread: Spread,
-    /// Peers with room take turns: the socket keeps a ring of them, and messages may wait there for a peer.
+    /// Peers with room take turns: the socket keeps a ring of them, and messages may wait at the socket for a peer.
     pub(crate) rotates: bool,
     /// Whether a message can be sent or received depends on what was sent and received before.
     pub(crate) has_state: bool,
-    /// Ready peers at most.
+    /// How many ready peers a socket has at most.
     pub(crate) peers_max: usize,
 }
 
-/// Who receives what is sent.
+/// Which peers receive a message that is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sends {
     /// The type does not send.
     Never,
-    /// The peer whose turn it is receives the message as it stands; [`Sending::route`] decides nothing.
+    /// The peer whose turn it is receives the message unchanged; [`Sending::route`] decides nothing.
     ByTurn,
     /// [`Sending::route`] decides.
     Decides,
 }
 
-/// What becomes of messages that arrive.
+/// How messages that arrive are treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Takes {
     /// The type does not receive.
     Never,
-    /// Every message is the user's as it stands; [`Receiving::arrive`] decides nothing.
+    /// Every message goes to the user unchanged; [`Receiving::arrive`] decides nothing.
     Freely,
-    /// Every message is the user's whose first frame passes [`Receiving::filter`].
+    /// A message goes to the user if its first frame passes [`Receiving::filter`].
     Matching,
     /// [`Receiving::arrive`] decides.
     Decides,
 }
 
-/// How a socket works whose connections are spread over several shards.
+/// How a socket works if its connections may be spread over several shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Spread {
-    /// It stays on one shard: its state or its one peer cannot be divided.
+    /// The socket stays on one shard: its state or its one peer cannot be divided.
     One,
     /// Shares send and receive in turn.
     Balanced,
@@ -94,7 +94,7 @@ pub(crate) enum Misuse {
     Unsupported(&'static str),
     /// Another call has to come first.
     OutOfTurn(&'static str),
-    /// The prefix has so many bytes, more than a subscription may have.
+    /// The prefix is longer than a subscription may be: its length in bytes.
     SubscriptionTooLong(usize),
 }
 
@@ -112,7 +112,7 @@ impl Misuse {
 
 pub(crate) const NO_SUBSCRIBERS: Misuse = Misuse::Unsupported("have subscribers");
 
-/// The type does not subscribe.
+/// The error of a type that has no subscriptions to change.
 pub(crate) fn cannot(change: Subscription<'_>) -> Misuse {
     Misuse::Unsupported(match change {
         Subscription::Subscribe(_) => "subscribe",
@@ -120,22 +120,22 @@ pub(crate) fn cannot(change: Subscription<'_>) -> Misuse {
     })
 }
 
-/// What is reserved with the first frame of several, so that the last one is not refused.
+/// What the first frame of several reserves, so that the last one is not refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reserve {
     /// Nothing: the message can go at any time.
     Nothing,
-    /// Room for one message at the peer whose turn it is or, if none has room, among those that wait for a peer.
+    /// Room for one message at the peer whose turn it is or, if no peer has room, among the messages that wait for one.
     Turn,
 }
 
-/// Frames that stand in front of a message on its way.
+/// Frames that are sent in front of a message's own.
 #[derive(Debug, Default)]
 pub(crate) struct Head {
-    /// In front of `frames`; apart from them since it costs no allocation.
+    /// Goes in front of `frames`; kept apart because that costs no allocation.
     pub(crate) first: Option<Frame>,
     pub(crate) frames: Vec<Frame>,
-    /// An empty frame stands behind them.
+    /// An empty frame, the delimiter, follows them.
     pub(crate) is_delimited: bool,
 }
 
@@ -145,87 +145,86 @@ impl Head {
         self.first.iter().chain(&self.frames)
     }
 
-    /// Whether there is at most the delimiter.
+    /// Whether there are no frames, or only the delimiter.
     pub(crate) fn is_plain(&self) -> bool {
         self.first.is_none() && self.frames.is_empty()
     }
 }
 
-/// Where a message is to go.
+/// Where a message goes.
 #[derive(Debug)]
 pub(crate) enum Plan {
-    /// To the peer whose turn it is, who is named by [`Sending::given`]. If none has room, the message waits at the
-    /// socket.
+    /// To the peer whose turn it is; the hub names the peer to [`Sending::given`]. If no peer has room, the message
+    /// waits at the socket.
     InTurn {
         head: Head,
-        /// The message takes the place of the one before: messages that arrived and were not taken, and those that
-        /// wait at the socket, are dropped.
+        /// The message replaces the one before: messages that arrived and were not taken, and messages that wait at the
+        /// socket, are dropped.
         supersedes: bool,
     },
     /// To this peer alone; dropped if its queue is full.
     To { peer: PipeId, head: Head },
     /// To each peer that [`Sending::matches`] names; dropped for those whose queues are full.
     Each,
-    /// To nobody: the peer it is for is gone.
+    /// Nowhere: the peer that the message is for is gone.
     Lost,
 }
 
-/// What arrived: a message of one frame, or all frames of a longer one.
+/// A message that arrived: the body of its only frame, or all frames of a longer one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Arrived<'a> {
     Body(&'a [u8]),
     Frames(&'a [Frame]),
 }
 
-/// What becomes of a message or a command that arrived.
+/// What the hub does with a message or a command that arrived.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// The frames behind the first `hidden` are a message for the user. The first `kept` frames come back with
-    /// [`Receiving::take`].
+    /// Gives the user the frames behind the first `hidden`. The first `kept` frames come back with [`Receiving::take`].
     Deliver { hidden: usize, kept: usize },
-    /// The room has seen to it.
+    /// Nothing: the room has handled it.
     Done,
-    /// The message is dropped, and counted.
+    /// Drops the message, and counts it.
     Drop(Dropped),
-    /// The connection is ended.
+    /// Ends the connection.
     End(DisconnectReason),
 }
 
 /// Why a message that arrived is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dropped {
-    /// The pattern cannot use it.
+    /// The pattern cannot use the message.
     Malformed,
-    /// Nobody asked for it.
+    /// The user did not ask for the message.
     Unwanted,
 }
 
-/// What has come of a message that is under way.
+/// The beginning of a message that is under way.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Begun<'a> {
-    /// Its whole frames.
+    /// The frames that have arrived whole.
     pub(crate) frames: &'a [Frame],
-    /// The beginning of the body that is under way.
+    /// What has arrived of the next frame's body.
     pub(crate) body: &'a [u8],
 }
 
-/// How many frames of a message under way are in front of the user's.
+/// How many frames of a message under way are in front of the user's frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ahead {
-    /// So many; the message is the user's.
+    /// This many; the message is for the user.
     Known(usize),
-    /// So many; whether the message is the user's shows when its first frame is whole.
+    /// This many; the first frame, once it is whole, tells whether the message is for the user.
     Likely(usize),
-    /// The message is not the user's, or too little of it has come to know.
+    /// The message is not for the user, or too little of it has arrived to know.
     Unknown,
 }
 
-/// What becomes of messages that a lost connection did not send.
+/// What the hub does with messages that a lost connection did not send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// They go to another peer, in front of all others.
+    /// Gives them to another peer, in front of all others.
     Requeue,
-    /// They are dropped, and counted.
+    /// Drops them, and counts them.
     Drop,
 }
 
@@ -236,24 +235,24 @@ pub(crate) enum Subscription<'a> {
     Cancel(&'a [u8]),
 }
 
-/// What a room is made of. A room writes each part itself, or says in a word that it has none of it
-/// ([`never_sends`], [`takes_freely`] and so on): a part or an operation that is forgotten does not compile.
+/// The traits of a room. A room implements each trait itself, or invokes a macro for the usual case ([`never_sends`],
+/// [`takes_freely`] and so on). A forgotten trait or operation does not compile.
 ///
-/// A peer is named by its slot within the socket, which is used again after [`Peers::forget`].
+/// A peer is named by its slot within the socket. The slot is used again after [`Peers::forget`].
 pub(crate) trait Pattern: Sending + Receiving + Peers + Subscribing {
     const FACTS: Facts;
 
-    /// A new socket's.
+    /// The room of a new socket.
     fn new() -> Self;
 }
 
 /// How messages are sent.
 pub(crate) trait Sending {
-    /// Whether the state allows to send. Whether there is room is not asked here.
+    /// Whether the state allows a send, regardless of whether there is room.
     fn can_send(&self, options: &Options) -> Result<(), Misuse>;
 
-    /// The first frame of several is about to be kept: what has to be reserved so that the last one can be sent. Here
-    /// a message in frames is refused, or not at all.
+    /// Says, before the first frame of several is kept, what to reserve so that the last one can be sent. A message in
+    /// frames is refused here, or not at all.
     fn begin(&self, options: &Options) -> Result<Reserve, Misuse>;
 
     /// Where a message goes. The hub has asked [`Sending::can_send`] and, if the type rotates, found room.
@@ -262,28 +261,28 @@ pub(crate) trait Sending {
     /// The message of [`Plan::InTurn`] was given to this peer: at once, or after it had waited.
     fn given(&mut self, peer: PipeId);
 
-    /// The peers that a message of [`Plan::Each`] with this topic is for, each once.
+    /// Adds the peers that a message of [`Plan::Each`] with this topic is for, each once.
     fn matches(&mut self, topic: &[u8], peers: &mut Vec<PipeId>);
 
-    /// A message that was given to this peer (`None`: that waits for a peer) cannot be sent.
+    /// A message that was given to this peer (`None`: a message that waits for a peer) cannot be sent.
     fn spoiled(&mut self, peer: Option<PipeId>);
 
-    /// Messages that were queued for a detached peer were not sent.
+    /// Messages that were queued for a detached peer were not sent: what to do with them.
     fn lost(&mut self, peer: PipeId) -> Fate;
 }
 
 /// How messages are received.
 pub(crate) trait Receiving {
-    /// Whether the state allows to receive. Whether there is a message is not asked here.
+    /// Whether the state allows a receive, regardless of whether there is a message.
     fn can_receive(&self) -> Result<(), Misuse>;
 
-    /// Whether a message with this topic is the user's ([`Takes::Matching`]).
+    /// Whether a message with this topic is for the user ([`Takes::Matching`]).
     fn filter(&self, topic: &[u8]) -> bool;
 
-    /// How many frames are in front of the user's in a message that is under way.
+    /// How many frames are in front of the user's frames in a message that is under way.
     fn ahead(&self, from: PipeId, begun: Begun<'_>, options: &Options) -> Ahead;
 
-    /// A message arrived ([`Takes::Decides`], [`Takes::Never`]).
+    /// A message arrived: what to do with it ([`Takes::Decides`], [`Takes::Never`]).
     fn arrive(&mut self, from: PipeId, message: Arrived<'_>, options: &Options) -> Verdict;
 
     /// The user takes a message. `from` is `None` if the connection has ended since; `kept` are the frames that
@@ -291,7 +290,7 @@ pub(crate) trait Receiving {
     fn take(&mut self, from: Option<PipeId>, kept: Vec<Frame>);
 }
 
-/// Who is connected.
+/// How peers come and go.
 pub(crate) trait Peers {
     /// A peer is ready. `tell` sends it a command.
     fn attach(&mut self, peer: PipeId, tell: &mut dyn FnMut(Subscription<'_>));
@@ -299,11 +298,11 @@ pub(crate) trait Peers {
     /// A peer's connection ends: nothing can be sent to it any more. Messages that it sent may still arrive.
     fn detach(&mut self, peer: PipeId);
 
-    /// Nothing of a detached peer is left. Its slot may become another's.
+    /// Nothing is left of a detached peer. Another peer may get its slot.
     fn forget(&mut self, peer: PipeId);
 }
 
-/// Who wants to receive what.
+/// How subscriptions change, and what they match.
 pub(crate) trait Subscribing {
     /// The user changes subscriptions. Returns whether the publishers are to be told.
     fn subscribe(&mut self, change: Subscription<'_>) -> Result<bool, Misuse>;
@@ -318,7 +317,7 @@ pub(crate) trait Subscribing {
     fn subscriptions(&self, peer: PipeId) -> usize;
 }
 
-/// Makes [`Any`], which carries each operation to the room of the socket's type.
+/// Makes [`Any`], which passes each operation to the room of the socket's type.
 macro_rules! rooms {
     ($($name:ident($room:ty),)*) => {
         /// The room of a socket.

@@ -12,7 +12,7 @@ use crate::{
     socket_type::SocketType,
 };
 
-/// What the user subscribed to.
+/// The user's subscriptions.
 #[derive(Debug)]
 pub(crate) struct Subscriber {
     subscriptions: LocalSubscriptions,
@@ -41,7 +41,7 @@ impl Receiving for Subscriber {
         Ok(())
     }
 
-    /// A publisher may not have seen a cancellation yet, or filter nothing.
+    /// Filters again: a publisher may not have seen a cancellation yet, or may not filter at all.
     #[inline]
     fn filter(&self, topic: &[u8]) -> bool {
         self.subscriptions.matches(topic)
@@ -71,7 +71,7 @@ impl Receiving for Subscriber {
 }
 
 impl Peers for Subscriber {
-    /// A publisher that comes later learns of all subscriptions.
+    /// Tells a new publisher all subscriptions.
     fn attach(&mut self, _: PipeId, tell: &mut dyn FnMut(Subscription<'_>)) {
         for prefix in self.subscriptions.iter() {
             tell(Subscription::Subscribe(&prefix));
