@@ -48,7 +48,7 @@ pub(crate) struct Link {
     pub(crate) is_local: bool,
     /// This end's bell was left unanswered: its hub polls the queue instead.
     pub(crate) is_polled: bool,
-    /// Messages queued since the other end was rung.
+    /// Messages queued in batch scopes since the bell was last due. A ring at the end of a scope does not reset this.
     unrung: u32,
 }
 
