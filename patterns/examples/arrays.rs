@@ -80,7 +80,7 @@ fn bound(context: &Context, endpoint: &str) -> Result<Socket, zring::Error> {
 }
 
 fn serve(rep: &Socket, rounds: u32) -> Outcome {
-    // Numbers rather than bytes: they lie where arithmetic may use them, and no body is copied to get there.
+    // Memory of numbers rather than bytes: it is aligned for arithmetic, so no body is copied to get there.
     let mut numbers = vec![0.0; NUMBERS];
     for _ in 0..rounds {
         match receive(rep, &mut numbers)? {
@@ -88,7 +88,7 @@ fn serve(rep: &Socket, rounds: u32) -> Outcome {
                 numbers[..count].iter_mut().for_each(|number| *number *= 2.0);
                 send(rep, &numbers[..count])?;
             }
-            // It has to answer something: whoever asked waits.
+            // The client waits for a reply, so an error is one, too.
             Err(why) => rep.send(json!({ "error": why }).to_string())?,
         }
     }
@@ -129,13 +129,14 @@ fn ask(endpoint: &str, rounds: u32) -> Outcome {
     Ok(())
 }
 
-/// One copy, into the memory that is sent from: `numbers` is written again while that may still be on its way.
+/// Makes one copy, into the memory that is sent from: `numbers` is written again while that memory may still be on its
+/// way.
 fn send(socket: &Socket, numbers: &[f64]) -> Result<(), zring::Error> {
     let header = json!({ "dtype": "float64", "shape": [numbers.len()] }).to_string();
     socket.send_multipart([Frame::from(header), Frame::copy_from(bytemuck::cast_slice(numbers))])
 }
 
-/// Receives an array into `numbers` and says how many there are, or else why what came is no array for here.
+/// Receives an array into `numbers`. Returns how many numbers there are, or else why the message is no usable array.
 fn receive(socket: &Socket, numbers: &mut [f64]) -> Result<Result<usize, String>, zring::Error> {
     let mut header = [0; 256];
     let body = bytemuck::cast_slice_mut(numbers);

@@ -1,8 +1,7 @@
-//! zring inside an event loop of somebody else's: poll(2) waits for the context's descriptor and for others.
+//! zring inside a foreign event loop: poll(2) waits for the context's descriptor and for others.
 //!
-//! `cargo run -p zring --example event_loop`: one thread sends messages, another writes lines to a pipe; the loop
-//! takes both as they come and ends when both have ended. epoll, mio or an async runtime would stand in the
-//! place of poll(2).
+//! `cargo run -p zring --example event_loop`: one thread sends messages, another writes lines to a pipe; the loop takes
+//! both as they come and ends when both have ended. epoll, mio or an async runtime could take the place of poll(2).
 //!
 //! Only Linux has such a descriptor; elsewhere the futures of a socket work in any event loop.
 
@@ -37,8 +36,8 @@ mod linux {
         let event_fd = context.event_fd()?;
         let (mut messages_ended, mut pipe_ended) = (false, false);
         loop {
-            // In this order: turn, take everything that came of it, and only then wait. What was left untaken
-            // would not make the descriptor readable again.
+            // The order matters: turn, take all messages, and only then wait. A message left untaken would not make the
+            // descriptor readable again.
             context.turn()?;
             loop {
                 match pull.try_recv() {

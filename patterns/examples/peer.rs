@@ -6,9 +6,9 @@
 //! cargo run -p zring --example peer -- ask --connect tcp://server:5555
 //! ```
 //!
-//! The other pairs are `push` with `pull` and `publish` with `subscribe`; either of two may be the one that binds.
-//! `--plan sizes`, `burst` or `huge` says which messages. Every byte is checked. `tests/py` has programs of the same
-//! names, lines and messages for libzmq, so that any may be put in any other's place.
+//! The other pairs are `push` with `pull` and `publish` with `subscribe`; either end may bind. `--plan sizes`, `burst`
+//! or `huge` says which messages. Every byte is checked. `tests/py` has programs for libzmq with the same names, output
+//! lines and messages, so that any of them may replace its counterpart here.
 
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ mod content;
 
 /// How long an end waits for the other.
 const PATIENCE: Duration = Duration::from_secs(40);
-/// How long nothing may come after the end.
+/// How long to check that no message comes after the end.
 const QUIET: Duration = Duration::from_millis(60);
 const TOPICS: [&str; 3] = ["10001", "10002", "2"];
 const CHOSEN: [&str; 2] = ["10001", "2"];
@@ -51,11 +51,11 @@ fn main() -> Outcome<()> {
     socket.set_sndtimeo(Some(PATIENCE));
     socket.set_rcvtimeo(Some(PATIENCE));
     socket.set_linger(Some(PATIENCE));
-    // PUB drops what has no room, and SUB makes the sender wait: neither is what is looked at here.
+    // High enough that PUB drops nothing and SUB does not make the sender wait: this program tests neither.
     socket.set_sndhwm(100_000);
     socket.set_rcvhwm(100_000);
     if kind == SocketType::Sub {
-        // The ticks last: whoever gets one has subscribed to everything else.
+        // Subscribe to `sync` last: a subscriber that gets a `sync` message has subscribed to everything else.
         CHOSEN.iter().chain(&["END", "sync"]).try_for_each(|topic| socket.subscribe(topic))?;
     }
 
@@ -125,7 +125,7 @@ fn publish(publisher: &Socket, plan: &Plan) -> Outcome<usize> {
         }
     }
     publisher.send("END")?;
-    // libzmq's subscriber would linger for a publisher that went first, in case it came back.
+    // Wait until the subscriber has gone: libzmq's would linger for a publisher that went first, in case it came back.
     let end = Instant::now() + PATIENCE;
     while !publisher.peers().is_empty() {
         if Instant::now() > end {
@@ -136,7 +136,8 @@ fn publish(publisher: &Socket, plan: &Plan) -> Outcome<usize> {
     Ok(plan.len() * TOPICS.len())
 }
 
-/// Says `synced` at the first tick: what sends them may begin. A publisher that can wait for subscribers sends none.
+/// Prints `synced` at the first `sync` message: the publisher that sends them may begin. A publisher that can wait for
+/// subscribers sends none.
 fn subscribe(sub: &Socket, plan: &Plan) -> Outcome<usize> {
     let mut next = sub.recv()?;
     if next.body() == b"sync" {

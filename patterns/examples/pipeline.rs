@@ -58,12 +58,12 @@ fn hand_out(tasks: &str) -> Result<(), Error> {
     let context = Context::new()?;
     let push = context.socket(SocketType::Push)?;
     push.bind(tasks)?;
-    // Whoever comes first would get everything.
+    // Otherwise the first worker to connect would get all tasks.
     push.wait_for_peers(WORKERS, PATIENCE)?;
     for task in 0..TASKS {
         push.send(&task.to_le_bytes())?;
     }
-    // Waits until all of it is on its way: linger is unlimited by default.
+    // Waits until all tasks are on their way: linger is unlimited by default.
     push.close();
     Ok(())
 }

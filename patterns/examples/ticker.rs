@@ -25,7 +25,7 @@ fn main() -> Result<(), Error> {
     let topic = symbol.clone();
     let subscriber = thread::spawn(move || follow(&endpoint, &topic));
 
-    // A subscriber that is still on its way misses what is published meanwhile: wait for it.
+    // A subscriber that has not connected yet misses messages: wait for it.
     publisher.wait_for_subscribers(&symbol, 1, Some(Duration::from_secs(5)))?;
     for tick in 0..TICKS {
         {

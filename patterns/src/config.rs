@@ -6,43 +6,43 @@ use crate::inproc::Inproc;
 pub use zring_engine::{DriverChoice as Driver, sys::thread::Scheduling};
 use zring_engine::{PoolMemory, RunnerConfig, WaitStrategy, lead::Idle};
 
-/// How a call waits, and a Runner that finds nothing to do.
+/// How a call waits, and a Runner that has nothing to do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Wait {
-    /// The call never sleeps: the lowest latency, and a core of its own at 100 %.
+    /// Never sleeps: the lowest latency, at the price of a CPU core of its own at 100 %.
     Spin,
-    /// The call looks for so long, then sleeps.
+    /// Spins for this long, then sleeps.
     SpinThenPark(Duration),
-    /// A call looks for up to 0.1 ms where the last waits were short, yielding its core to whoever needs it, and otherwise
-    /// sleeps in the kernel at once: close to the latency of `Spin` in a conversation, and nothing where nothing happens.
-    /// Each look in vain makes it look less often. A Runner sleeps at once.
+    /// A call spins for up to 0.1 ms if the last waits were short, and yields its CPU core to other threads meanwhile;
+    /// otherwise it sleeps in the kernel at once. The latency of a request-reply exchange is close to that of `Spin`,
+    /// and an idle program uses no CPU time. Each spin in vain makes spinning rarer. A Runner sleeps at once.
     #[default]
     Adaptive,
-    /// The call sleeps in the kernel at once.
+    /// Sleeps in the kernel at once.
     Park,
 }
 
-/// How a context waits, what its shards run on, and the sizes and bounds of its engine.
+/// How a context waits, which driver its shards use, and the sizes and bounds of its engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// How a call waits.
+    /// How calls and Runners wait.
     pub wait: Wait,
-    /// The driver of the shards. `Auto`, the default: the one that `ZRING_DRIVER` in the environment says (`uring` or `ready`);
-    /// without it inline contexts take io_uring where it is to be had and readiness elsewhere, and background contexts
-    /// take readiness, which lets a waiting call do its own input and output.
+    /// The driver of the shards. With `Auto`, the default, the environment variable `ZRING_DRIVER` decides (`uring` or
+    /// `ready`). Without it, inline contexts use io_uring where it is available and readiness elsewhere; background
+    /// contexts use readiness, so that a waiting call can do its own input and output.
     pub driver: Driver,
     /// How many shards a background context has, each with its Runner: 1 (the default) to [`Config::SHARDS_MAX`].
     pub shards: usize,
-    /// The cores that Runners are bound to, one after the other and around again. Empty, the default: any.
-    /// On Windows a core counts within its processor group; systems that are neither refuse (`Unsupported`).
+    /// The CPU cores that Runners are bound to, in turn. Empty, the default: any core. On Windows a core is counted
+    /// within its processor group; systems other than Linux and Windows refuse (`Unsupported`).
     pub runner_cores: Vec<usize>,
-    /// How Runners compete for their cores. Outside of Linux only [`Scheduling::Inherited`] is there.
+    /// How Runners compete for their CPU cores. Outside of Linux only [`Scheduling::Inherited`] is supported.
     pub runner_scheduling: Scheduling,
-    /// Where its sockets meet others of the process by `inproc://` names: those of contexts whose configuration is a
-    /// clone of this one.
+    /// The name space of `inproc://` endpoints. Contexts whose configurations are clones of each other share it, and so
+    /// their sockets can reach each other.
     pub inproc: Inproc,
-    /// The kind of memory that messages are received into, for each shard: by default whatever the
-    /// allocator gives. For an even latency have it put in place, locked and on huge pages before the first message:
+    /// The kind of memory that each shard receives messages into; by default ordinary memory of the allocator. For an
+    /// even latency, have it prefaulted, locked and put on huge pages before the first message:
     ///
     /// ```
     /// use zring::{Config, Context, HugePages, Need, PoolMemory};
@@ -63,15 +63,15 @@ pub struct Config {
     /// # }
     /// ```
     ///
-    /// With [`Need::Required`](crate::Need::Required) opening the context fails where it is not to be had, and the error
-    /// says which limit is in the way.
+    /// With [`Need::Required`](crate::Need::Required), opening the context fails if such memory is not available, and
+    /// the error names the limit that forbids it.
     pub pool_memory: PoolMemory,
-    /// io_uring features to do without, comma-separated (`inc`, `multishot`, `zc`, `fixed`, `ringfd`), so that every
-    /// way of working can be tested on one kernel. `None`: what the environment's `ZRING_URING_MASK` says.
+    /// io_uring features not to use, comma-separated (`inc`, `multishot`, `zc`, `fixed`, `ringfd`), so that every code
+    /// path can be tested on one kernel. `None`: as the environment variable `ZRING_URING_MASK` says.
     pub uring_mask: Option<String>,
     /// How long dropping the context may take to send what closed sockets have queued (5 s).
     pub drain_on_drop: Duration,
-    /// Sizes and bounds; its `driver`, `shared`, `wait`, `pool_memory` and `uring_mask` are overruled.
+    /// Sizes and bounds. Its `driver`, `shared`, `wait`, `pool_memory` and `uring_mask` are overwritten.
     pub engine: zring_engine::Config,
 }
 
@@ -93,10 +93,10 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The most shards a background context has.
+    /// The most shards that a background context can have.
     pub const SHARDS_MAX: usize = 256;
 
-    /// For a shard of one thread.
+    /// The engine's configuration for a shard that one thread uses.
     pub(crate) fn into_engine(self) -> zring_engine::Config {
         let wait = match self.wait {
             Wait::Spin => WaitStrategy::Spin,
@@ -112,7 +112,8 @@ impl Config {
         }
     }
 
-    /// For a shard that threads share: whether they spin is decided by who leads it.
+    /// The engine's configuration for a shard that threads share. The engine never spins by itself: the thread that
+    /// leads decides about that.
     pub(crate) fn into_shared_engine(self) -> zring_engine::Config {
         let driver = match self.driver {
             Driver::Auto => Driver::PreferReady,

@@ -1,4 +1,4 @@
-//! What a program can wait for at a socket.
+//! The events that a program can wait for at a socket.
 
 /// Interest in, or readiness for, receiving.
 pub const POLLIN: u8 = 1;

@@ -1,9 +1,9 @@
 //! ZeroMQ's socket patterns and its wire protocol (ZMTP 3.1), on io_uring or readiness.
 //!
 //! A [`Context`] is for ordinary programs: its sockets are driven in the background, for any thread, blocking or async.
-//! An [`inline::Context`] is for one thread that wants the lowest latency: a message goes from `send` to the kernel and
-//! from the kernel to `recv` without a thread in between and without an allocation in the steady state. Both do without
-//! a copy of large bodies, and talk to any ZeroMQ program.
+//! An [`inline::Context`] is for one thread that needs the lowest latency: a message goes from `send` to the kernel and
+//! from the kernel to `recv` without a thread in between and without an allocation in the steady state. Neither copies
+//! large bodies, and both talk to any ZeroMQ program.
 //!
 //! ```
 //! use zring::{SocketType, inline::Context};
@@ -75,10 +75,10 @@ pub use zring_engine::{
     ZeroCopyStats,
 };
 
-/// The examples of the pages that a newcomer reads first, compiled and run.
+/// Compiles and runs the examples of the pages that a newcomer reads first.
 #[cfg(doctest)]
 mod pages {
-    // It shows `ipc://`, which neither Wine nor every Windows has.
+    // The README uses `ipc://`, which Wine and some versions of Windows do not have.
     #[cfg(unix)]
     #[doc = include_str!("../../README.md")]
     struct Readme;

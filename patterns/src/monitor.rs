@@ -1,4 +1,4 @@
-//! What a socket tells about its connections: events as they happen, and counters.
+//! Monitoring of a socket's connections: events as they happen, and counters.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,9 +16,9 @@ use crate::wire::Violation;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{message}")]
 pub struct IoFault {
-    /// Which kind of fault.
+    /// The kind of fault.
     pub kind: io::ErrorKind,
-    /// What the operating system said.
+    /// The message of the operating system.
     pub message: Box<str>,
 }
 
@@ -34,14 +34,14 @@ impl From<io::Error> for IoFault {
     }
 }
 
-/// Why a connection did not get through greeting and handshake.
+/// Why the greeting or the handshake of a connection failed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum HandshakeFault {
-    /// The peer broke the protocol, speaks another one, or is of a socket type that does not fit ours.
+    /// The peer broke the protocol, speaks another one, or has a socket type that does not fit ours.
     #[error(transparent)]
     Violation(#[from] Violation),
-    /// It took longer than `handshake_ivl`.
+    /// The handshake took longer than `handshake_ivl`.
     #[error("the handshake took too long")]
     Timeout,
     /// The peer closed the connection.
@@ -71,14 +71,14 @@ pub enum DisconnectReason {
     /// The peer closed the connection in the middle of a frame or between the frames of a message.
     #[error("the peer closed the connection inside a message")]
     PeerClosedInMessage,
-    /// Nothing was heard from the peer for the heartbeat's timeout, or for the time to live it asked for.
+    /// The peer sent nothing for the heartbeat's timeout, or for the time to live that it asked for.
     #[error("nothing was heard from the peer in time")]
     HeartbeatTimeout,
-    /// This side closed it: `disconnect`, `unbind`, or the socket was closed.
+    /// This side closed the connection: by `disconnect`, or because the socket was closed.
     #[error("closed by this side")]
     LocalClose,
-    /// A file that was being sent has become shorter or cannot be read. Its message is dropped: what the peer got of it
-    /// cannot be completed.
+    /// A file that was being sent has become shorter or cannot be read. Its message is dropped: the part that the peer
+    /// got cannot be completed.
     #[error("a file that was being sent: {0}")]
     File(FileFault),
     /// The peer exceeded `max_subscriptions_per_peer`.
@@ -107,7 +107,7 @@ pub enum DisconnectReason {
     },
 }
 
-/// What happened. Connections go through these in the order of the arrows:
+/// What happened. The arrows show the order of events:
 ///
 /// ```text
 /// bind:     Listening ─▶ (Accepted | AcceptFailed)* ─▶ Closed
@@ -149,7 +149,7 @@ pub enum EventKind {
         /// After this pause.
         delay: Duration,
     },
-    /// The peers know each other; messages flow.
+    /// The handshake is done; messages flow.
     HandshakeDone {
         /// The type of the peer's socket.
         socket_type: SocketType,
@@ -169,7 +169,7 @@ pub enum EventKind {
         why: DisconnectReason,
         /// Messages received whole over this connection.
         messages_in: u64,
-        /// Messages handed whole to this connection; whether the peer read them all is not known.
+        /// Messages handed whole to this connection. The peer may not have read all of them.
         messages_out: u64,
         /// Messages queued for this connection that go to another one instead.
         messages_requeued: u64,
@@ -183,16 +183,16 @@ pub enum EventKind {
 /// Something that happened to one endpoint of a socket.
 ///
 /// Each connection has one [`EventKind::Accepted`] or [`EventKind::Connected`], and then exactly one
-/// [`EventKind::HandshakeFailed`] or [`EventKind::Disconnected`], after which nothing is told of it any more.
+/// [`EventKind::HandshakeFailed`] or [`EventKind::Disconnected`], which is its last event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Event {
     /// The endpoint bound or connected to, in its canonical form.
     pub endpoint: Arc<str>,
-    /// Which connection, if the event is about one; unique in the life of its context.
+    /// The connection's id, if the event is about a connection; unique in the life of its context.
     pub connection: Option<u64>,
     /// The address of the peer, as the system shows it, if the event is about a connection: `127.0.0.1:5555`, a path,
-    /// nothing for a Unix socket without a name, `inproc` within the process.
+    /// `unnamed` for a Unix socket without a name, `inproc` within the process.
     pub peer: Option<Arc<str>>,
     /// When it happened, by the system's clock.
     pub time: SystemTime,
@@ -241,8 +241,8 @@ impl fmt::Display for EventKind {
     }
 }
 
-/// Events that were not taken yet. When the queue is full the newest event is dropped and counted: a monitor that falls
-/// behind sees an unbroken beginning and knows how much of the end it missed.
+/// Events not yet taken. When the queue is full, the newest event is dropped and counted: a monitor that falls behind
+/// sees the older events without a gap, and knows how many later ones it missed.
 #[derive(Clone, Debug)]
 pub(crate) struct EventQueue {
     events: VecDeque<Event>,
@@ -266,7 +266,7 @@ impl EventQueue {
         true
     }
 
-    /// The oldest event.
+    /// Takes the oldest event.
     pub(crate) fn pop(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
@@ -308,9 +308,9 @@ pub struct PeerStats {
     pub messages_queued: u64,
     /// How often a send found this peer's queue full.
     pub stalls_out: u64,
-    /// How often receiving was stopped because too many messages were not taken.
+    /// How often receiving was stopped because the user did not take the messages.
     pub stalls_in: u64,
-    /// Bytes of `bytes_in` that went straight from the kernel into memory of the caller's.
+    /// Bytes of `bytes_in` that went straight from the kernel into the caller's memory.
     pub bytes_into: u64,
     /// Subscriptions the peer holds at the moment.
     pub subscriptions: u64,
@@ -319,16 +319,16 @@ pub struct PeerStats {
 /// Counters of a socket over all its connections, ended ones included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SocketStats {
-    /// Connections whose handshake is done and which are up at the moment.
+    /// Connections that have finished the handshake and are up at the moment.
     pub peers: u64,
-    /// Connections whose handshake was ever done.
+    /// Connections that have ever finished the handshake.
     pub handshakes_done: u64,
     /// Connections that failed before or during the handshake.
     pub handshakes_failed: u64,
     /// Connections that ended because the peer broke the protocol or a bound.
     pub violations: u64,
-    /// Files that could not be read to their end while they were being sent; each took its message with it and, unless
-    /// the message was still waiting for a peer, the connection.
+    /// Files that could not be read to their end while they were being sent. The message of each was lost, and so was
+    /// its connection, unless the message was still waiting for a peer.
     pub file_faults: u64,
     /// Attempts to connect that were made again.
     pub retries: u64,
@@ -340,7 +340,7 @@ pub struct SocketStats {
     pub bytes_in: u64,
     /// Bytes of the bodies of sent frames.
     pub bytes_out: u64,
-    /// Messages dropped, for whatever reason the pattern or a full queue gave.
+    /// Messages dropped by the pattern or because a queue was full.
     pub messages_dropped: u64,
     /// Messages the pattern could not use and dropped.
     pub messages_malformed: u64,
@@ -350,16 +350,16 @@ pub struct SocketStats {
     pub messages_pending: u64,
     /// How often a send found a peer's queue full.
     pub stalls_out: u64,
-    /// How often receiving from a peer was stopped because too many messages were not taken.
+    /// How often receiving from a peer was stopped because the user did not take the messages.
     pub stalls_in: u64,
-    /// Bytes of `bytes_in` that went straight from the kernel into memory of the caller's.
+    /// Bytes of `bytes_in` that went straight from the kernel into the caller's memory.
     pub bytes_into: u64,
     /// Monitor events lost to a full queue.
     pub events_lost: u64,
 }
 
 impl SocketStats {
-    /// Adds those of another part of the socket.
+    /// Adds the counters of another share of the socket.
     pub(crate) fn merge(&mut self, part: &Self) {
         self.peers += part.peers;
         self.handshakes_done += part.handshakes_done;
@@ -381,7 +381,7 @@ impl SocketStats {
         self.events_lost += part.events_lost;
     }
 
-    /// Adds one connection's traffic: of those that are up for a snapshot, of one that ended for good.
+    /// Adds the traffic of one connection: for a snapshot if it is up, for good if it has ended.
     pub fn add(&mut self, peer: &PeerStats) {
         self.messages_in += peer.messages_in;
         self.messages_out += peer.messages_out;

@@ -1,4 +1,4 @@
-//! The shares of a socket whose connections are spread over several shards, and whose turn it is.
+//! The shares of a socket whose connections are spread over several shards, and the share whose turn it is.
 
 use std::{
     fmt,
@@ -16,36 +16,36 @@ use crate::{
     pattern,
 };
 
-/// A share: where it lives, and its key there.
+/// One share: the reactor that it lives on, and its key there.
 #[derive(Debug, Clone)]
 pub(crate) struct Share<P> {
     pub(crate) place: P,
     pub(crate) key: SocketKey,
 }
 
-/// The shares of a socket that has several.
+/// All shares of a socket that has several, and the state that its calls share.
 pub(crate) struct Shares<P> {
     all: Box<[Share<P>]>,
     common: Arc<Common>,
     pub(crate) spread: pattern::Spread,
-    /// Whose turn it is and how often it has had it, as [`Turn`] packs them.
+    /// The current [`Turn`], packed: the share in the upper 32 bits, the count in the lower.
     turn: AtomicU64,
     /// The share of the last bind or connect.
     last: AtomicUsize,
-    /// REP: the share whose request is to be answered. Held through an attempt: one request at a time.
+    /// REP: the share whose request is to be answered. Locked through an attempt, so that one request is taken at a
+    /// time.
     pub(crate) serving: Mutex<Option<usize>>,
-    /// One more than the number of the share that has the beginning of a message that is being sent frame by frame;
-    /// 0: none.
+    /// The number, plus one, of the share that keeps the first frames of a message sent frame by frame; 0: none.
     sending: AtomicUsize,
-    /// One more than the number of the share that has the rest of a message that is being received; 0: none.
+    /// The number, plus one, of the share that keeps the rest of a message being received; 0: none.
     reading: AtomicUsize,
-    /// Frames of a message that is being sent frame by frame by all shares.
+    /// The frames so far of a message that is sent frame by frame by all shares.
     pub(crate) partial: Mutex<Vec<Frame>>,
     pub(crate) has_partial: AtomicBool,
 }
 
-/// The share whose turn it is, and how many messages it has had in this one. Several threads may get in each other's
-/// way: then the turn of a share is longer or shorter than it should be.
+/// The share whose turn it is, and how many messages it has handled in this turn. Threads that update it at the same
+/// time may overwrite each other: a turn is then longer or shorter than it should be.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Turn {
     pub(crate) share: usize,
@@ -53,7 +53,8 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    /// A share has its turn once for each of its peers, so that peers are treated alike wherever they are.
+    /// Counts one message. A share's turn lasts one message for each of its ready peers, so that all peers are treated
+    /// alike, whichever share they belong to.
     pub(crate) fn next(self, ready_peers: usize, shares: usize) -> Self {
         let taken = self.taken + 1;
         if taken as usize >= ready_peers {
@@ -83,7 +84,7 @@ impl<P> Shares<P> {
         &self.all
     }
 
-    /// The share that the next connection is for.
+    /// The share that gets the next connection: the one with the fewest.
     pub(crate) fn least_loaded(&self) -> usize {
         self.common.least_loaded()
     }
@@ -124,7 +125,7 @@ impl<P> Shares<P> {
         self.sending.store(share.map_or(0, |share| share + 1), Ordering::Release);
     }
 
-    /// Keeps a frame of a message that all shares send.
+    /// Keeps a frame of a message that all shares will send.
     pub(crate) fn keep_partial(&self, frame: Frame) {
         lock(&self.partial).push(frame);
         self.has_partial.store(true, Ordering::Release);
@@ -138,13 +139,13 @@ impl<P> fmt::Debug for Shares<P> {
 }
 
 impl<P> Shares<P> {
-    /// The frames that all shares were to send.
+    /// Takes the frames that [`Shares::keep_partial`] has kept.
     pub(crate) fn take_partial(&self) -> Vec<Frame> {
         self.has_partial.store(false, Ordering::Release);
         std::mem::take(&mut *lock(&self.partial))
     }
 
-    /// A payload with what was kept in front of it.
+    /// The payload as a message, with the kept frames in front of it.
     pub(crate) fn take_whole<S: Sendable>(&self, payload: &mut Option<S>) -> Message {
         let message = payload.take().map_or_else(Message::new, Sendable::into_message);
         if !self.has_partial.swap(false, Ordering::AcqRel) {

@@ -30,47 +30,49 @@ pub(crate) use send::attempt_send;
 pub(crate) use spread::Listing;
 pub use stream::{Incoming, IncomingFrame, ReceivedFile};
 
-/// What became of a socket's last messages when it was closed.
+/// The result of closing a socket.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CloseReport {
-    /// Messages given up because the linger time was over.
+    /// Messages given up: the linger time was over, or no peer was left or expected. If the context was terminated, the
+    /// messages that it still tries to send in the background.
     pub unsent_messages: u64,
 }
 
 pub(crate) mod sealed {
     use super::{Clock, Duration, Error, Reactor, Refusal, SocketKey};
 
-    /// How a socket gets at what it is made of.
+    /// How a socket reaches the reactor that it lives on.
     pub trait Home: Clone + std::fmt::Debug {
-        /// Where in the context the socket lives.
+        /// Names a reactor of the context.
         type Place: std::fmt::Debug;
-        /// Access for the length of one operation.
+        /// Exclusive access to a reactor for the length of one operation.
         type Guard<'a>: std::ops::DerefMut<Target = Reactor>
         where
             Self: 'a;
 
         fn reactor<'a>(&'a self, place: &'a Self::Place) -> Self::Guard<'a>;
 
-        /// The reactor, to send in its lane or to close the lane ([`Hub::close_lane`](crate::hub::Hub::close_lane)). `None`: several
-        /// threads use the context, and there are no lanes.
+        /// The reactor, only to send in its lane or to close the lane
+        /// ([`Hub::close_lane`](crate::hub::Hub::close_lane)). `None`: several threads use the context, and there are
+        /// no lanes.
         fn reactor_for_lane<'a>(&'a self, _place: &'a Self::Place) -> Option<Self::Guard<'a>> {
             None
         }
 
-        /// Does the work that an operation left: submissions, completions.
+        /// Finishes what an operation left to do: hands submissions to the kernel, reaps completions.
         fn settle(reactor: &mut Reactor) -> Result<(), Error>;
 
-        /// Looks once for what the operating system has.
+        /// Turns the shard once without waiting, if no other thread is about to.
         fn look(reactor: &mut Self::Guard<'_>) -> Result<(), Error>;
 
         /// Whether a socket may have several shares.
         const HAS_SHARES: bool;
 
-        /// Until when a call looks again and again before it sleeps, if it begins to wait now.
+        /// The time until which a call spins before it sleeps, if it begins to wait now.
         fn spin_until_ns(&self, clock: Clock) -> u64;
 
-        /// Spins for so many pauses of the processor; other threads, if there are any, may use the reactor meanwhile.
+        /// Spins for `pauses` pause instructions. Other threads, if any share the reactor, may use it meanwhile.
         fn rest(reactor: &mut Self::Guard<'_>, pauses: u32);
 
         /// Repeats an attempt until it succeeds, fails, or the time is up ([`Refusal::WouldBlock`]).
@@ -84,25 +86,25 @@ pub(crate) mod sealed {
     }
 }
 
-/// A context that sockets live in: [`Context`], or [`inline::Context`](crate::inline::Context). Sealed.
+/// A context of sockets: [`Context`], or [`inline::Context`](crate::inline::Context). Sealed.
 pub trait Home: sealed::Home {}
 
-/// A socket of a context: `Socket` is one of a [`Context`], for any thread; an
+/// A ZeroMQ socket. A plain `Socket` belongs to a [`Context`] and is for any thread; an
 /// [`inline::Socket`](crate::inline::Socket) belongs to the thread that made it.
 ///
-/// Any number of peers and endpoints, bound and connected in any order. Methods named `try_*` never block; `send`
-/// and `recv` wait up to `sndtimeo` and `rcvtimeo`, by default for ever. A dropped socket goes on sending what it
-/// has queued, for at most `linger`, in the background (an inline one: while its context is turned);
+/// A socket may have any number of peers and endpoints, bound and connected in any order. Methods named `try_*` never
+/// block; `send` and `recv` wait up to `sndtimeo` and `rcvtimeo`, by default for ever. A dropped socket sends what it
+/// has queued in the background, for at most `linger` (an inline socket: only while its context is turned);
 /// [`Socket::close`] waits for that.
 ///
-/// A `Socket` of a [`Context`] is `Send` and `Sync`. Several threads may use one at the same time; each message goes
-/// to, or comes from, one of them whole. The lockstep of REQ and REP then is theirs to keep, and so is a message that
-/// is sent in shares ([`Socket::send_more`]). Once the context was terminated, calls answer [`Error::Terminated`].
+/// A `Socket` of a [`Context`] is `Send` and `Sync`. Several threads may use it at the same time; each message is sent
+/// or received whole by one of them. The threads have to coordinate the lockstep of REQ and REP, and messages sent
+/// frame by frame ([`Socket::send_more`]). Once the context is terminated, calls return [`Error::Terminated`].
 pub struct Socket<C: Home = Context> {
     context: C,
-    /// Its only share, or the first.
+    /// The only share, or the first of several.
     share: Share<C::Place>,
-    /// All of them, if there are several.
+    /// All shares, if there are several.
     shares: Option<Box<Shares<C::Place>>>,
     closed: bool,
 }
@@ -126,7 +128,7 @@ impl<C: Home> Socket<C> {
         &self.share.place
     }
 
-    /// Of shares that share what [`Shares`] says. The first is the one that listens.
+    /// A socket of several shares. The first share listens.
     pub(crate) fn in_shares(context: C, shares: Shares<C::Place>) -> Self
     where
         C::Place: Clone,
@@ -140,7 +142,7 @@ impl<C: Home> Socket<C> {
         self.shares.as_deref()
     }
 
-    /// The shares, the first in front; mostly it is the only one.
+    /// The shares, the first one in front. Most sockets have only that one.
     pub(crate) fn shares(&self) -> &[Share<C::Place>] {
         match &self.shares {
             None => std::slice::from_ref(&self.share),
@@ -148,14 +150,14 @@ impl<C: Home> Socket<C> {
         }
     }
 
-    /// Does something to each share.
+    /// Runs `action` on each share.
     pub(crate) fn each(&self, mut action: impl FnMut(&mut Reactor, SocketKey)) {
         for share in self.shares() {
             action(&mut self.context.reactor(&share.place), share.key);
         }
     }
 
-    /// As [`Socket::each`], as far as it succeeds.
+    /// As [`Socket::each`], up to the first error.
     fn try_each(
         &self,
         mut action: impl FnMut(&mut Reactor, SocketKey) -> Result<(), Error>,
@@ -166,7 +168,8 @@ impl<C: Home> Socket<C> {
         Ok(())
     }
 
-    /// Repeats an attempt, which is made with whatever it needs for a socket in one place, or in several.
+    /// Repeats an attempt until it succeeds, fails, or the time is up. The attempt gets the reactor if the socket has
+    /// one share, and `None` if it has several.
     fn wait_for<T>(
         &self,
         timeout: Option<Duration>,
@@ -181,7 +184,7 @@ impl<C: Home> Socket<C> {
         }
     }
 
-    /// Changes how a share is connected, and begins at once to do so.
+    /// Changes the endpoints of a share, and starts the work that follows from it at once.
     fn change(
         &self,
         share: &Share<C::Place>,
@@ -193,13 +196,13 @@ impl<C: Home> Socket<C> {
         C::look(&mut reactor)
     }
 
-    /// The context it belongs to.
+    /// The context that the socket belongs to.
     #[must_use]
     pub fn context(&self) -> &C {
         &self.context
     }
 
-    /// The pattern it follows.
+    /// The type of the socket.
     #[must_use]
     pub fn socket_type(&self) -> SocketType {
         self.reactor().hub.sockets[self.key()].facts.socket_type
@@ -209,15 +212,15 @@ impl<C: Home> Socket<C> {
     /// `tcp://eth0:5555`, `ipc:///path`, `ipc://@abstract`, `ipc://*`.
     ///
     /// # Errors
-    /// [`Error::Endpoint`] for a malformed one, [`Error::AddressInUse`], or [`Error::Io`].
+    /// [`Error::Endpoint`] for a malformed endpoint, [`Error::AddressInUse`], or [`Error::Io`].
     pub fn bind(&self, endpoint: &str) -> Result<(), Error> {
         self.change(&self.share, |Reactor { shard, hub, .. }, key| hub.bind(shard, key, endpoint))?;
         self.shares.iter().for_each(|shares| shares.note_last(0));
         Ok(())
     }
 
-    /// Stops listening at an endpoint. Connections accepted there live on. In the background on io_uring a port is free
-    /// again only a moment later, when the Runner has let go of it.
+    /// Stops listening at an endpoint. Connections accepted there stay open. In a background context on io_uring the
+    /// port becomes free a moment later, when the Runner has closed the listener.
     ///
     /// # Errors
     /// [`Error::UnknownEndpoint`] when the socket does not listen there, [`Error::Endpoint`].
@@ -225,8 +228,8 @@ impl<C: Home> Socket<C> {
         self.change(&self.share, |Reactor { shard, hub, .. }, key| hub.unbind(shard, key, endpoint))
     }
 
-    /// Connects to an endpoint, now and again whenever the connection is lost. Returns at once; whether and
-    /// when it succeeds, events and [`Socket::wait_for_peers`] tell. Names are resolved at each attempt.
+    /// Connects to an endpoint, and reconnects whenever the connection is lost. Returns at once; events and
+    /// [`Socket::wait_for_peers`] tell whether and when a connection is up. Names are resolved at each attempt.
     ///
     /// # Errors
     /// [`Error::Endpoint`] for an endpoint that is malformed or has a wildcard.
@@ -234,15 +237,15 @@ impl<C: Home> Socket<C> {
         let connect =
             |reactor: &mut Reactor, key| reactor.hub.connect(&mut reactor.shard, key, endpoint);
         let Some(shares) = &self.shares else { return self.change(&self.share, connect) };
-        // A link within the process makes no connection that would be worth a shard of its own.
+        // An `inproc` endpoint gives a shard no connection to drive: the first share takes it, whatever the load.
         let number = if Endpoint::is_inproc(endpoint) { 0 } else { shares.least_loaded() };
         self.change(&shares.all()[number], connect)?;
         shares.note_last(number);
         Ok(())
     }
 
-    /// Ends one connection made by [`Socket::connect`] and stops trying. What was queued for it goes to other
-    /// peers (PUSH, REQ) or is dropped and counted (PUB).
+    /// Ends one connection made by [`Socket::connect`] and stops reconnecting. Messages queued for it go to other peers
+    /// (PUSH, REQ) or are dropped and counted (PUB).
     ///
     /// # Errors
     /// [`Error::UnknownEndpoint`] when the socket is not connected there, [`Error::Endpoint`].
@@ -282,7 +285,7 @@ impl<C: Home> Socket<C> {
 
     #[inline(never)]
     fn recv_waiting(&self, mut refusal: Refusal) -> Result<Message, Error> {
-        // Another thread that shares the socket may change it meanwhile.
+        // Read once, before the wait: another thread may change the option meanwhile.
         let timeout = self.rcvtimeo();
         if let Refusal::Rest(pauses) = refusal {
             let mut reactor = self.reactor();
@@ -300,7 +303,7 @@ impl<C: Home> Socket<C> {
         Ok(received?)
     }
 
-    /// Makes one attempt, after which no lock is held.
+    /// Makes one attempt; releases the reactor afterwards.
     #[inline(always)]
     pub(crate) fn attempt_recv(&self, may_rest: bool) -> Result<Message, Refusal> {
         match &self.shares {
@@ -309,7 +312,7 @@ impl<C: Home> Socket<C> {
         }
     }
 
-    /// Receives one message if one is there.
+    /// Receives one message if one has arrived. Never waits.
     ///
     /// # Errors
     /// As [`Socket::recv`].
@@ -333,7 +336,7 @@ impl<C: Home> Socket<C> {
         self.recv().map(|message| message.body_to_vec())
     }
 
-    /// Receives one message and takes its first frame as text; bytes that are no UTF-8 come back as they are.
+    /// Receives one message and takes its first frame as text; bytes that are not UTF-8 are returned unchanged.
     ///
     /// # Errors
     /// As [`Socket::recv`].
@@ -350,8 +353,8 @@ impl<C: Home> Socket<C> {
         self.recv().map(|message| message.to_vecs())
     }
 
-    /// SUB: receives messages that begin with `prefix` from now on; an empty one matches all. Counted: as
-    /// many [`Socket::unsubscribe`] calls take it back.
+    /// SUB: receives messages that begin with `prefix` from now on; an empty prefix matches all. Subscriptions are
+    /// counted: each needs its own [`Socket::unsubscribe`].
     ///
     /// # Errors
     /// [`Error::Unsupported`] on other types, [`Error::SubscriptionTooLong`] beyond 64 KiB.
@@ -364,7 +367,7 @@ impl<C: Home> Socket<C> {
         })
     }
 
-    /// SUB: takes one subscription back; one that was never made is ignored.
+    /// SUB: cancels one subscription. A subscription that was never made is ignored.
     ///
     /// # Errors
     /// [`Error::Unsupported`] on other types.
@@ -377,7 +380,7 @@ impl<C: Home> Socket<C> {
         })
     }
 
-    /// Waits until `count` peers have shaken hands, so that nothing is sent too early or goes to fewer peers
+    /// Waits until `count` peers have finished the handshake, so that no message is sent too early or to fewer peers
     /// than meant. `None` waits for ever.
     ///
     /// # Errors
@@ -466,11 +469,11 @@ impl<C: Home> Socket<C> {
         let gone =
             self.context.wait_for(place, key, None, |reactor| match reactor.hub.reap_socket(key) {
                 Some(unsent) => Ok(unsent),
-                // The socket goes on lingering without this call.
+                // The shard goes on sending without this call.
                 None if reactor.is_terminated => Ok(reactor.hub.unsent(key)),
                 None => Err(Refusal::WouldBlock),
             });
-        // Only a refusing kernel ends this early; then nothing can be sent any more anyway.
+        // The wait fails only if the kernel refuses to turn the shard; then nothing can be sent any more.
         gone.unwrap_or_default()
     }
 }
@@ -489,7 +492,7 @@ pub(crate) fn attempt_recv(
     attempt_recv_otherwise(reactor, key, waits)
 }
 
-/// There is no message that only has to be taken.
+/// Receives the general way, if `Hub::take_at_hand` had no message.
 #[inline(never)]
 fn attempt_recv_otherwise(
     reactor: &mut Reactor,
@@ -510,7 +513,7 @@ impl<C: Home> Drop for Socket<C> {
         if self.closed {
             return;
         }
-        // A handle is never dropped inside a call on its context, so it gets at it.
+        // A socket is never dropped inside a call on its context, so the reactor is free here.
         self.each(Reactor::close);
         let _ = self.look();
         self.each(|reactor, key| {

@@ -30,16 +30,17 @@ use crate::{
 
 /// Sockets for any thread, and the shards that drive them.
 ///
-/// A handle: clones and sockets keep the shards alive. All handles are `Send` and `Sync`. Each shard has a *Runner*, a
-/// thread named `zring-0`, `zring-1` and so on, which sees to handshakes, reconnects, heartbeats and everything else
-/// whether or not calls are made. On the readiness driver a call that has to wait turns its shard itself meanwhile, so
-/// that what it waits for comes without a hop through another thread; on io_uring the Runner alone does
+/// A context is a handle: clones and sockets keep the shards alive. All handles are `Send` and `Sync`. Each shard has a
+/// *Runner*, a thread named `zring-0`, `zring-1` and so on, which takes care of handshakes, reconnects, heartbeats and
+/// everything else, whether or not calls are made. On the readiness driver a waiting call turns its shard itself, so
+/// that a message reaches it without a hop through another thread; on io_uring only the Runner turns the shard
 /// ([`Config::driver`]).
 ///
 /// With several shards ([`Config::shards`]) a socket's connections are spread over them, each new one to the shard that
-/// has the fewest of this socket: their input, output, encoding and decoding are the work of so many Runners. A REQ
-/// socket, which has one message under way, stays on one shard, and so does one of [`Context::socket_on`]. One shard is
-/// right for most programs: only there a call that waits does its own input and output.
+/// has the fewest of this socket: several Runners then share their input, output, encoding and decoding. A REQ socket,
+/// which has one message under way, and a PAIR socket, which has one peer, stay on one shard, and so does a socket of
+/// [`Context::socket_on`]. One shard is right for most programs: with several, a waiting call on a spread socket does
+/// not do its own input and output.
 ///
 /// Dropping the last handle sends what closed sockets still have queued, for at most [`Config::drain_on_drop`].
 /// [`Context::terminate`] ends every call that waits.
@@ -80,7 +81,8 @@ struct Inner {
 }
 
 impl Context {
-    /// A context with the default configuration: one shard, and waiting calls as [`Wait::Adaptive`](crate::Wait) says.
+    /// A context with the default configuration: one shard, calls wait as [`Wait::Adaptive`](crate::Wait::Adaptive)
+    /// says.
     ///
     /// # Errors
     /// When the operating system refuses a thread or the driver.
@@ -111,13 +113,13 @@ impl Context {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Which driver its shards run on.
+    /// The driver of the shards.
     #[must_use]
     pub fn driver(&self) -> Kind {
         self.inner.driver
     }
 
-    /// How many shards it has ([`Config::shards`]).
+    /// How many shards the context has ([`Config::shards`]).
     #[must_use]
     pub fn shards(&self) -> usize {
         self.inner.shards.len()
@@ -151,7 +153,7 @@ impl Context {
     }
 
     /// A socket whose connections all belong to one shard, counted from 0: for programs that give each of their threads
-    /// a shard, or that want the calls of this socket to do its input and output.
+    /// a shard, or that want calls on this socket to do its input and output.
     ///
     /// # Errors
     /// As [`Context::socket_with`], or [`Error::Engine`] when there is no such shard.
@@ -181,7 +183,7 @@ impl Context {
         Ok(Share { place, key })
     }
 
-    /// A share on each shard, beginning with one of them.
+    /// Opens a share on each shard; the first share is on shard `first`.
     fn open_shares(
         &self,
         first: usize,
@@ -208,12 +210,12 @@ impl Context {
         if shares.is_empty() {
             return opened.and(Err(Error::Terminated));
         }
-        // Dropped, it closes what was opened.
+        // If a share could not be opened, dropping the socket closes the others.
         let socket = Socket::in_shares(self.clone(), Shares::new(spread, shares, common));
         opened.map(|()| socket)
     }
 
-    /// Ends every call that waits, on any thread, and every later one, with [`Error::Terminated`] (as
+    /// Ends every waiting call, on any thread, and every later call, with [`Error::Terminated`] (as
     /// `zmq_ctx_shutdown`). Sockets can still be closed, and closed sockets go on sending what they have queued.
     pub fn terminate(&self) {
         for shard in &self.inner.shards {
@@ -223,7 +225,7 @@ impl Context {
         }
     }
 
-    /// What each shard did so far.
+    /// The counters of each shard.
     #[must_use]
     pub fn engine_stats(&self) -> Vec<ShardStats> {
         self.inner.shards.iter().map(|shard| shard.hold().shard.stats()).collect()
@@ -294,7 +296,7 @@ impl sealed::Home for Context {
 
     #[inline]
     fn settle(_core: &mut Reactor) -> Result<(), Error> {
-        // The guard does it when it is dropped.
+        // Releasing the reactor does that.
         Ok(())
     }
 

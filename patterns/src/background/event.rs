@@ -5,10 +5,10 @@ use zring_engine::sys::{OwnedSocket, poll::readable_with};
 use crate::{error::Error, socket::Socket};
 
 impl Socket {
-    /// A descriptor for other event loops (epoll, poll, an async runtime): it polls readable while something may have
-    /// changed since a call on the socket last answered [`Error::WouldBlock`]. After it was readable, receive (or send)
-    /// with `try_*` until that would block, and then, if the socket is monitored, take events until there are none; only
-    /// then wait for it again. It may be readable in vain.
+    /// A descriptor for other event loops (epoll, poll, an async runtime). It is readable while something may have
+    /// changed since a call on the socket last returned [`Error::WouldBlock`]. When it was readable, receive (or send)
+    /// with `try_*` until that would block, and then, if the socket is monitored, take events until there are none.
+    /// Only then wait for the descriptor again. It may be readable in vain.
     ///
     /// # Errors
     /// [`Error::Io`]: the operating system refuses an eventfd, or is not Linux (`Unsupported`); the futures of the
@@ -19,7 +19,7 @@ impl Socket {
         let mut descriptors = descriptors.into_iter().collect::<Result<Vec<_>, _>>()?;
         match descriptors.pop() {
             Some(only) if descriptors.is_empty() => Ok(only),
-            // A poller is readable while one of those it watches is.
+            // An epoll descriptor is readable while one of its descriptors is.
             last => Ok(readable_with(descriptors.iter().chain(&last))?),
         }
     }

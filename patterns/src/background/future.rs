@@ -20,11 +20,11 @@ use crate::{
     socket::{Claimant, Listing, Received, Socket, attempt_recv, attempt_send},
 };
 
-/// A place in a socket's list of those who wait; leaves it when it is dropped.
+/// A task's entry in a socket's list of waiting tasks; removed when this is dropped.
 struct Wait<'a> {
     socket: &'a Socket,
     number: Option<u64>,
-    /// Its places, where the socket has several shares.
+    /// The entries, if the socket has several shares.
     listing: Listing,
 }
 
@@ -33,7 +33,7 @@ impl<'a> Wait<'a> {
         Self { socket, number: None, listing: Listing::default() }
     }
 
-    /// Makes one attempt, and has the task woken if that came too early.
+    /// Makes one attempt. If it would block, has the task woken when the socket changes.
     fn poll<T>(
         &mut self,
         task: &Task<'_>,
@@ -134,7 +134,7 @@ pub struct RecvIntoFuture<'a> {
 }
 
 impl RecvIntoFuture<'_> {
-    /// Gives up receiving: the buffer. What has arrived of a message stays to be received.
+    /// Gives up receiving and returns the buffer. What has arrived of a message can still be received.
     #[must_use]
     pub fn into_buffer(mut self) -> Vec<u8> {
         self.let_go();
@@ -184,7 +184,7 @@ pub struct SendFuture<'a, P> {
 impl<P> Unpin for SendFuture<'_, P> {}
 
 impl<P> SendFuture<'_, P> {
-    /// Gives up sending: the payload, unless it was sent.
+    /// Gives up sending and returns the payload, unless it was sent.
     pub fn into_payload(self) -> Option<P> {
         self.payload
     }
@@ -245,14 +245,14 @@ impl FusedStream for Messages<'_> {
 #[must_use = "a sink does nothing until it is used"]
 pub struct Outgoing<'a, P> {
     wait: Wait<'a>,
-    /// Taken, and not yet sent for want of room.
+    /// An item that was accepted and not yet sent for want of room.
     item: Option<P>,
 }
 
 impl<P> Unpin for Outgoing<'_, P> {}
 
 impl<P> Outgoing<'_, P> {
-    /// Gives the sink up: what it has taken and not sent.
+    /// Gives the sink up and returns the item that it has accepted and not sent.
     pub fn into_item(self) -> Option<P> {
         self.item
     }
@@ -265,7 +265,7 @@ impl<P: Sendable> Outgoing<'_, P> {
         }
         let sent = ready!(poll_send(&mut self.wait, &mut self.item, task));
         if sent.is_ok() {
-            // An item that was sent by copy is still here.
+            // A payload that was copied is still there.
             self.item = None;
         }
         Poll::Ready(sent.map_err(Error::from))
@@ -306,8 +306,8 @@ impl<P: Sendable> Sink<P> for Outgoing<'_, P> {
 }
 
 impl Socket {
-    /// Receives one message, as a future for any async runtime. It waits without limit (`rcvtimeo` is for blocking
-    /// calls); dropping it before it is done loses nothing.
+    /// Receives one message, as a future for any async runtime. The future waits without limit (`rcvtimeo` is for
+    /// blocking calls). Dropping it before it is done loses nothing.
     ///
     /// # Errors
     /// As [`Socket::recv`].
@@ -316,8 +316,8 @@ impl Socket {
     }
 
     /// Receives one frame into `buffer`, up to its length, as a future for any async runtime: as [`Socket::recv_into`],
-    /// with a buffer that the future keeps until it is done ([`RecvIntoFuture::into_buffer`] gives it back earlier). It
-    /// waits without limit. Dropping it loses nothing of what is being received.
+    /// with a buffer that the future keeps until it is done ([`RecvIntoFuture::into_buffer`] returns it earlier). The
+    /// future waits without limit. Dropping it loses nothing of a message that is being received.
     ///
     /// # Errors
     /// As [`Socket::recv`], beside the buffer.
@@ -326,8 +326,8 @@ impl Socket {
         RecvIntoFuture { wait, buffer, progress: (0, 0), claimant }
     }
 
-    /// Takes the next event, as a future for any async runtime: as [`Socket::recv_event`], without limit. Dropping it
-    /// before it is done loses nothing.
+    /// Takes the next event, as a future for any async runtime: as [`Socket::recv_event`], without limit. Dropping the
+    /// future before it is done loses nothing.
     ///
     /// # Errors
     /// As [`Socket::recv_event`].
@@ -335,8 +335,8 @@ impl Socket {
         EventFuture { wait: Wait::new(self) }
     }
 
-    /// Sends one message, as a future for any async runtime. It waits without limit (`sndtimeo` is for blocking
-    /// calls). Dropped before it is done, it has sent nothing; [`SendFuture::into_payload`] has the payload.
+    /// Sends one message, as a future for any async runtime. The future waits without limit (`sndtimeo` is for blocking
+    /// calls). If it is dropped before it is done, nothing was sent; [`SendFuture::into_payload`] returns the payload.
     ///
     /// # Errors
     /// As [`Socket::send`].
@@ -344,12 +344,12 @@ impl Socket {
         SendFuture { wait: Wait::new(self), payload: Some(payload) }
     }
 
-    /// What the socket receives, as a stream that ends after its first error. Dropping it loses nothing.
+    /// The messages of the socket, as a stream that ends after its first error. Dropping the stream loses nothing.
     pub fn messages(&self) -> Messages<'_> {
         Messages { wait: Wait::new(self), has_ended: false }
     }
 
-    /// The socket as a sink. It keeps one item that found no room ([`Outgoing::into_item`]).
+    /// The socket as a sink. The sink keeps one item for which there was no room ([`Outgoing::into_item`]).
     pub fn outgoing<P: Sendable>(&self) -> Outgoing<'_, P> {
         Outgoing { wait: Wait::new(self), item: None }
     }

@@ -1,4 +1,4 @@
-//! Waiting on several sockets, and on descriptors that are none of ours.
+//! Waiting on several sockets and on foreign descriptors.
 
 use std::{task::Waker, time::Duration};
 
@@ -23,7 +23,7 @@ enum What<'a> {
     Fd(BorrowedSocket<'a>),
 }
 
-/// Something to wait on, what for, and what came of it.
+/// A socket or descriptor to wait on, the events wanted, and the events found.
 #[derive(Debug)]
 pub struct PollItem<'a> {
     what: What<'a>,
@@ -38,8 +38,8 @@ impl<'a> PollItem<'a> {
         Self { what: What::Socket(socket), events, ready: 0 }
     }
 
-    /// Waits for `events` on a descriptor, which on Windows is a socket. An error or a hang-up counts as readable and as
-    /// writable, if asked for.
+    /// Waits for `events` on a descriptor, which on Windows is a socket. An error or a hang-up counts as readable and
+    /// as writable, as far as asked for.
     #[must_use]
     pub fn from_fd(fd: &'a impl AsSocket, events: u8) -> Self {
         Self { what: What::Fd(borrow(fd)), events, ready: 0 }
@@ -51,7 +51,7 @@ impl<'a> PollItem<'a> {
         self.ready & POLLIN != 0
     }
 
-    /// Whether a message or bytes would be taken at once, as of the last [`poll`].
+    /// Whether a send or a write would be accepted at once, as of the last [`poll`].
     #[must_use]
     pub fn is_writable(&self) -> bool {
         self.ready & POLLOUT != 0
@@ -106,7 +106,7 @@ pub fn poll(items: &mut [PollItem<'_>], timeout: Option<Duration>) -> Result<usi
     poll_apart(items, until_ns, clock)
 }
 
-/// All are sockets of one shard: the caller can turn it while it waits.
+/// The items are sockets of one shard, which the caller can turn while it waits.
 fn poll_shard(
     socket: &Socket,
     items: &mut [PollItem<'_>],
@@ -159,7 +159,7 @@ fn count_ready(items: &[PollItem<'_>]) -> usize {
     items.iter().filter(|item| item.ready != 0).count()
 }
 
-/// Sockets of several shards, or descriptors: each is told to wake the caller.
+/// The items are sockets of several shards, or descriptors: each of them wakes the caller.
 fn poll_apart(
     items: &mut [PollItem<'_>],
     until_ns: Option<u64>,
@@ -203,7 +203,7 @@ fn poll_apart(
     }
 }
 
-/// Looks at every socket, and has the caller woken by those that are not ready.
+/// Checks every socket. Those that are not ready will wake the caller.
 fn look(
     items: &mut [PollItem<'_>],
     waker: &Waker,

@@ -1,4 +1,4 @@
-//! Shards inside of a simulated world: turned by its scheduler instead of a thread.
+//! Shards inside of a simulated world, whose scheduler turns them instead of Runner threads.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,8 +9,8 @@ use zring_engine::{
 
 use crate::{config::Config, deadline::duration_ns, error::Error, reactor::Reactor};
 
-/// Opens a shard that the world turns. Whether callers may lead, as on readiness, or only the turner does, as on
-/// io_uring, is the seed's choice.
+/// Opens a shard that the world turns. The seed chooses whether callers may lead, as on readiness, or only the world's
+/// scheduler turns the shard, as on io_uring.
 pub(super) fn open(config: &Config, world: &World) -> Result<Arc<Lead<Reactor>>, Error> {
     let mut reactor = Reactor::open_shared(config.clone())?;
     reactor.hub.seed(world.below(u64::MAX));
@@ -29,7 +29,7 @@ pub(super) fn open(config: &Config, world: &World) -> Result<Arc<Lead<Reactor>>,
     Ok(lead)
 }
 
-/// Lets the world go on until closed sockets have sent what they had, or the time is up.
+/// Lets the world go on until closed sockets have sent what they have queued, or the time is up.
 pub(super) fn drain(leads: &[Arc<Lead<Reactor>>], time: Duration, world: &World) {
     let is_done = || leads.iter().all(|lead| lead.hold().is_reaped());
     world.run_until_within(Some(duration_ns(time)), is_done);

@@ -1,10 +1,10 @@
-//! The engine and the hub, for one borrower at a time.
+//! The reactor, for one borrower at a time.
 
 use std::cell::{Ref, RefCell, RefMut};
 
 use crate::reactor::Reactor;
 
-/// A borrower of the reactor may change anything, so each borrow closes the lane, except to send in it.
+/// A borrower may change anything, so borrowing closes the lane; a send in the lane leaves it open.
 pub(crate) struct ReactorCell(RefCell<Reactor>);
 
 impl ReactorCell {
@@ -23,7 +23,7 @@ impl ReactorCell {
         reactor
     }
 
-    /// Only to send in the lane, or to close it.
+    /// Borrows the reactor only to send in the lane, or to close the lane.
     #[inline(always)]
     pub(crate) fn borrow_for_lane(&self) -> RefMut<'_, Reactor> {
         self.0.borrow_mut()

@@ -1,4 +1,4 @@
-//! The engine and the hub of one thread.
+//! The context of one thread: a reactor without locks.
 
 use std::{cell::RefMut, fmt, rc::Rc, time::Duration};
 
@@ -17,8 +17,8 @@ use crate::{
 
 /// A single-threaded set of sockets and the engine that drives them.
 ///
-/// A handle: clones and sockets keep the engine alive. Dropping the last one of them sends what closed
-/// sockets still have queued, for at most [`Config::drain_on_drop`].
+/// A context is a handle: clones and sockets keep the engine alive. Dropping the last handle sends what closed sockets
+/// still have queued, for at most [`Config::drain_on_drop`].
 ///
 /// ```
 /// use zring::{SocketType, inline::Context};
@@ -39,7 +39,7 @@ pub struct Context {
 }
 
 impl Context {
-    /// A context with the default configuration: waiting calls park.
+    /// A context with the default configuration: calls wait as [`Wait::Adaptive`](crate::Wait::Adaptive) says.
     ///
     /// # Errors
     /// When the kernel refuses the driver.
@@ -81,8 +81,7 @@ impl Context {
         Ok(Socket::new(self.clone(), (), key))
     }
 
-    /// Does whatever can be done without waiting; returns how much that was. A blocking call does this
-    /// by itself.
+    /// Does all work that is possible without waiting; returns how much that was. A blocking call does this by itself.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -91,12 +90,12 @@ impl Context {
         reactor.turn(TurnWait::No)
     }
 
-    /// A descriptor for other event loops (epoll, poll, an async runtime): readable when
-    /// [`Context::turn`] has something to do, timers included. After it was readable call `turn`, then take
-    /// what the sockets have until they would block; only then wait for it again.
+    /// A descriptor for other event loops (epoll, poll, an async runtime). It is readable when [`Context::turn`] has
+    /// something to do, timers included. When it was readable, call `turn`, then take messages from the sockets until
+    /// they would block. Only then wait for the descriptor again.
     ///
     /// # Errors
-    /// [`Error::Io`]: the kernel refuses an eventfd, or is not Linux's (`Unsupported`).
+    /// [`Error::Io`]: the kernel refuses an eventfd, or is not Linux (`Unsupported`).
     pub fn event_fd(&self) -> Result<OwnedSocket, Error> {
         let mut reactor = self.reactor.borrow_mut();
         let fd = reactor.shard.event_fd()?.try_clone_to_owned()?;
@@ -104,22 +103,22 @@ impl Context {
         Ok(fd)
     }
 
-    /// Opens a batch scope: until the guard is dropped, sends of all sockets of this context only queue.
-    /// The drop submits them together; a full arena block, or a call that has to wait, does so by
-    /// itself, so nothing is ever left behind. Scopes nest.
+    /// Opens a batch scope: until the guard is dropped, sends of all sockets of this context only queue. Dropping the
+    /// guard submits them together. A full arena block, or a call that has to wait, submits earlier, so no message is
+    /// ever left behind. Scopes nest.
     #[must_use = "the scope ends when the guard is dropped"]
     pub fn batch(&self) -> Batch {
         self.reactor.borrow_mut().hub.open_batch();
         Batch { context: self.clone() }
     }
 
-    /// Which driver it runs on.
+    /// The driver of the context.
     #[must_use]
     pub fn driver(&self) -> DriverKind {
         self.reactor.borrow().shard.driver()
     }
 
-    /// What the engine did so far.
+    /// The counters of the engine.
     #[must_use]
     pub fn engine_stats(&self) -> ShardStats {
         self.reactor.borrow().shard.stats()
@@ -151,7 +150,7 @@ impl sealed::Home for Context {
     }
 
     fn spin_until_ns(&self, _clock: Clock) -> u64 {
-        // The reactor decides that.
+        // The reactor itself decides how long to spin (`Reactor::set_idle`).
         0
     }
 
@@ -168,7 +167,7 @@ impl sealed::Home for Context {
     ) -> Result<T, Refusal> {
         let mut reactor = self.reactor.borrow_mut();
         let done = reactor.wait_for(timeout, attempt);
-        // Not everything that follows an attempt is the attempt's.
+        // The attempt may have opened the lane, and other work may have followed it.
         reactor.hub.close_lane();
         done
     }
@@ -206,7 +205,7 @@ impl Drop for Batch {
         let mut reactor = self.context.reactor.borrow_mut();
         let Reactor { shard, hub, .. } = &mut *reactor;
         hub.close_batch(shard);
-        // A refusal by the kernel shows in the next call, which returns it.
+        // If the kernel refuses, the next call returns the error.
         let _ = reactor.settle();
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     reactor::Reactor,
 };
 
-/// A socket to wait on, what for, and what came of it.
+/// A socket to wait on, the events wanted, and the events found.
 #[derive(Debug)]
 pub struct PollItem<'a> {
     socket: &'a Socket,
@@ -46,7 +46,7 @@ impl<'a> PollItem<'a> {
 /// the time is up. An empty list returns 0 at once.
 ///
 /// # Errors
-/// [`Error::ForeignSocket`] when they belong to different contexts, [`Error::Io`].
+/// [`Error::ForeignSocket`] when the sockets belong to different contexts, [`Error::Io`].
 ///
 /// ```
 /// use std::time::Duration;

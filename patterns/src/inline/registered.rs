@@ -1,4 +1,4 @@
-//! Memory of the caller's that the kernel knows before anything is received into it.
+//! The caller's memory, registered with the kernel before anything is received into it.
 
 use std::{
     fmt,
@@ -12,19 +12,19 @@ use crate::error::Error;
 
 /// Memory to receive into, registered with the io_uring of its context ("registered", or "fixed", buffers).
 ///
-/// It is a `[u8]` of fixed length, zeroed at first, to be given to whatever of the sockets of its context receives into
-/// memory, all or in part: [`Socket::recv_into`](crate::Socket::recv_into),
+/// The buffer is a `[u8]` of fixed length, zeroed at first. All or part of it can be given to any call that receives
+/// into memory at a socket of its context: [`Socket::recv_into`](crate::Socket::recv_into),
 /// [`Socket::recv_into_vectored`](crate::Socket::recv_into_vectored) and
-/// [`IncomingFrame::read_into`](crate::IncomingFrame::read_into). A body of more than 32 KiB is then read by the kernel
-/// into pages that were found and pinned when the memory was made, so that no receive has to look for one, put it in
-/// place or bring it back. How fast bodies come is decided by the copy out of the kernel all the same. Shorter bodies
-/// are copied once, as into any memory, and so are those that arrive at sockets of other contexts.
+/// [`IncomingFrame::read_into`](crate::IncomingFrame::read_into). The kernel then reads a body of more than 32 KiB into
+/// pages that were found and pinned when the memory was made, so that no receive has to look up a page, fault it in or
+/// swap it in. The copy out of the kernel still decides how fast bodies arrive. Shorter bodies are copied once, as into
+/// any memory. For sockets of other contexts the buffer is ordinary memory.
 ///
-/// Where the driver is readiness, or the kernel older than Linux 6.4, it is memory like any other
-/// ([`RegisteredBuffer::is_fixed`]), and everything works as it does with that.
+/// On readiness, or on a kernel older than Linux 6.4, the buffer is ordinary memory ([`RegisteredBuffer::is_fixed`]),
+/// and everything works as with ordinary memory.
 ///
-/// It keeps its context's engine alive, as a socket does, and belongs to its thread. Up to 1,024 of a context are
-/// registered at a time.
+/// The buffer keeps its context's engine alive, as a socket does, and belongs to the context's thread. Up to 1,024
+/// buffers of a context are registered at a time.
 ///
 /// ```
 /// # use zring::{SocketType, inline::Context};
@@ -44,14 +44,14 @@ pub struct RegisteredBuffer {
 }
 
 impl Context {
-    /// Makes memory to receive into, of so many bytes, and registers it with the kernel. Its pages are as
+    /// Makes `len` bytes of memory to receive into, and registers it with the kernel. Its pages are as
     /// [`Config::pool_memory`](crate::Config::pool_memory) says: ordinary ones, or locked, or huge.
     ///
     /// # Errors
-    /// [`Error::Engine`] with [`EngineError::Config`](crate::EngineError::Config) for a length that is not 1 byte to
-    /// 1 GiB, [`EngineError::PoolMemory`](crate::EngineError::PoolMemory) for pages that are required and not to be had,
-    /// or [`EngineError::Register`](crate::EngineError::Register) where the kernel refuses: registered memory counts
-    /// towards `RLIMIT_MEMLOCK` of a user without privileges.
+    /// [`Error::Engine`] with [`EngineError::Config`](crate::EngineError::Config) for a length that is not 1 byte to 1
+    /// GiB, [`EngineError::PoolMemory`](crate::EngineError::PoolMemory) if required pages are not available, or
+    /// [`EngineError::Register`](crate::EngineError::Register) if the kernel refuses: registered memory counts towards
+    /// `RLIMIT_MEMLOCK` of a user without privileges.
     pub fn register(&self, len: usize) -> Result<RegisteredBuffer, Error> {
         let memory = self.reactor.borrow_mut().shard.register(len)?;
         Ok(RegisteredBuffer { memory, context: self.clone() })
@@ -59,13 +59,13 @@ impl Context {
 }
 
 impl RegisteredBuffer {
-    /// Whether it is registered; else it is memory like any other.
+    /// Whether the memory is registered with the kernel; if not, it is ordinary memory.
     #[must_use]
     pub fn is_fixed(&self) -> bool {
         self.memory.is_fixed()
     }
 
-    /// What the memory is.
+    /// The pages of the memory.
     #[must_use]
     pub fn backing(&self) -> PoolBacking {
         self.memory.backing()

@@ -1,4 +1,4 @@
-//! A link: the pipe between two sockets of one process. Messages themselves travel, without a wire between.
+//! A link: the pair of queues between two sockets of one process. Messages travel as they are, without encoding.
 
 use std::{fmt, sync::Arc};
 
@@ -10,25 +10,26 @@ use zring_engine::queue::{
 
 use crate::{frame::Frame, message::Message};
 
-/// A message or a command on its way. A message of one frame with a short body lies in the queue itself: its
-/// memory then stays with the thread that it came from. It is marked when an empty frame stands in front (REQ, REP).
+/// What a queue carries, except for a message of one frame with a short body. The bytes of such a message lie in the
+/// queue itself, so that its memory stays with the sending thread. A mark on them says that an empty frame goes in
+/// front (REQ, REP).
 pub(crate) enum Freight {
     Message(Message),
     /// An encoded command.
     Command(Box<[u8]>),
 }
 
-/// Where the memory of a hub's outgoing queues rests between two uses.
+/// Memory of a hub's outgoing queues between two uses.
 pub(crate) type Resting = Rotation<Parcel<Freight>>;
 
-/// The two directions, as one end has them.
+/// The two queues, as one end has them.
 pub(crate) struct Queues {
     out: Producer<Parcel<Freight>>,
     into: Consumer<Parcel<Freight>>,
 }
 
 impl Queues {
-    /// Both ends.
+    /// The queues of both ends.
     pub(crate) fn pair() -> (Self, Self) {
         let ((there, from_here), (here, from_there)) = (channel(), channel());
         (Self { out: there, into: from_there }, Self { out: here, into: from_here })
@@ -37,24 +38,24 @@ impl Queues {
 
 /// One end of a link. Dropping it tells the other end.
 pub(crate) struct Link {
-    // Dropped in this order: the other end is rung when the queues have been let go of.
+    // Dropped in this order: the bell rings the other end after the queues were released.
     queues: Queues,
     there: Bell,
     here: Arc<Notice>,
-    /// How many messages may be on their way.
+    /// How many messages may be in the outgoing queue.
     room: u64,
     /// Both ends belong to one hub.
     pub(crate) is_local: bool,
-    /// This end's bell was left unanswered: its hub looks by itself.
+    /// This end's bell was left unanswered: its hub polls the queue instead.
     pub(crate) is_polled: bool,
-    /// Messages put in since the other end was rung.
+    /// Messages queued in batch scopes since the bell was last due. A ring at the end of a scope does not reset this.
     unrung: u32,
 }
 
-/// Inside a batch scope the bell rings once for so many messages.
+/// Inside a batch scope the bell rings once for this many messages.
 const UNRUNG_MAX: u32 = 64;
 
-/// Rings when it goes.
+/// The other end's bell. Rings when it is dropped.
 struct Bell(Arc<Notice>);
 
 impl Drop for Bell {
@@ -76,13 +77,14 @@ impl Link {
         Self { queues, there: Bell(there), here, room, is_local, is_polled: false, unrung: 0 }
     }
 
-    /// Puts something in. The other end is to be told ([`Link::ring`]).
+    /// Queues something. The caller then has to ring the other end ([`Link::ring`]).
     #[inline]
     pub(crate) fn push(&mut self, freight: Freight) {
         self.queues.out.push(Parcel::value(freight));
     }
 
-    /// Puts a message of one frame in, if its body is short. As [`Link::push`].
+    /// Queues a message of one frame if its body is short, and returns whether it did. The caller then has to ring, as
+    /// after [`Link::push`].
     #[inline(always)]
     pub(crate) fn push_small(&mut self, body: &[u8], is_delimited: bool) -> bool {
         let is_short = body.len() <= SHORT_BYTES_MAX;
@@ -92,9 +94,10 @@ impl Link {
         is_short
     }
 
-    /// Puts a message of one short frame in if there is room for another one behind it, and rings; inside a batch scope
-    /// only if the bell may wait, which somebody is to ring when the scope ends: `scope` says whether somebody is. Returns
-    /// whether that was so; else nothing was done.
+    /// Queues a message of one short frame, for another hub, if there is room for another one behind it, and rings.
+    /// Inside a batch scope `scope` says whether the bell will be rung when the scope ends; the message is then queued
+    /// only if so, without a ring, and only if the bell is not due before. Returns whether the message was queued; if
+    /// not, nothing was done.
     #[inline(always)]
     pub(crate) fn send_plain(&mut self, body: &[u8], scope: Option<bool>) -> bool {
         let may_wait = match scope {
@@ -113,20 +116,20 @@ impl Link {
         true
     }
 
-    /// Puts a message in, behind the frames that are to stand in front of it.
+    /// Queues a message, with the frames of `head` in front of it.
     #[inline(never)]
     pub(crate) fn push_message(&mut self, head: Vec<Frame>, message: &Message) {
         let whole = message.clone();
         self.push(Freight::Message(if head.is_empty() { whole } else { whole.behind(head) }));
     }
 
-    /// Tells the other end that there is something.
+    /// Rings the other end's bell: there is something in its queue.
     #[inline]
     pub(crate) fn ring(&self) {
         self.there.0.ring();
     }
 
-    /// Counts a message that the other end was not told of. Returns whether it is time to ring.
+    /// Counts one more message that was queued without a ring. Returns whether it is time to ring.
     #[inline]
     pub(crate) fn is_overdue(&mut self) -> bool {
         self.unrung += 1;
@@ -147,32 +150,33 @@ impl Link {
         self.here.token()
     }
 
-    /// This end was rung and is about to look.
+    /// Answers this end's bell; a look at the queue follows.
     pub(crate) fn answer(&self) {
         self.here.answer();
     }
 
-    /// Whether one more message would be too many, beside so many for which room is reserved. If so, this end is rung
-    /// when there is room.
+    /// Whether there is no room for one more message, beside `reserved` others. If so, this end is rung when there is
+    /// room.
     #[inline]
     pub(crate) fn is_full(&mut self, reserved: u64) -> bool {
         let room = self.room.saturating_sub(reserved);
         if self.queues.out.has_room(room) {
             return false;
         }
-        // At half its capacity: to be woken for each message taken would cost more than to wait a little longer.
+        // Ask to be rung when the queue is half empty: a wake-up for each message taken would cost more than a little
+        // longer wait.
         let half = usize::try_from(self.room / 2).unwrap_or(usize::MAX / 4);
         self.here.ask_for_room(self.queues.out.position().wrapping_sub(half));
         !self.queues.out.has_room(room)
     }
 
-    /// The oldest parcel, in its place.
+    /// The oldest parcel, which stays in the queue.
     #[inline]
     pub(crate) fn peek(&self) -> Option<&Parcel<Freight>> {
         self.queues.into.peek()
     }
 
-    /// Takes the oldest parcel, unless it is a short message, which is left out.
+    /// Takes the oldest parcel. A short message is dropped and gives `None`, as an empty queue does.
     pub(crate) fn pop(&mut self) -> Option<Freight> {
         self.queues.into.pop()?.into_value()
     }
@@ -183,7 +187,7 @@ impl Link {
         self.queues.into.skip();
     }
 
-    /// Something was taken out.
+    /// Rings the other end if it waits for the room that was made by taking something.
     #[inline]
     pub(crate) fn popped(&self) {
         self.there.0.ring_for_room(self.queues.into.position());

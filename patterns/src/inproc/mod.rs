@@ -1,4 +1,4 @@
-//! Names by which sockets of one process find each other.
+//! The `inproc://` names under which sockets of one process meet.
 
 pub(crate) mod link;
 
@@ -16,8 +16,8 @@ use crate::{lock::lock, options::Options, socket_type::SocketType};
 /// A name space of `inproc://` endpoints.
 ///
 /// Every [`Config`](crate::Config) has one of its own. Contexts share a name space if their configurations are clones
-/// of each other or were given the same one. Their sockets then reach each other by `inproc://` names, on any thread or
-/// shard, whether they bind or connect first.
+/// of each other or were given the same one: their sockets then reach each other by `inproc://` names, whichever thread
+/// or shard they live on, and whether they bind or connect first.
 #[derive(Clone, Default)]
 pub struct Inproc {
     names: Arc<Mutex<Names>>,
@@ -30,7 +30,7 @@ struct Names {
     waiting: BTreeMap<Arc<str>, Vec<(Postbox<u64>, u64)>>,
 }
 
-/// The first information that the two ends of a pipe exchange.
+/// The facts that the two ends of a link tell each other first.
 #[derive(Clone)]
 pub(crate) struct Introduction {
     pub(crate) socket_type: SocketType,
@@ -45,7 +45,7 @@ impl Introduction {
         Self { socket_type, routing_id: options.routing_id().into(), sndhwm, rcvhwm }
     }
 
-    /// How many messages may be queued towards `peer`: the sum of both ends' limits, as in libzmq.
+    /// How many messages may be on their way to `peer`: as many as both ends would queue, as in libzmq.
     pub(crate) fn room_towards(&self, peer: &Self) -> u64 {
         match (self.sndhwm, peer.rcvhwm) {
             (0, _) | (_, 0) => u64::MAX,
@@ -66,7 +66,7 @@ pub(crate) struct Bound {
 /// The bound socket's bell, set once that socket has accepted.
 pub(crate) type Acceptance = Arc<OnceLock<Arc<Notice>>>;
 
-/// A connecting socket's offer: one end of a pipe.
+/// A connecting socket's offer: one end of a link.
 pub(crate) struct Arrival {
     pub(crate) introduction: Introduction,
     pub(crate) queues: Queues,
@@ -117,7 +117,7 @@ impl Inproc {
         Self::default()
     }
 
-    /// Binds a name; `None` when another socket has it. `token` is posted for each arrival.
+    /// Binds a name; `None` if another socket has it. `token` is posted for each arrival.
     pub(crate) fn bind(
         &self,
         name: &Arc<str>,
@@ -145,7 +145,7 @@ impl Inproc {
         }
     }
 
-    /// The socket bound to the name; if there is none, `token` is posted when a socket binds.
+    /// The socket that is bound to the name. If there is none, `token` is posted when one binds it.
     pub(crate) fn find(
         &self,
         name: &Arc<str>,
@@ -172,7 +172,7 @@ impl Inproc {
     }
 }
 
-/// Two name spaces are equal when they are the same one.
+/// Two name spaces are equal if they are the same one.
 impl PartialEq for Inproc {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.names, &other.names)

@@ -1,4 +1,4 @@
-//! Values that an option does not take.
+//! Checks of the values of options.
 
 use std::time::Duration;
 

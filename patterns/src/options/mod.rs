@@ -19,17 +19,17 @@ use crate::{
     wire::{BODY_BYTES_MAX, ROUTING_ID_BYTES_MAX},
 };
 
-/// What is wrong with an option's value.
+/// Why the value of an option was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum OptionError {
     /// A routing id does not fit the handshake.
     #[error("routing id of {bytes} bytes: at most {ROUTING_ID_BYTES_MAX} are allowed")]
     RoutingIdTooLong {
-        /// How long it is.
+        /// Its length.
         bytes: usize,
     },
-    /// Ids that begin with a zero byte are those a ROUTER gives to peers without one (RFC 28).
+    /// A routing id begins with a zero byte. A ROUTER gives such ids to peers without one (RFC 28).
     #[error("a routing id must not begin with a zero byte")]
     RoutingIdLeadingZero,
     /// A PING cannot carry so long a time.
@@ -42,9 +42,9 @@ pub enum OptionError {
         option: &'static str,
         /// The value given.
         value: u64,
-        /// The least it takes.
+        /// The smallest value allowed.
         min: u64,
-        /// The most it takes.
+        /// The largest value allowed.
         max: u64,
     },
     /// There is no option with this number.
@@ -55,9 +55,9 @@ pub enum OptionError {
     RawLength {
         /// The option's name.
         option: &'static str,
-        /// How long the value or the room for it is.
+        /// The length of the value, or of the room for it.
         bytes: usize,
-        /// How long it should be.
+        /// The length expected.
         expected: usize,
     },
     /// A raw number that the option does not take.
@@ -76,7 +76,7 @@ pub enum OptionError {
 pub enum Applies {
     /// At once. A message or a request that is under way is not changed.
     Now,
-    /// To connections made afterwards, or as the option says to endpoints bound or connected afterwards.
+    /// To connections made afterwards or, if the option says so, to endpoints bound or connected afterwards.
     Afterwards,
 }
 
@@ -84,7 +84,7 @@ pub enum Applies {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OptionInfo {
-    /// The name, which the methods of [`Options`] and [`Socket`](crate::Socket) have.
+    /// The name, as in the methods of [`Options`] and [`Socket`](crate::Socket).
     pub name: &'static str,
     /// The name and the number in libzmq; `None` for an option that libzmq does not have.
     pub zmq: Option<(&'static str, i32)>,
@@ -94,13 +94,13 @@ pub struct OptionInfo {
     pub default: &'static str,
     /// When a change applies.
     pub applies: Applies,
-    /// The types of sockets that it means something to; empty: all.
+    /// The types of sockets that the option concerns; empty: all.
     pub of: &'static [SocketType],
-    /// What it is, in the words of its documentation.
+    /// The text of the option's documentation.
     pub about: &'static str,
 }
 
-/// What an option is in libzmq, if it is there.
+/// The name and number of an option in libzmq, if libzmq has it.
 macro_rules! zmq {
     () => {
         None
@@ -110,7 +110,7 @@ macro_rules! zmq {
     };
 }
 
-/// The setters of one option. They return a fault only if there is something to check.
+/// The setters of one option. They return a `Result` only if the option has a check.
 macro_rules! setters {
     ($(#[$doc:meta])* $name:ident $set:ident $with:ident: $kind:ty,) => {
         $(#[$doc])*
@@ -188,9 +188,9 @@ macro_rules! define {
     ) => {
         /// Everything that can be set on a socket. `Default` has libzmq's defaults, and bounds where libzmq has none.
         ///
-        /// A setter refuses a value that is out of bounds; fields that were assigned to are checked when a socket gets the
-        /// options ([`Options::validate`]). [`Options::list`] says of each option when a change applies to a socket that
-        /// is in use.
+        /// A setter refuses a value that is out of bounds; fields that were assigned to are checked when a socket gets
+        /// the options ([`Options::validate`]). [`Options::list`] says for each option when a change applies to a
+        /// socket that is in use.
         ///
         /// ```
         /// use std::time::Duration;
@@ -281,8 +281,8 @@ macro_rules! define {
             /// byte order, or bytes.
             ///
             /// # Errors
-            /// [`OptionError`] for a number that is no option's, a value of the wrong length or out of bounds; then
-            /// nothing is changed.
+            /// [`OptionError`] for an unknown number, or a value of the wrong length or out of bounds; then nothing is
+            /// changed.
             pub fn set_raw(&mut self, number: i32, value: &[u8]) -> Result<(), OptionError> {
                 $(raw_set!(self, number, value, $name, $set, $codec, [$($zmq)*], $($check)?);)*
                 $(if number == $bytes_number {
@@ -291,11 +291,12 @@ macro_rules! define {
                 Err(OptionError::UnknownNumber(number))
             }
 
-            /// Reads an option by its number in libzmq, as `zmq_getsockopt` does, into `value`. Returns how many bytes it
-            /// has. A value that libzmq's type cannot hold is given as the largest that it can.
+            /// Reads an option by its number in libzmq, as `zmq_getsockopt` does, into `value`. Returns the length of
+            /// the option's value in bytes. A value that libzmq's type cannot hold is given as the largest one that it
+            /// can.
             ///
             /// # Errors
-            /// [`OptionError`] for a number that is no option's, or too little room.
+            /// [`OptionError`] for an unknown number, or too little room.
             pub fn get_raw(&self, number: i32, value: &mut [u8]) -> Result<usize, OptionError> {
                 $(raw_get!(self, number, value, $name, $codec, [$($zmq)*]);)*
                 $(if number == $bytes_number {
@@ -336,9 +337,9 @@ macro_rules! define {
 
 option_table!(define);
 
-/// What the engine and the wire need to know.
+/// Values in the form that the engine and the wire need.
 impl Options {
-    /// What our PINGs ask of the peer, in tenths of a second as they carry it, rounded up; 0: nothing.
+    /// The time to live that our PINGs carry, in tenths of a second, rounded up; 0: none.
     pub(crate) fn heartbeat_ttl_ds(&self) -> u16 {
         let ds = self.heartbeat_ttl.unwrap_or_default().as_nanos().div_ceil(100_000_000);
         u16::try_from(ds).unwrap_or(u16::MAX)

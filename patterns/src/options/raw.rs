@@ -1,4 +1,4 @@
-//! How libzmq's `zmq_setsockopt` and `zmq_getsockopt` write the value of an option.
+//! Values of options as libzmq's `zmq_setsockopt` and `zmq_getsockopt` write them.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ pub(crate) enum Layout {
     Long,
 }
 
-/// A number as libzmq has it. `None`: there is no such value.
+/// Translates between a value and the number that libzmq has for it. `None`: the option has no such value.
 pub(crate) trait Codec<T> {
     const LAYOUT: Layout;
 
@@ -19,14 +19,14 @@ pub(crate) trait Codec<T> {
     fn decode(number: i64) -> Option<T>;
 }
 
-/// Puts a number into a caller's memory. Returns how many bytes that took.
+/// Writes a number into the caller's memory. Returns how many bytes that took.
 pub(crate) fn put(
     option: &'static str,
     layout: Layout,
     number: i64,
     value: &mut [u8],
 ) -> Result<usize, OptionError> {
-    // A value that libzmq's type cannot hold is shown as the largest that it can.
+    // A value that libzmq's type cannot hold is shown as the largest one that it can.
     let int = i32::try_from(number).unwrap_or(i32::MAX).to_ne_bytes();
     let long = number.to_ne_bytes();
     put_bytes(option, if layout == Layout::Int { &int } else { &long }, value)
@@ -42,7 +42,7 @@ pub(crate) fn put_bytes(
     Ok(bytes.len())
 }
 
-/// Takes a number out of a caller's memory.
+/// Reads a number from the caller's memory.
 pub(crate) fn take(option: &'static str, layout: Layout, value: &[u8]) -> Result<i64, OptionError> {
     let expected = if layout == Layout::Int { size_of::<i32>() } else { size_of::<i64>() };
     let length = OptionError::RawLength { option, bytes: value.len(), expected };
@@ -75,7 +75,7 @@ macro_rules! codecs {
 }
 
 codecs! {
-    /// A count; 0 has a meaning of the option's own.
+    /// A count; each option says what 0 means.
     Count: u32, Int, |value| i64::from(*value), |number| u32::try_from(number).ok();
     /// 0 or 1.
     Switch: bool, Int, |value| i64::from(*value), |number| match number {
@@ -83,18 +83,18 @@ codecs! {
         1 => Some(true),
         _ => None,
     };
-    /// -1: the system's; 0 or 1.
+    /// 0 or 1; -1: the system's choice.
     Choice: Option<bool>, Int, |value| value.map_or(-1, i64::from), |number| match number {
         -1 => Some(None),
         0 => Some(Some(false)),
         1 => Some(Some(true)),
         _ => None,
     };
-    /// -1: the system's, or a size in bytes.
+    /// A size in bytes; -1: the system's choice.
     Size: Option<usize>, Int, |value| value.map_or(-1, to_number), |number| or_none(number);
-    /// -1: the system's, or a count.
+    /// A count; -1: the system's choice.
     CountOrSystems: Option<u32>, Int, |value| value.map_or(-1, i64::from), |number| or_none(number);
-    /// -1: no limit, or a size in bytes.
+    /// A size in bytes; -1: no limit.
     Limit: Option<u64>, Long, |value| value.map_or(-1, to_number), |number| or_none(number);
     /// Milliseconds.
     Millis: Duration, Int, |value| millis(*value), |number| {
@@ -109,7 +109,7 @@ codecs! {
         let ms = u64::try_from(number).ok()?;
         Some((ms > 0).then(|| Duration::from_millis(ms)))
     };
-    /// Seconds; -1: the system's.
+    /// Seconds; -1: the system's choice.
     SecsOrSystems: Option<Duration>, Int, |value| value.map_or(-1, |time| to_number(time.as_secs())), |number| {
         or_none(number).map(|secs| secs.map(Duration::from_secs))
     };
@@ -119,7 +119,7 @@ fn to_number<T: TryInto<i64>>(value: T) -> i64 {
     value.try_into().unwrap_or(i64::MAX)
 }
 
-/// A time is rounded up, so that a short one is not shown as none.
+/// Rounds up, so that a short time is not shown as 0.
 fn millis(time: Duration) -> i64 {
     to_number(time.as_nanos().div_ceil(1_000_000))
 }

@@ -1,4 +1,4 @@
-//! The table of options, and what is made of it.
+//! Tests of the table of options, and of the code made from it.
 
 use super::*;
 
@@ -75,7 +75,7 @@ fn ranges_are_checked_by_name() {
     assert_eq!(fault(options().with_rcvbuf(Some(usize::MAX))), "rcvbuf");
 }
 
-/// Fields may be assigned to without a check: it comes before a socket gets them.
+/// Fields may be assigned to without a check: the check comes before a socket gets them.
 #[test]
 fn fields_are_checked_before_use() {
     let mut options = Options { sndbuf: Some(0), ..Options::default() };
@@ -112,7 +112,7 @@ fn int(options: &Options, number: i32) -> i32 {
 #[test]
 fn raw_values_are_libzmqs() {
     let mut options = Options::new();
-    // As `zmq_setsockopt(3)` has the defaults.
+    // The defaults according to `zmq_setsockopt(3)`.
     let defaults = [
         (23, 1000),
         (24, 1000),

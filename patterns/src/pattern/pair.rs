@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{frame::Frame, options::Options, route::PipeId, socket_type::SocketType};
 
-/// It has no state of its own.
+/// The room of PAIR, which has no state.
 #[derive(Debug)]
 pub(crate) struct Pair;
 

@@ -14,7 +14,7 @@ use crate::{
     wire::Command,
 };
 
-/// Who subscribes to what.
+/// The subscriptions of all peers.
 #[derive(Debug)]
 pub(crate) struct Publisher {
     subscriptions: SubscriptionTrie,
@@ -57,7 +57,7 @@ impl Sending for Publisher {
 
     fn spoiled(&mut self, _: Option<PipeId>) {}
 
-    /// Other subscribers have had the message.
+    /// Drops them: other subscribers have had the same messages.
     fn lost(&mut self, _: PipeId) -> Fate {
         Fate::Drop
     }
@@ -103,7 +103,7 @@ impl Peers for Publisher {
         self.subscriptions.remove_pipe(peer);
     }
 
-    /// Commands that were received before the end may have been decoded after it.
+    /// Removes them again: commands that arrived before the end may be decoded after [`Peers::detach`].
     fn forget(&mut self, peer: PipeId) {
         self.subscriptions.remove_pipe(peer);
     }
@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(publisher.arrive(A, arrived(&frames(&["\x01a", "b"])), &options), malformed);
     }
 
-    /// RFC 29: the queue of a subscriber that disconnects goes, and with it what it subscribed to.
+    /// RFC 29: when a subscriber disconnects, its queue is destroyed; its subscriptions go with it.
     #[test]
     fn forgets_a_subscriber_that_goes() {
         let mut publisher = Publisher::new();
@@ -217,7 +217,7 @@ mod tests {
         publisher.detach(A);
         assert!(matched(&mut publisher, b"a").is_empty());
         assert_eq!(publisher.lost(A), Fate::Drop);
-        // Decoded late, from what had arrived before the end.
+        // A command that arrived before the end is decoded late.
         subscribe(&mut publisher, A, b"a");
         publisher.forget(A);
         assert!(matched(&mut publisher, b"a").is_empty(), "the slot's next peer has nothing");

@@ -90,7 +90,7 @@ impl Receiving for Rep {
         }
     }
 
-    /// The frames up to the first empty one are the way back.
+    /// The frames in front of the first empty one are the envelope, which is the way back.
     fn arrive(&mut self, _: PipeId, message: Arrived<'_>, _: &Options) -> Verdict {
         let Arrived::Frames(frames) = message else { return Verdict::Drop(Dropped::Malformed) };
         match frames.iter().position(Frame::is_empty) {
@@ -144,7 +144,7 @@ mod tests {
         }
     }
 
-    /// A message in frames is refused at its first one. A reply never has to wait.
+    /// A message in frames is refused at its first frame. A reply never has to wait.
     #[test]
     fn refuses_the_first_frame_out_of_turn() {
         let (mut rep, options) = (Rep::new(), Options::default());

@@ -11,12 +11,12 @@ use crate::{
     socket_type::SocketType,
 };
 
-/// Where the socket stands, and the number of the last request.
+/// The state of the lockstep, and the number of the last request.
 #[derive(Debug)]
 pub(crate) struct Req {
     state: State,
     id: u32,
-    /// The last request has its number in front, and so has its reply.
+    /// The last request was sent with its number in front, and its reply has the same number in front.
     is_numbered: bool,
 }
 
@@ -49,7 +49,7 @@ impl Pattern for Req {
 }
 
 impl Req {
-    /// Frames in front of the body of the last request and of its reply.
+    /// How many frames are in front of the body of the last request and of its reply.
     fn hidden(&self) -> usize {
         1 + usize::from(self.is_numbered)
     }
@@ -67,8 +67,8 @@ impl Sending for Req {
         self.can_send(options).map(|()| Reserve::Turn)
     }
 
-    /// The empty delimiter frame stands in front of the user's and, with `req_correlate`, the number of the request in
-    /// front of that.
+    /// Puts the empty delimiter frame in front of the user's frames and, with `req_correlate`, the number of the
+    /// request in front of the delimiter.
     fn route(&mut self, options: &Options) -> Plan {
         let supersedes = self.state != State::Idle;
         self.id = self.id.wrapping_add(1);
@@ -94,7 +94,7 @@ impl Sending for Req {
         }
     }
 
-    /// The request goes to another peer, unless a newer one took its place.
+    /// The request goes to another peer, unless a newer request has replaced it.
     fn lost(&mut self, peer: PipeId) -> Fate {
         if self.state != (State::Waiting { asked: Some(peer) }) {
             return Fate::Drop;
@@ -128,7 +128,7 @@ impl Receiving for Req {
         }
     }
 
-    /// Only the peer that was asked last may reply. The delimiter is not the user's.
+    /// Accepts a reply only from the peer that was asked last, and hides the delimiter from the user.
     fn arrive(&mut self, from: PipeId, message: Arrived<'_>, _: &Options) -> Verdict {
         let Arrived::Frames(frames) = message else { return Verdict::Drop(Dropped::Malformed) };
         let hidden = self.hidden();
@@ -204,7 +204,7 @@ mod tests {
         }
     }
 
-    /// A message in frames is refused at its first one.
+    /// A message in frames is refused at its first frame.
     #[test]
     fn refuses_the_first_frame_out_of_turn() {
         let options = Options::default();
@@ -293,7 +293,7 @@ mod tests {
         assert_eq!(verdict, Verdict::Deliver { hidden: 2, kept: 0 });
     }
 
-    /// A change of the option in mid-request is for the next one.
+    /// A change of the option during a request applies to the next request.
     #[test]
     fn a_request_stays_as_it_was_sent() {
         let (mut req, plain) = (asked(A), Options::default());
@@ -318,7 +318,7 @@ mod tests {
         assert_eq!(req.ahead(A, begun(&frames(&["x"]), ""), &options), Ahead::Unknown);
     }
 
-    /// A request out of a file that cannot be read any more has no reply.
+    /// If a request's file cannot be read any more, the request gets no reply.
     #[test]
     fn a_spoiled_request_may_be_followed_by_another() {
         let options = Options::default();

@@ -1,4 +1,4 @@
-//! What several types have in common, to be named in their rooms.
+//! What several types have in common, as macros for their rooms.
 
 /// The type does not send.
 macro_rules! never_sends {
@@ -29,7 +29,7 @@ macro_rules! never_sends {
     };
 }
 
-/// Messages go to the peers in turn as they stand. Those that a lost connection leaves go to the next one.
+/// Messages go to the peers in turn, unchanged. Messages that a lost connection did not send go to the next peer.
 macro_rules! sends_by_turn {
     ($room:ty) => {
         impl $crate::pattern::Sending for $room {
@@ -58,7 +58,7 @@ macro_rules! sends_by_turn {
     };
 }
 
-/// The type does not receive: a peer that sends a message is in the wrong.
+/// The type does not receive: a message from a peer is malformed.
 macro_rules! never_receives {
     ($room:ty) => {
         impl $crate::pattern::Receiving for $room {
@@ -83,7 +83,7 @@ macro_rules! never_receives {
     };
 }
 
-/// Every message is the user's as it stands.
+/// Every message goes to the user unchanged.
 macro_rules! takes_freely {
     ($room:ty) => {
         impl $crate::pattern::Receiving for $room {
@@ -108,7 +108,7 @@ macro_rules! takes_freely {
     };
 }
 
-/// The type remembers nothing of its peers.
+/// The type keeps no state of its peers.
 macro_rules! knows_no_peers {
     ($room:ty) => {
         impl $crate::pattern::Peers for $room {

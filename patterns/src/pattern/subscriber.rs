@@ -11,7 +11,7 @@ use crate::{
     socket_type::SocketType,
 };
 
-/// What the user subscribed to.
+/// The user's subscriptions.
 #[derive(Debug)]
 pub(crate) struct Subscriber {
     subscriptions: LocalSubscriptions,
@@ -40,7 +40,7 @@ impl Receiving for Subscriber {
         Ok(())
     }
 
-    /// A publisher may not have seen a cancellation yet, or filter nothing.
+    /// Filters again: a publisher may not have seen a cancellation yet, or may not filter at all.
     #[inline]
     fn wanted(&self) -> Option<&LocalSubscriptions> {
         Some(&self.subscriptions)
@@ -70,7 +70,7 @@ impl Receiving for Subscriber {
 }
 
 impl Peers for Subscriber {
-    /// A publisher that comes later learns of all subscriptions.
+    /// Tells a new publisher all subscriptions.
     fn attach(&mut self, _: PipeId, tell: &mut dyn FnMut(Subscription<'_>)) {
         for prefix in self.subscriptions.iter() {
             tell(Subscription::Subscribe(&prefix));

@@ -1,4 +1,4 @@
-//! What the tests of rooms have in common.
+//! Helpers for the tests of rooms.
 
 use super::{Arrived, Begun};
 use crate::{frame::Frame, options::Options, route::PipeId};

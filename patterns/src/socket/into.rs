@@ -1,4 +1,4 @@
-//! Receiving into memory of the caller's, and frame by frame.
+//! Receiving into the caller's memory, and frame by frame.
 
 use super::{Home, Socket, attempt_recv};
 use crate::{
@@ -12,13 +12,13 @@ use crate::{
     shares::{Share, Shares},
 };
 
-/// What [`Socket::recv_into`] received.
+/// The result of [`Socket::recv_into`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Received {
-    /// The true length of the frame's body in bytes, however much of it there was room for.
+    /// The full length of the frame's body in bytes, even if the buffer is shorter.
     pub len: usize,
-    /// The body was longer than the buffer; what had no room is lost.
+    /// The body was longer than the buffer; the bytes beyond it are lost.
     pub is_truncated: bool,
     /// More frames of the same message follow ([`Socket::more`]).
     pub more: bool,
@@ -30,17 +30,17 @@ impl Received {
     }
 }
 
-/// What [`Socket::recv_into_vectored`] received.
+/// The result of [`Socket::recv_into_vectored`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReceivedFrames {
-    /// How many frames were received: each into the buffer of its number.
+    /// How many frames were received: frame `k` into buffer `k`.
     pub frames: usize,
     /// More frames of the same message follow ([`Socket::more`]).
     pub more: bool,
 }
 
-/// A caller that may have claimed a message, in which share of the socket.
+/// A receiving caller's claim on a message under way, if it has one, and the share that the message is in.
 #[derive(Debug, Default)]
 pub(crate) struct Claimant {
     pub(crate) claim: Option<Claim>,
@@ -48,17 +48,17 @@ pub(crate) struct Claimant {
 }
 
 impl<C: Home> Socket<C> {
-    /// Receives one frame into memory of the caller's, waiting up to `rcvtimeo`: the first of the next message, or the
-    /// next of one that was begun in this way.
+    /// Receives one frame into the caller's memory, waiting up to `rcvtimeo`: the next frame of a message that was
+    /// begun in this way, or else the first frame of the next message.
     ///
-    /// A body of more than 32 KiB that has room there is received by the kernel straight into `buffer`; a smaller one is
-    /// copied once. While the call waits, the beginning of `buffer` is overwritten; what it holds counts only
-    /// once the call has returned `Ok`. A message is given out when all of its frames are there, and what follows the
-    /// first stays to be taken: by [`Socket::recv_into`], [`Socket::recv_frame`] or [`Socket::recv`], which takes all of
-    /// it, or not at all ([`Socket::skip_rest`]). Where time runs out, what has arrived is kept for the next call.
+    /// The kernel receives a body of more than 32 KiB that fits straight into `buffer`; a smaller one is copied once.
+    /// While the call waits, the beginning of `buffer` is overwritten; its content counts only once the call has
+    /// returned `Ok`. A message is given out when all of its frames have arrived. The frames behind the first stay
+    /// queued: [`Socket::recv_into`] and [`Socket::recv_frame`] take the next one, [`Socket::recv`] takes all of them,
+    /// [`Socket::skip_rest`] drops them. If time runs out, the bytes that have arrived are kept for the next call.
     ///
-    /// Waiting elsewhere for the same socket ([`Socket::recv`] in another thread, a poller, an event descriptor) has
-    /// large bodies received into memory of their own first, and copied from there.
+    /// If something else waits for the same socket ([`Socket::recv`] in another thread, a poller, an event descriptor),
+    /// large bodies are first received into memory of their own, and copied from there.
     ///
     /// ```
     /// # use zring::{SocketType, inline::Context};
@@ -85,7 +85,7 @@ impl<C: Home> Socket<C> {
 
     /// As [`Socket::recv_into`], if that is possible without waiting.
     ///
-    /// Only a message that has arrived whole is taken, so a large body is copied from memory of its own.
+    /// The call takes only a message that has arrived whole, so a large body is copied from memory of its own.
     ///
     /// # Errors
     /// As [`Socket::recv_into`].
@@ -95,9 +95,9 @@ impl<C: Home> Socket<C> {
         Ok(Received::new(&frames[0], more))
     }
 
-    /// Receives one message into memory of the caller's, frame `k` into `buffers[k]`, waiting up to `rcvtimeo`. Otherwise
-    /// as [`Socket::recv_into`]: frames beyond the last buffer stay to be taken, and a message that was begun goes on
-    /// with its next frame. Buffers without a frame are left empty.
+    /// Receives one message into the caller's memory, frame `k` into `buffers[k]`, waiting up to `rcvtimeo`. Otherwise
+    /// as [`Socket::recv_into`]: frames beyond the last buffer stay queued, and a message that was begun goes on with
+    /// its next frame. Buffers without a frame are left empty.
     ///
     /// ```
     /// # use zring::{FrameBuf, SocketType, inline::Context};
@@ -126,8 +126,9 @@ impl<C: Home> Socket<C> {
         Ok(ReceivedFrames { frames, more })
     }
 
-    /// Receives one frame, waiting up to `rcvtimeo`: the first of the next message, or the next of one that was begun
-    /// in this way or with [`Socket::recv_into`]. [`Socket::more`] says whether another one follows.
+    /// Receives one frame, waiting up to `rcvtimeo`: the next frame of a message that was begun in this way or with
+    /// [`Socket::recv_into`], or else the first frame of the next message. [`Socket::more`] says whether another one
+    /// follows.
     ///
     /// # Errors
     /// As [`Socket::recv`].
@@ -148,7 +149,7 @@ impl<C: Home> Socket<C> {
     }
 
     /// Whether frames are left of a message that was begun with [`Socket::recv_into`] or [`Socket::recv_frame`]
-    /// (libzmq's `RCVMORE`). They are what the next receive takes.
+    /// (libzmq's `RCVMORE`). The next receive takes them.
     #[must_use]
     pub fn more(&self) -> bool {
         self.shares()
@@ -156,7 +157,7 @@ impl<C: Home> Socket<C> {
             .any(|Share { place, key }| self.context.reactor(place).hub.has_more(*key))
     }
 
-    /// Drops what is left of a message that was begun; returns how many frames that was.
+    /// Drops the frames left of a message that was begun; returns how many there were.
     #[allow(clippy::must_use_candidate, reason = "called for its effect")]
     pub fn skip_rest(&self) -> usize {
         let mut frames = 0;
@@ -204,7 +205,7 @@ impl<C: Home> Socket<C> {
         }
     }
 
-    /// The last attempt of a caller that has a claim.
+    /// Makes the last attempt of a caller that has a claim, and ends the claim.
     pub(crate) fn give_up(
         &self,
         frames: &mut [FrameBuf<'_>],
@@ -217,13 +218,13 @@ impl<C: Home> Socket<C> {
         last
     }
 
-    /// A caller with a claim goes.
+    /// Ends the claim of a caller that stops receiving.
     pub(crate) fn let_go(&self, frames: &mut [FrameBuf<'_>], claimant: &mut Claimant) {
         if claimant.claim.is_some() {
             let mut reactor = self.context.reactor(&self.shares()[claimant.share].place);
             let Reactor { shard, hub, .. } = &mut *reactor;
             hub.unclaim(shard, &mut claimant.claim, frames);
-            // A kernel that refuses shows in the next call.
+            // If the kernel refuses, the next call returns the error.
             let _ = C::settle(&mut reactor);
         }
     }
@@ -238,7 +239,7 @@ impl<C: Home> Socket<C> {
         }
     }
 
-    /// Makes one attempt at a socket with several shares, one of which may have a claim.
+    /// Makes one attempt at a socket of several shares. The caller may have a claim at one of them.
     fn attempt_into_apart(
         &self,
         shares: &Shares<C::Place>,
@@ -258,7 +259,7 @@ impl<C: Home> Socket<C> {
             if received.is_ok() || !is_wanted {
                 return received;
             }
-            // A message that is whole comes before one that is under way.
+            // A whole message comes first: give up the claim on the one under way.
             match self.give_up(frames, claimant) {
                 Err(Refusal::WouldBlock) => {}
                 done => return done,
@@ -310,7 +311,7 @@ fn attempt_into(
     received
 }
 
-/// The last attempt, and the end of the claim.
+/// Makes the last attempt and ends the claim.
 fn give_up(
     reactor: &mut Reactor,
     key: SocketKey,

@@ -15,18 +15,18 @@ use crate::{
 };
 
 impl<C: Home> Socket<C> {
-    /// Starts to record events, up to `capacity` not yet taken; more are counted as lost
-    /// ([`SocketStats::events_lost`](crate::SocketStats::events_lost)). 0 stops.
+    /// Starts to record events. At most `capacity` wait to be taken; further ones are counted as lost
+    /// ([`SocketStats::events_lost`](crate::SocketStats::events_lost)). 0 stops recording.
     pub fn monitor(&self, capacity: usize) {
         let events = (capacity > 0).then(|| Arc::new(Mutex::new(EventQueue::new(capacity))));
         self.each(|reactor, key| {
             reactor.hub.sockets[key].events.clone_from(&events);
-            // A call that waits for an event finds out that none will come.
+            // Wake calls that wait for an event: if recording has stopped, none will come.
             reactor.hub.touch(key);
         });
     }
 
-    /// The oldest event not yet taken. Never waits.
+    /// Takes the oldest event, if there is one. Never waits.
     #[must_use]
     pub fn next_event(&self) -> Option<Event> {
         let events = self.reactor().hub.sockets[self.key()].events.clone()?;
@@ -68,7 +68,7 @@ impl<C: Home> Socket<C> {
     }
 }
 
-/// Events from before a context was terminated can still be taken.
+/// Events from before the context was terminated can still be taken.
 fn attempt_event(reactor: &mut Reactor, key: SocketKey) -> Result<Event, Refusal> {
     let events = reactor.hub.sockets[key].events.as_ref().ok_or(Error::NotMonitored)?;
     if let Some(event) = lock(events).pop() {

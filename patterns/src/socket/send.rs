@@ -1,4 +1,4 @@
-//! Sending: whole messages, made in place or not, and frame by frame.
+//! Sending: whole messages, messages written in place, and frame by frame.
 
 use super::{Home, Socket};
 use crate::{
@@ -10,11 +10,11 @@ use crate::{
 };
 
 impl<C: Home> Socket<C> {
-    /// Sends one message, waiting up to `sndtimeo` for a peer with room. Outside of a batch scope it goes out
-    /// at once. PUB never waits: it drops, and counts, what a slow subscriber has no room for.
+    /// Sends one message, waiting up to `sndtimeo` for a peer with room. Outside of a batch scope the message goes out
+    /// at once. PUB never waits: messages that a slow subscriber has no room for are dropped and counted.
     ///
-    /// Borrowed memory is the caller's again as soon as this returns. From 4 KiB on it is not copied as far as the kernel
-    /// takes it at once.
+    /// The caller may use borrowed memory again as soon as this returns. From 4 KiB on, only the bytes that the kernel
+    /// does not take at once are copied.
     ///
     /// # Errors
     /// The payload comes back with [`Error::WouldBlock`] when the time is up, [`Error::State`] out of
@@ -28,11 +28,13 @@ impl<C: Home> Socket<C> {
         }
     }
 
-    /// Sends a message of one frame of `len` bytes, which `fill` writes over zeros; otherwise as [`Socket::send`].
+    /// Sends a message of one frame of `len` bytes, which are zero until `fill` writes them; otherwise as
+    /// [`Socket::send`].
     ///
-    /// A PUSH of an inline context has a short body (less than 4 KiB) written where it will be sent from, behind others
-    /// in a [batch scope](crate::inline::Context::batch): no copy is made of it, and for messages that a program makes
-    /// of a few values this is the fastest way to send them. Elsewhere it is written into a [`Message`], which is sent.
+    /// On a PUSH of an inline context, `fill` writes a short body (less than 4 KiB) straight into the memory that it is
+    /// sent from, behind other messages of a [batch scope](crate::inline::Context::batch). No copy is made, so this is
+    /// the fastest way to send messages made of a few values. Otherwise `fill` writes into a [`Message`], which is then
+    /// sent.
     ///
     /// ```
     /// # use zring::{SocketType, inline::Context};
@@ -54,12 +56,12 @@ impl<C: Home> Socket<C> {
     /// ```
     ///
     /// # Errors
-    /// As [`Socket::send`]; the payload that comes back is a message with what was written.
+    /// As [`Socket::send`]; the payload that comes back is a message with the written body.
     ///
     /// # Panics
-    /// If `fill` panics, and then nothing is sent. It must not use the inline context of this socket, nor one of its
-    /// sockets: where the body is written in place that panics.
-    // Always: `fill` is most often a few stores, and becomes share of this.
+    /// If `fill` panics; nothing is sent then. `fill` must not use the inline context of this socket, nor one of its
+    /// sockets: that panics if the body is written in place.
+    // Always inline: `fill` is most often a few stores, and becomes part of the calling code.
     #[inline(always)]
     pub fn send_with<F: FnOnce(&mut [u8])>(
         &self,
@@ -86,12 +88,12 @@ impl<C: Home> Socket<C> {
         self.send(message)
     }
 
-    /// Gives `fill` back where it was not called.
+    /// Returns `fill` if it was not called.
     #[inline(always)]
     fn attempt_send_in_place<F: FnOnce(&mut [u8])>(&self, len: usize, fill: F) -> Result<(), F> {
         match self.context.reactor_for_lane(&self.share.place) {
             Some(mut reactor) => reactor.hub.send_in_lane_with(self.key(), len, fill),
-            // Other threads should not have to wait for the caller's closure.
+            // Other threads share the reactor, and should not have to wait for the caller's code.
             None => Err(fill),
         }
     }
@@ -112,7 +114,7 @@ impl<C: Home> Socket<C> {
         give_back(sent, payload)
     }
 
-    /// Makes one attempt, after which no lock is held.
+    /// Makes one attempt; releases the reactor afterwards.
     #[inline(always)]
     pub(crate) fn attempt_send<P: Sendable>(&self, payload: &mut Option<P>) -> Result<(), Refusal> {
         match &self.shares {
@@ -143,11 +145,12 @@ impl<C: Home> Socket<C> {
         give_back(sent, payload)
     }
 
-    /// Adds a frame to the message that the next [`Socket::send`] ends (libzmq's `SNDMORE`), waiting up to `sndtimeo` for
-    /// room with the first frame. Nothing goes out before the last frame.
+    /// Adds a frame to the message that the next [`Socket::send`] completes (libzmq's `SNDMORE`). The first frame waits
+    /// up to `sndtimeo` for room. Nothing goes out before the last frame.
     ///
-    /// The first frame is refused or the message is not: room for it is reserved then, and the frames that follow never
-    /// wait. If the peer with that room is lost meanwhile, another one gets the message, or it waits for one.
+    /// The first frame reserves room for the message: only this frame can be refused for want of room, and the frames
+    /// that follow never wait. If the peer with that room is lost meanwhile, another one gets the message, or the
+    /// message waits for one.
     ///
     /// ```
     /// # use zring::{Error, SocketType, inline::Context};
@@ -163,8 +166,8 @@ impl<C: Home> Socket<C> {
     /// ```
     ///
     /// # Errors
-    /// With the first frame as [`Socket::send`]: [`Error::WouldBlock`] when the time is up, [`Error::State`] out of
-    /// lockstep (REQ, REP), [`Error::Unsupported`] on a socket that only receives. [`Error::Terminated`] with any.
+    /// For the first frame as [`Socket::send`]: [`Error::WouldBlock`] when the time is up, [`Error::State`] out of
+    /// lockstep (REQ, REP), [`Error::Unsupported`] on a socket that only receives. For any frame [`Error::Terminated`].
     pub fn send_more(&self, frame: impl Into<Frame>) -> Result<(), Error> {
         let mut frame = Some(frame.into());
         match self.attempt_send_more(&mut frame) {
@@ -241,7 +244,7 @@ pub(crate) fn attempt_send<C: Home, P: Sendable>(
     attempt_send_otherwise::<C, P>(reactor, key, payload)
 }
 
-/// A message that is not simply added to those that wait to be sent.
+/// Sends the general way, if `Hub::send_plain` could not send the message.
 #[inline(never)]
 fn attempt_send_otherwise<C: Home, P: Sendable>(
     reactor: &mut Reactor,
@@ -254,7 +257,7 @@ fn attempt_send_otherwise<C: Home, P: Sendable>(
         hub.note_blocked(key);
         return Err(refusal);
     }
-    // The message is queued: a kernel that refuses now shows in the next call that waits.
+    // The message is queued. If the kernel refuses now, the next call that waits returns the error.
     let _ = C::settle(reactor);
     reactor.hub.open_lane(key);
     Ok(())
@@ -274,8 +277,8 @@ pub(crate) fn attempt_send_more(
     kept
 }
 
-/// A refused payload goes back to the caller. One that was taken before the kernel refused is queued: the
-/// next call says so again.
+/// Returns a refused payload to the caller. A payload that was taken before the kernel refused is queued: the next call
+/// returns the error.
 fn give_back<P>(sent: Result<(), Refusal>, payload: Option<P>) -> Result<(), SendError<P>> {
     match (sent, payload) {
         (Err(refusal), Some(payload)) => Err(SendError { error: refusal.into(), payload }),
@@ -294,7 +297,7 @@ fn attempt_send_in_lane<C: Home, P: Sendable>(
     {
         return Ok(());
     }
-    // A new one may begin with what it has no room for.
+    // The lane cannot take this message. Sending the message may open a new lane.
     reactor.hub.close_lane();
     attempt_send::<C, P>(reactor, key, payload)
 }

@@ -9,7 +9,7 @@ use crate::{
     reactor::Reactor,
 };
 
-/// The setter of one option. It returns a fault only if there is something to check.
+/// The setter of one option. It returns a `Result` only if the option has a check.
 macro_rules! setter {
     ($(#[$doc:meta])* $name:ident $set:ident: $kind:ty,) => {
         $(#[$doc])*
@@ -101,7 +101,7 @@ impl<C: Home> Socket<C> {
         self.reactor().hub.sockets[self.key()].options.clone()
     }
 
-    /// Replaces all options. A change of one applies as that option says.
+    /// Replaces all options. Each change applies at the time that its option says.
     ///
     /// # Errors
     /// [`Error::Option`] for a value out of its bounds, and then nothing is changed.

@@ -1,4 +1,4 @@
-//! Taking a message as it arrives.
+//! Taking a message while it arrives.
 
 use std::{collections::VecDeque, fmt, fs::File, io};
 
@@ -19,36 +19,36 @@ use crate::{
     shares::Share,
 };
 
-/// How much is received at a time on its way into a file.
+/// How many bytes are received at a time on their way into a file.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// A message that is taken frame by frame while it arrives; see [`Socket::recv_streaming`]. What is left of it when this
-/// is dropped is skipped.
+/// A message that is taken frame by frame while it arrives; see [`Socket::recv_streaming`]. Dropping this skips the
+/// rest of the message.
 pub struct Incoming<'a, C: Home> {
     socket: &'a Socket<C>,
     share: usize,
     source: Source,
-    /// The frame that was given out last, as far as it was not taken.
+    /// The frame that was given out last, until it is taken whole.
     frame: Option<Untaken>,
 }
 
 enum Source {
-    /// The message had arrived whole.
+    /// The message had arrived whole: the frames that are left.
     Whole(VecDeque<Frame>),
-    /// The message arrives from a peer.
+    /// The message is arriving from a peer.
     Peer(StreamId),
-    /// Nothing is left of it.
+    /// No frame is left.
     Ended,
 }
 
-/// A frame that was given out and not taken yet.
+/// A frame that was given out and not taken whole yet.
 enum Untaken {
     Frame(Frame),
-    /// Its body is under way.
+    /// A large body under way.
     Large {
         bytes: u64,
     },
-    /// The body is taken piece by piece: how many bytes were taken, and those received and not taken.
+    /// A body taken piece by piece: `taken` bytes so far; `piece` has been received and not taken.
     InPieces {
         taken: u64,
         piece: Vec<u8>,
@@ -56,15 +56,15 @@ enum Untaken {
     },
 }
 
-/// One frame of an [`Incoming`] message: how long it is is known, its body may still be under way. What of it was not
-/// taken when the next one is asked for is skipped.
+/// One frame of an [`Incoming`] message. Its length is known; its body may still be under way. Bytes not taken when the
+/// next frame is asked for are skipped.
 pub struct IncomingFrame<'i, 'a, C: Home> {
     incoming: &'i mut Incoming<'a, C>,
     len: u64,
     more: bool,
 }
 
-/// What [`Socket::recv_to_file`] received.
+/// The result of [`Socket::recv_to_file`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReceivedFile {
@@ -75,11 +75,12 @@ pub struct ReceivedFile {
 }
 
 impl<C: Home> Socket<C> {
-    /// Begins to take a message as it arrives, waiting up to `rcvtimeo` for its beginning: one that is there whole, or
-    /// else the first that has begun. Its frames are given out as their headers arrive, and each can be taken, received
-    /// straight into memory or a file, or skipped, whatever its size.
+    /// Begins to take a message while it arrives, waiting up to `rcvtimeo` for its beginning. A message that has
+    /// arrived whole comes before one that has only begun. The frames are given out as their headers arrive. Each can
+    /// be taken, received straight into memory or a file, or skipped, whatever its size.
     ///
-    /// While it is under way, other messages of the same peer wait behind it. A peer that is lost meanwhile shows as [`Error::PeerLost`]; a message received in any other way would not have been seen at all.
+    /// While the message is under way, other messages of the same peer wait behind it. If the peer is lost meanwhile,
+    /// calls return [`Error::PeerLost`]; any other way to receive would not show such a message at all.
     ///
     /// ```
     /// # use zring::{SocketType, inline::Context};
@@ -118,13 +119,13 @@ impl<C: Home> Socket<C> {
         Ok(Incoming { socket: self, share, source, frame: None })
     }
 
-    /// Receives one frame into a file, beginning at `offset`, waiting up to `rcvtimeo` whenever nothing comes: the first
-    /// frame of the next message. Frames behind it stay to be taken, as after [`Socket::recv_into`]. However long the
-    /// body is, at most 256 KiB of it are in memory. On Windows the file's cursor moves.
+    /// Receives the first frame of the next message into a file, beginning at `offset`, waiting up to `rcvtimeo`
+    /// whenever nothing comes. Frames behind it stay queued, as after [`Socket::recv_into`]. However long the body is,
+    /// at most 256 KiB of it are in memory. On Windows the file's cursor moves.
     ///
     /// # Errors
-    /// As [`Socket::recv`]; [`Error::PeerLost`]; [`Error::Io`] when the file cannot be written. The file may then hold a
-    /// share of the body, and the rest of the message is skipped.
+    /// As [`Socket::recv`]; [`Error::PeerLost`]; [`Error::Io`] when the file cannot be written. The file may then hold
+    /// a part of the body, and the rest of the message is skipped.
     pub fn recv_to_file(&self, file: &File, offset: u64) -> Result<ReceivedFile, Error> {
         let mut message = self.recv_streaming()?;
         let mut frame = message.next_frame()?.ok_or(Error::PeerLost)?;
@@ -140,7 +141,7 @@ impl<C: Home> Socket<C> {
         Ok(ReceivedFile { len, more })
     }
 
-    /// These frames are what is received next.
+    /// Keeps these frames for the next receive.
     fn keep_rest(&self, share: usize, rest: Vec<Frame>) {
         let Share { place, key } = &self.shares()[share];
         if !rest.is_empty() {
@@ -163,8 +164,8 @@ fn begin(reactor: &mut Reactor, key: SocketKey) -> Result<Begun, Refusal> {
 }
 
 impl<'a, C: Home> Incoming<'a, C> {
-    /// The next frame, waiting up to `rcvtimeo` for its header; `None` behind the last one. What was left of the frame
-    /// before is skipped.
+    /// The next frame, waiting up to `rcvtimeo` for its header; `None` behind the last one. Skips the rest of the frame
+    /// before.
     ///
     /// # Errors
     /// [`Error::WouldBlock`] when the time is up (the message stays as it is), [`Error::PeerLost`], and as
@@ -200,14 +201,14 @@ impl<'a, C: Home> Incoming<'a, C> {
         Ok(Some(IncomingFrame { incoming: self, len, more }))
     }
 
-    /// The last frame was taken, unless others follow.
+    /// Ends the message unless more frames follow.
     fn end_unless(&mut self, more: bool) {
         if !more {
             self.source = Source::Ended;
         }
     }
 
-    /// Repeats an attempt at the socket's share until it succeeds, fails, or `rcvtimeo` is over.
+    /// Repeats an attempt at the message's share until it succeeds, fails, or `rcvtimeo` is over.
     fn attempt<T>(
         &self,
         mut attempt: impl FnMut(&mut Reactor) -> Result<T, Refusal>,
@@ -221,11 +222,11 @@ impl<'a, C: Home> Incoming<'a, C> {
         Ok(done?)
     }
 
-    /// Does something at once.
+    /// Runs `action` on the reactor of the message's share, without waiting.
     fn act(&self, action: impl FnOnce(&mut Reactor)) {
         let mut reactor = self.socket.context.reactor(&self.socket.shares()[self.share].place);
         action(&mut reactor);
-        // A kernel that refuses shows in the next call.
+        // If the kernel refuses, the next call returns the error.
         let _ = C::settle(&mut reactor);
     }
 
@@ -236,7 +237,7 @@ impl<'a, C: Home> Incoming<'a, C> {
         }
     }
 
-    /// Skips what is left of the frame that was given out last.
+    /// Skips the rest of the frame that was given out last.
     fn skip(&mut self) {
         let is_under_way = match self.frame.take() {
             Some(Untaken::Large { .. }) => true,
@@ -248,7 +249,7 @@ impl<'a, C: Home> Incoming<'a, C> {
         }
     }
 
-    /// A large frame, when it is whole in memory of its own.
+    /// Takes a large frame, once it is whole in memory of its own.
     fn take_large(&mut self, stream: StreamId) -> Result<Frame, Error> {
         let (frame, more) = self.attempt(|reactor| {
             reactor.hub.own_streamed(&mut reactor.shard, stream);
@@ -262,7 +263,7 @@ impl<'a, C: Home> Incoming<'a, C> {
         Ok(frame)
     }
 
-    /// A large frame straight into memory that has room for it.
+    /// Receives a large frame straight into memory that has room for it.
     fn place_large(&mut self, stream: StreamId, buffer: &mut [u8]) -> Result<(), Error> {
         let mut frame = FrameBuf::new(buffer);
         let mut claim = None;
@@ -283,7 +284,8 @@ impl<'a, C: Home> Incoming<'a, C> {
         placed
     }
 
-    /// More of a large frame: how many bytes of `memory` that filled, and whether it was all.
+    /// Receives more of a large frame. Returns how many bytes of `memory` were filled, and whether the frame is
+    /// complete.
     fn pull(&self, stream: StreamId, memory: &mut [u8]) -> Result<(usize, bool), Error> {
         self.attempt(|reactor| reactor.hub.pull_streamed(&mut reactor.shard, stream, memory))
     }
@@ -319,8 +321,9 @@ impl<C: Home> IncomingFrame<'_, '_, C> {
     /// Takes the frame, waiting up to `rcvtimeo` for all of it.
     ///
     /// # Errors
-    /// [`Error::WouldBlock`] when the time is up (what has arrived is kept: it may be taken later), [`Error::PeerLost`],
-    /// and [`Error::Io`] with [`io::ErrorKind::InvalidInput`] when it was taken before.
+    /// [`Error::WouldBlock`] when the time is up (the bytes that have arrived are kept, and the frame may be taken
+    /// later), [`Error::PeerLost`], and [`Error::Io`] with [`io::ErrorKind::InvalidInput`] when the frame was taken
+    /// before.
     pub fn take(&mut self) -> Result<Frame, Error> {
         match (self.incoming.frame.take(), self.incoming.stream()) {
             (Some(Untaken::Frame(frame)), _) => Ok(frame),
@@ -335,8 +338,8 @@ impl<C: Home> IncomingFrame<'_, '_, C> {
         }
     }
 
-    /// Receives the body into memory of the caller's, waiting up to `rcvtimeo` for all of it: a large one that has room
-    /// there straight from the kernel. What has no room is lost.
+    /// Receives the body into the caller's memory, waiting up to `rcvtimeo` for all of it. The kernel receives a large
+    /// body that fits straight into `buffer`. Bytes that do not fit are lost.
     ///
     /// # Errors
     /// As [`IncomingFrame::take`].
@@ -358,11 +361,11 @@ impl<C: Home> IncomingFrame<'_, '_, C> {
         Ok(Received::new(&buffer, self.more))
     }
 
-    /// Receives the body into a file, byte `k` of it at `offset + k`, waiting up to `rcvtimeo` whenever nothing comes. At
-    /// most 256 KiB of a large body are in memory.
+    /// Receives the body into a file, byte `k` of it at `offset + k`, waiting up to `rcvtimeo` whenever nothing comes.
+    /// At most 256 KiB of a large body are in memory.
     ///
     /// # Errors
-    /// As [`IncomingFrame::take`], and [`Error::Io`] when the file cannot be written. What was received is kept, so
+    /// As [`IncomingFrame::take`], and [`Error::Io`] when the file cannot be written. Received bytes are kept, so
     /// another call with the same file and offset goes on where this one stopped.
     pub fn write_to(&mut self, file: &File, offset: u64) -> Result<(), Error> {
         let mut memory = Vec::new();
@@ -399,8 +402,8 @@ impl<C: Home> IncomingFrame<'_, '_, C> {
         }
     }
 
-    /// Receives a share of the body, as much as there is room for and there without a wait, or after one of up to
-    /// `rcvtimeo`. 0: all of it was taken.
+    /// Receives a part of the body: as much as has arrived and fits. Waits up to `rcvtimeo` if nothing has arrived.
+    /// Returns 0 when all of the body was taken.
     ///
     /// # Errors
     /// As [`IncomingFrame::take`].
@@ -438,7 +441,8 @@ impl<C: Home> IncomingFrame<'_, '_, C> {
         }
     }
 
-    /// From here on a large body is taken piece by piece, unless it is on its way into memory of its own already.
+    /// Switches to taking a large body piece by piece. If the body is already on its way into memory of its own, waits
+    /// for all of it.
     fn take_in_pieces(&mut self) -> Result<(), Error> {
         let held = match self.incoming.stream() {
             Some(stream) => self.is_held(stream)?.then_some(stream),
@@ -468,13 +472,13 @@ impl<C: Home> IncomingFrame<'_, '_, C> {
         Ok(bytes)
     }
 
-    /// Whether the body waits for a caller that says where it is to go. It does not where time was up before, or where
-    /// another call has begun to receive it.
+    /// Whether the body is held until a caller says where to receive it. It is not held if an earlier call timed out,
+    /// or if another call has begun to receive it.
     fn is_held(&self, stream: StreamId) -> Result<bool, Error> {
         self.incoming.attempt(|reactor| reactor.hub.is_streamed_held(stream))
     }
 
-    /// Skips the frame. The bytes of a large one are dropped as they come.
+    /// Skips the frame. The bytes of a large frame are dropped as they come.
     pub fn skip(self) {
         self.incoming.skip();
     }
